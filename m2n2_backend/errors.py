@@ -1,0 +1,53 @@
+"""Every error the package raises on purpose.
+
+A message names the cause and, where there is one, the cure. The HTTP status of each kind is decided in
+``server/errors.py`` and nowhere else.
+"""
+
+
+class M2N2Error(Exception):
+    """Base of all errors below; ``str(error)`` is one line that can be shown to a user."""
+
+
+class SettingsError(M2N2Error):
+    """A setting is unknown or has a value out of its range."""
+
+
+class InvalidPrompt(M2N2Error, ValueError):
+    """A click or a box is malformed, outside the image, or there is no foreground prompt."""
+
+
+class InvalidRequest(M2N2Error, ValueError):
+    """The request body is not what Label Studio's contract says."""
+
+
+class InvalidLabelConfig(M2N2Error, ValueError):
+    """The labeling config cannot be parsed, or lacks a control, a label or an image that is needed."""
+
+
+class Unauthorized(M2N2Error):
+    """The caller did not present the backend's basic-auth credentials."""
+
+
+class InvalidImage(M2N2Error, ValueError):
+    """The bytes are no image that can be decoded, or its size contradicts the request."""
+
+
+class ImageTooLarge(M2N2Error, ValueError):
+    """The image has more bytes or pixels than the settings allow."""
+
+
+class ImageNotAllowed(M2N2Error):
+    """The address or path of the image is outside of what this server may read."""
+
+
+class ImageUnavailable(M2N2Error):
+    """The image could not be downloaded or read: refused token, missing file, no connection."""
+
+
+class BackboneUnavailable(M2N2Error):
+    """The chosen backbone cannot be used: weights missing, device missing, too little memory."""
+
+
+class NotReady(M2N2Error):
+    """The model is still loading, the queue is full, or the deadline passed; try again later."""

@@ -1,0 +1,116 @@
+"""All settings, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from m2n2_backend.errors import SettingsError
+
+BackboneName = Literal["auto", "sd2", "sd1", "dinov2", "vit", "color"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+_PREFIX = "M2N2_"
+
+
+def _default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2n2_backend"
+
+
+class Settings(BaseSettings):
+    """Frozen settings of one process; every field is an environment variable ``M2N2_<FIELD>``.
+
+    Build it with :func:`load_settings`, which also refuses unknown names.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True
+    )
+
+    backbone: BackboneName = Field("auto", description="Which attention to read")
+    model: str | None = Field(None, description="Hub id or folder of the weights; the backbone's own if unset")
+    layers: Annotated[tuple[int, ...] | None, NoDecode] = Field(
+        None, description="ViT layers, comma separated, counted from 0; the last one if unset"
+    )
+    grid: int | None = Field(None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset")
+    device: DeviceName = Field("auto", description="Where the model runs")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores if unset")
+    cache_dir: Path = Field(default_factory=_default_cache_dir, description="Folder for small cached files")
+
+    working_size: int = Field(
+        1024, ge=64, le=4096, description="Longest side, in pixels, at which masks are computed"
+    )
+    despeckle: float = Field(
+        1e-4, ge=0.0, le=0.01, description="Specks and holes below this share of the image are removed; 0 = none"
+    )
+    image_memory: int = Field(
+        2 * 1024**3, ge=0, description="Bytes for prepared images kept in memory; the newest one always stays"
+    )
+
+    host: str = Field("127.0.0.1", description="Address that `serve` binds")
+    port: int = Field(9090, ge=1, le=65535, description="Port that `serve` binds")
+    http_threads: int = Field(8, ge=1, le=128, description="Requests handled at once")
+    deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
+    basic_auth_user: str | None = Field(None, description="User name Label Studio must send; none if unset")
+    basic_auth_password: SecretStr | None = Field(None, description="Password that belongs to it")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged")
+
+    label_studio_url: str | None = Field(
+        None, validation_alias="LABEL_STUDIO_URL", description="Where this server reaches Label Studio"
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="LABEL_STUDIO_API_KEY",
+        description="Legacy token or personal access token, to read uploaded images",
+    )
+    local_files_root: Path | None = Field(
+        None, description="Folder below which /data/local-files paths are read straight from disk"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further hosts, comma separated, that images may come from although private"
+    )
+    download_timeout: float = Field(20.0, gt=0, description="Seconds for one image download")
+    max_image_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
+    max_image_pixels: int = Field(100_000_000, ge=1, description="Most pixels of an image")
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _split_layers(cls, value: object) -> object:
+        return [int(part) for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _clean_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else None
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; ``overrides`` (None = not given) win over it.
+
+    Raises:
+        SettingsError: An ``M2N2_`` variable is unknown, or a value is out of range; the message names it.
+    """
+    known = {(_PREFIX + name).upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; the README lists all of them")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"setting {name}: {first['msg']} (got {first['input']!r})") from error
