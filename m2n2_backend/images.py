@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from m2n2_backend.errors import ImageTooLarge, InvalidImage
+from m2n2_backend.errors import ImageTooLarge, InvalidImage, M2N2Error
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Decoders that are opened; Pillow's others (EPS, PDF, …) widen the surface for no user."""
 
+_ORIENTATION = 0x0112
 _WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one photograph the way a browser shows it.
 
-    The EXIF orientation is applied, transparency is laid on white, CMYK and gray become RGB, of an animation the
-    first frame is taken, and 16-bit or float samples are scaled to 8 bits by their own range.
+    The EXIF orientation is applied, transparency is laid on white, CMYK and gray become RGB, of an animation
+    the first frame is taken, and 16-bit or float samples are scaled to 8 bits by their own range.
 
     Args:
         data: The file's bytes.
@@ -34,6 +37,36 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         InvalidImage: No image, a truncated one, or a format that is not in ``FORMATS``.
         ImageTooLarge: More than ``max_pixels``.
     """
+    with _opened(data, max_pixels) as image:
+        image.seek(0)
+        return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Size of an image as a browser shows it, from the header alone.
+
+    Args:
+        data: The file's bytes.
+        max_pixels: Most pixels accepted.
+
+    Returns:
+        Width and height in pixels, after the EXIF orientation.
+
+    Raises:
+        InvalidImage: No image, or a format that is not in ``FORMATS``.
+        ImageTooLarge: More than ``max_pixels``.
+    """
+    with _opened(data, max_pixels) as image:
+        width, height = image.size
+        # Pillow decodes a whole PNG to look for an orientation behind the pixels; no browser does.
+        known = image.format != "PNG" or "exif" in image.info
+        turned = known and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header was read and checked; what Pillow raises inside becomes one of our errors."""
     try:
         with warnings.catch_warnings():
             # The pixel limit below is ours and stricter than Pillow's guess at a decompression bomb.
@@ -41,16 +74,16 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise ImageTooLarge(f"image has {width}x{height} pixels, the limit is {max_pixels} in all")
-                image.seek(0)
-                return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+                    raise ImageTooLarge(f"image has {width}x{height} pixels, at most {max_pixels} allowed")
+                yield image
+    except M2N2Error:
+        raise
     except UnidentifiedImageError as error:
         raise InvalidImage(f"not an image, or none of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, ImageTooLarge):
-            raise
+    except Exception as error:
+        # A damaged file may raise nearly anything in a decoder: OSError, struct.error, IndexError, …
         raise InvalidImage(f"image cannot be decoded: {error}") from error
 
 

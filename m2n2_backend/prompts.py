@@ -83,3 +83,16 @@ def pixel_from_percent(percent: float, size: int) -> int:
     if not math.isfinite(percent) or not 0.0 <= percent <= 100.0:
         raise InvalidPrompt(f"coordinate {percent}% is outside the image (0 to 100)")
     return min(int(percent / 100.0 * size), size - 1)
+
+
+def end_from_percent(percent: float, size: int) -> int:
+    """Exclusive end of the pixels that lie before a coordinate in percent: the far edge of a box.
+
+    A pixel that is covered in part counts; at least one pixel always lies before the end.
+
+    Raises:
+        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
+    """
+    pixel_from_percent(percent, size)
+    # Rounding first: 55 % of 100 pixels is 55.00000000000001 in floating point, not 56 pixels.
+    return min(max(math.ceil(round(percent * size / 100.0, 6)), 1), size)

@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     layers: Annotated[tuple[int, ...] | None, NoDecode] = Field(
         None, description="ViT layers, comma separated, counted from 0; the last one if unset"
     )
-    grid: int | None = Field(None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset")
+    grid: int | None = Field(
+        None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset"
+    )
     device: DeviceName = Field("auto", description="Where the model runs")
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores if unset")
     cache_dir: Path = Field(default_factory=_default_cache_dir, description="Folder for small cached files")
@@ -45,7 +47,7 @@ class Settings(BaseSettings):
         1024, ge=64, le=4096, description="Longest side, in pixels, at which masks are computed"
     )
     despeckle: float = Field(
-        1e-4, ge=0.0, le=0.01, description="Specks and holes below this share of the image are removed; 0 = none"
+        1e-4, ge=0.0, le=0.01, description="Specks and holes below this share of the image go; 0 keeps all"
     )
     image_memory: int = Field(
         2 * 1024**3, ge=0, description="Bytes for prepared images kept in memory; the newest one always stays"
@@ -104,7 +106,8 @@ def load_settings(**overrides: object) -> Settings:
         SettingsError: An ``M2N2_`` variable is unknown, or a value is out of range; the message names it.
     """
     known = {(_PREFIX + name).upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    ours = (name for name in os.environ if name.upper().startswith(_PREFIX))
+    unknown = sorted(name for name in ours if name.upper() not in known)
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}; the README lists all of them")
     given = {name: value for name, value in overrides.items() if value is not None}

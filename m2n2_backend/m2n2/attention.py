@@ -44,7 +44,7 @@ class AttentionFeatures:
 
     @property
     def cells(self) -> int:
-        """n = h*w."""
+        """N = h*w."""
         return self.height * self.width
 
     @property
@@ -116,6 +116,4 @@ def aggregate(
 
 def average_blocks(blocks: Sequence[AttentionBlock]) -> tuple[AttentionBlock, ...]:
     """Give every block the same weight."""
-    return tuple(
-        AttentionBlock(block.queries, block.keys, block.scale, 1.0 / len(blocks)) for block in blocks
-    )
+    return tuple(AttentionBlock(block.queries, block.keys, block.scale, 1.0 / len(blocks)) for block in blocks)

@@ -1,0 +1,1 @@
+"""Models whose self-attention is read: Stable Diffusion, vision transformers, color."""

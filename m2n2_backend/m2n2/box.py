@@ -1,0 +1,80 @@
+"""A box as one foreground prompt (not in the paper; measured choices below).
+
+Two chains compete for the cells of the box: one starts from the cells believed object, at first the inner part of
+the box, the other from everything else. A cell that the first reaches clearly more often is object in the next
+round; nothing outside of the box ever is.
+
+The choices are measured with ViT-Tiny, layer 6, grid 40, on the boxes of the 50 GrabCut masks (mean IoU): inner part
+0.7 / 0.85 / 1.0 of each side: 0.84 / 0.85 / 0.85; margin 0 / 0.3 / 0.45 / 0.6 / 0.8: 0.77 / 0.849 / 0.866 / 0.849 /
+0.74; 1 / 2 / 3 steps: 0.82 / 0.85 / 0.84. A single chain from the inner half, flooded and thresholded like a click:
+0.74. OpenCV's GrabCut, 5 iterations, same boxes: 0.861.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+INNER = 0.85
+"""Share of the box's width and height from which the object's chain first starts."""
+
+MARGIN = 0.45
+"""Log of how much more probable the object's chain must make a cell."""
+
+STEPS = 2
+"""Steps of both chains per round."""
+
+MAX_ROUNDS = 12
+"""Rounds at most; the cells mostly settle in five."""
+
+
+def box_distance(
+    matrix: torch.Tensor,
+    inside: NDArray[np.bool_],
+    inner: NDArray[np.bool_],
+    *,
+    positive: Sequence[int] = (),
+    negative: Sequence[int] = (),
+) -> NDArray[np.float32]:
+    """How much nearer a cell is to the rest than to the object, 1 at the border between them.
+
+    Args:
+        matrix: P, float32 [n, n], doubly stochastic.
+        inside: Cells that may be object, bool [n], at least one.
+        inner: Cells that are believed object at first, bool [n], a non-empty subset of ``inside``.
+        positive: Cells of foreground clicks: object in every round.
+        negative: Cells of background clicks: never object.
+
+    Returns:
+        float32 [n], > 0; object where ≤ 1. Not cut at the box: that is for the caller, who knows the pixels.
+    """
+    allowed = torch.from_numpy(inside).to(matrix.device)
+    fixed = torch.zeros_like(allowed)
+    fixed[list(positive)] = True
+    barred = torch.zeros_like(allowed)
+    barred[list(negative)] = True
+    start = torch.from_numpy(inner).to(matrix.device)
+    members = (start & ~barred) | fixed
+    if not members.any():
+        members = start
+    ratio = torch.zeros(matrix.shape[0], device=matrix.device)
+    for _ in range(MAX_ROUNDS):
+        ratio = _log_ratio(matrix, members)
+        following = ((ratio > MARGIN) & allowed & ~barred) | fixed
+        if not following.any() or bool((following == members).all()):
+            break
+        members = following
+    return torch.exp((MARGIN - ratio).clamp(-20.0, 20.0)).cpu().numpy()
+
+
+def _log_ratio(matrix: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+    """Log p(cell | object) - log p(cell | rest) after ``STEPS`` steps of both chains, [n]."""
+    both = torch.stack([members, ~members]).to(matrix.dtype)
+    both /= both.sum(dim=1, keepdim=True).clamp_(min=1.0)
+    for _ in range(STEPS):
+        both = both @ matrix
+    both.clamp_(min=1e-30)
+    return both[0].log() - both[1].log()

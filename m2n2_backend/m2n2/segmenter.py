@@ -1,0 +1,212 @@
+"""Clicks → mask: the steps of the paper in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.attention import Backbone, aggregate
+from m2n2_backend.m2n2.box import INNER, box_distance
+from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
+from m2n2_backend.m2n2.method import Method
+from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+from m2n2_backend.m2n2.relations import (
+    ATTENTION_TEMPERATURE,
+    KL_TEMPERATURE,
+    AttentionRelation,
+    DivergenceRelation,
+    MarkovRelation,
+    Relation,
+    tempered,
+)
+from m2n2_backend.m2n2.state import ImageState, PromptMap
+from m2n2_backend.m2n2.threshold import choose_threshold, profile
+from m2n2_backend.m2n2.transition import transition_matrix
+from m2n2_backend.m2n2.upsample import cell_of_pixels, joint_bilateral
+from m2n2_backend.prompts import Box, Click, Prompts
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One object.
+
+    Attributes:
+        mask: bool [H, W], the photograph's own size.
+        distance: Distance to the foreground at working size, float32; object where ≤ 1.
+        thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
+        score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
+            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability.
+    """
+
+    mask: NDArray[np.bool_]
+    distance: NDArray[np.float32]
+    thresholds: tuple[float, ...]
+    score: float
+
+
+class Segmenter:
+    """Stateless: ``encode`` once per photograph, ``segment`` for every set of prompts."""
+
+    def __init__(self, backbone: Backbone, method: Method | None = None) -> None:
+        self.backbone = backbone
+        self.method = method or Method()
+
+    @torch.inference_mode()
+    def encode(self, rgb: NDArray[np.uint8]) -> ImageState:
+        """Steps 1 and 2, and the JBU operator.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+        """
+        method = self.method
+        features = self.backbone.features(rgb)
+        attention = aggregate(features, self.backbone.device)
+        upsample = joint_bilateral(
+            _reduce(rgb, method.working_size),
+            features.height,
+            features.width,
+            radius=method.radius,
+            samples=method.samples,
+        )
+        return ImageState(
+            size=(rgb.shape[0], rgb.shape[1]),
+            grid=(features.height, features.width),
+            relation=_relation(attention, method),
+            upsample=upsample,
+            device=attention.device,
+        )
+
+    @torch.inference_mode()
+    def segment(self, state: ImageState, clicks: Sequence[Click], box: Box | None = None) -> Segmentation:
+        """Steps 3 to 7.
+
+        Args:
+            state: Of the same segmenter.
+            clicks: In pixels of the photograph; each computes a map once per image.
+            box: The object lies inside; needs ``relation="markov"``.
+
+        Raises:
+            InvalidPrompt: A prompt lies outside the photograph, or none is foreground.
+        """
+        height, width = state.size
+        Prompts(tuple(clicks), (box,) if box else ()).validate(width, height)
+        points = [self._pixel(state, click) for click in clicks]
+        maps = self._prompt_maps(state, points)
+        labels = [click.positive for click in clicks]
+        thresholds = [self._threshold(index, maps, points, labels) for index in range(len(maps))]
+        within = self._box_distance(state, box, points, labels) if box else None
+        distance = nearest_neighbor([own.levels for own in maps], thresholds, labels, within)
+        if self.method.despeckle > 0:
+            smooth_specks(distance, self.method.despeckle, points)
+        return Segmentation(
+            mask=resize_distance(distance, height, width) <= 1.0,
+            distance=distance,
+            thresholds=tuple(level * own.step for level, own in zip(thresholds, maps, strict=True)),
+            score=stability(distance),
+        )
+
+    def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
+        """M' and threshold profile of one click (for explanations; ``segment`` uses the same)."""
+        return self._prompt_maps(state, [self._pixel(state, click)])[0]
+
+    @staticmethod
+    def _pixel(state: ImageState, click: Click) -> tuple[int, int]:
+        """(x, y) of the photograph → (row, col) at working size: the one place where the order turns."""
+        (height, width), (rows, cols) = state.size, state.working_size
+        return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
+
+    def _prompt_maps(self, state: ImageState, points: Sequence[tuple[int, int]]) -> list[PromptMap]:
+        return [state.clicks.get(point, partial(self._prompt_map, state, point)) for point in points]
+
+    def _prompt_map(self, state: ImageState, point: tuple[int, int]) -> PromptMap:
+        row, col = point
+        full = state.upsample.apply(self._cell_map(state, self._cell(state, point)))
+        flooded = flood_fill(full, row, col) if self.method.flood_fill else quantize(full, float(full[row, col]))
+        return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
+
+    def _cell_map(self, state: ImageState, cell: int) -> NDArray[np.float32]:
+        def make() -> NDArray[np.float32]:
+            start = torch.zeros(1, state.grid[0] * state.grid[1], device=state.device)
+            start[0, cell] = 1.0
+            return state.relation.maps(start)[0].view(state.grid).cpu().numpy()
+
+        return state.cells.get(cell, make)
+
+    @staticmethod
+    def _cell(state: ImageState, point: tuple[int, int]) -> int:
+        (rows, cols), (height, width) = state.working_size, state.grid
+        return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
+
+    def _threshold(
+        self, index: int, maps: Sequence[PromptMap], points: Sequence[tuple[int, int]], labels: Sequence[bool]
+    ) -> int:
+        own = maps[index]
+        at = [int(own.levels[point]) for point in points]
+        same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
+        other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
+        return choose_threshold(own.profile, same, other, scores=self.method.scores, prior=self.method.prior)
+
+    def _box_distance(
+        self, state: ImageState, box: Box, points: Sequence[tuple[int, int]], labels: Sequence[bool]
+    ) -> NDArray[np.float32]:
+        """Distance of the box prompt at working size; infinite outside of the box."""
+        if not isinstance(state.relation, MarkovRelation):
+            raise ValueError("a box needs the Markov relation")
+        cells = [self._cell(state, point) for point in points]
+        small = box_distance(
+            state.relation.transition.powers[0],
+            _cells_within(state, box, 1.0),
+            _cells_within(state, box, INNER),
+            positive=[cell for cell, label in zip(cells, labels, strict=True) if label],
+            negative=[cell for cell, label in zip(cells, labels, strict=True) if not label],
+        )
+        full = state.upsample.apply(small.reshape(state.grid))
+        top, left = self._pixel(state, Click(box.x0, box.y0))
+        bottom, right = self._pixel(state, Click(box.x1 - 1, box.y1 - 1))
+        out = np.full_like(full, np.inf)
+        out[top : bottom + 1, left : right + 1] = full[top : bottom + 1, left : right + 1]
+        return out
+
+
+def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """The photograph with its longest side at most ``longest``."""
+    height, width = rgb.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1.0:
+        return rgb
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _relation(attention: torch.Tensor, method: Method) -> Relation:
+    """The matrix of the wanted method; may reuse the memory of ``attention``."""
+    if method.relation == "attention":
+        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
+    if method.relation == "kl":
+        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
+    transition = transition_matrix(
+        attention,
+        temperature=method.temperature,
+        tolerance=method.tolerance,
+        max_sweeps=method.max_sweeps,
+        doublings=method.doublings,
+    )
+    return MarkovRelation(transition, method.threshold, method.max_iterations)
+
+
+def _cells_within(state: ImageState, box: Box, share: float) -> NDArray[np.bool_]:
+    """Cells whose center lies in the middle ``share`` of the box, bool [n]; the box's own cell if there is none."""
+    (height, width), (rows, cols) = state.size, state.grid
+    y = np.abs((np.arange(rows) + 0.5) * height / rows - (box.y0 + box.y1) / 2) <= share * (box.y1 - box.y0) / 2
+    x = np.abs((np.arange(cols) + 0.5) * width / cols - (box.x0 + box.x1) / 2) <= share * (box.x1 - box.x0) / 2
+    if not (y.any() and x.any()):
+        y[cell_of_pixels(height, rows)[(box.y0 + box.y1 - 1) // 2]] = True
+        x[cell_of_pixels(width, cols)[(box.x0 + box.x1 - 1) // 2]] = True
+    return np.outer(y, x).ravel()

@@ -1,0 +1,99 @@
+"""What is kept of one photograph between clicks."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.relations import Relation
+from m2n2_backend.m2n2.threshold import Profile
+from m2n2_backend.m2n2.upsample import JointBilateral
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PromptMap:
+    """What one click contributes, whatever the other clicks are.
+
+    Attributes:
+        levels: M', uint16 [H, W] at working size.
+        step: Unit of a level.
+        profile: Of all thresholds.
+    """
+
+    levels: NDArray[np.uint16]
+    step: float
+    profile: Profile
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.levels.nbytes + self.profile.area.nbytes + self.profile.edge.nbytes
+
+
+class Memo:
+    """Least-recently-used results of one image; safe between threads, bounded in number."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[object, object] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        """The entry of ``key``, made now if it is not there; two threads may both make it, with equal results."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]  # type: ignore[return-value]
+        value = make()
+        with self._lock:
+            self._entries[key] = value
+            while len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        return value
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """Everything about one photograph that does not depend on clicks, and a memo of what did.
+
+    Attributes:
+        size: (H, W) of the photograph.
+        grid: (h, w) of the attention.
+        relation: Between cells, on the device.
+        upsample: JBU operator at working size.
+        device: Of ``relation``.
+        cells: Memo of h×w maps by start cell.
+        clicks: Memo of ``PromptMap`` by pixel at working size.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    relation: Relation
+    upsample: JointBilateral
+    device: torch.device
+    cells: Memo = field(default_factory=lambda: Memo(256))
+    clicks: Memo = field(default_factory=lambda: Memo(48))
+
+    @property
+    def working_size(self) -> tuple[int, int]:
+        """(H, W) at which the mask is computed."""
+        return self.upsample.weights.shape[0], self.upsample.weights.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of matrix and table, and of the memos were they full."""
+        pixels = self.working_size[0] * self.working_size[1]
+        memos = 48 * (2 * pixels + 2 * 4 * 65536) + 256 * 4 * self.grid[0] * self.grid[1]
+        return self.relation.nbytes + self.upsample.nbytes + memos

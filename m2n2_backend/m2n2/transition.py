@@ -1,0 +1,96 @@
+"""Step 2: attention → doubly stochastic transition matrix and its powers (Sec. 3.3, Eq. 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+TEMPERATURE = 0.65
+"""T of the paper's experiments (Sec. 4.1)."""
+
+TOLERANCE = 1e-3
+"""Largest deviation of a row sum from 1 after IPF. The paper states none."""
+
+MAX_SWEEPS = 300
+"""Cap of IPF sweeps; what is left by then is ``Transition.residual``."""
+
+_LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A Markov chain that converges to the uniform distribution, whatever the image.
+
+    Attributes:
+        powers: P, P², P⁴ … P^(2^k), each float32 [n, n]; columns of P sum to 1, rows to 1 within ``residual``.
+        sweeps: IPF sweeps done.
+        residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
+    """
+
+    powers: tuple[torch.Tensor, ...]
+    sweeps: int
+    residual: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all powers."""
+        return sum(power.nbytes for power in self.powers)
+
+
+def transition_matrix(
+    attention: torch.Tensor,
+    *,
+    temperature: float = TEMPERATURE,
+    tolerance: float = TOLERANCE,
+    max_sweeps: int = MAX_SWEEPS,
+    doublings: int = 0,
+) -> Transition:
+    """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
+
+    The matrix of ``attention`` is reused for P: it must not be read afterwards.
+
+    Args:
+        attention: A, float32 [n, n], entries ≥ 0, no row all zero.
+        temperature: T > 0.
+        tolerance: IPF stops once no row sum is further than this from 1.
+        max_sweeps: IPF stops here in any case.
+        doublings: k; ``powers`` holds k + 1 matrices, and a chain advances 2^k steps per pass (see ``markov``).
+
+    Raises:
+        FloatingPointError: ``attention`` holds NaN, or a row of zeros.
+    """
+    matrix = _sharpen(attention, temperature)
+    left, right, sweeps, residual = _fit(matrix, tolerance, max_sweeps)
+    # u, v are applied once here: the chain then costs one product a step instead of one product and two scalings.
+    matrix.mul_(left[:, None]).mul_(right[None, :])
+    powers = [matrix]
+    for _ in range(doublings):
+        powers.append(powers[-1] @ powers[-1])
+    return Transition(tuple(powers), sweeps, residual)
+
+
+def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:
+    """A^(1/T) in place with every row scaled to maximum 1; IPF absorbs the softmax's denominator."""
+    logits = attention.log_().div_(temperature)
+    logits.sub_(logits.amax(dim=1, keepdim=True))
+    sharp = logits.exp_().clamp_(min=_LEAST)
+    if not torch.isfinite(sharp.sum()):
+        raise FloatingPointError("attention has a row of zeros or a non-finite value")
+    return sharp
+
+
+def _fit(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch.Tensor, torch.Tensor, int, float]:
+    """Vectors u, v with diag(u)·matrix·diag(v) doubly stochastic: two products a sweep, no rewrite of the matrix."""
+    right = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    left = 1.0 / torch.mv(matrix, right)
+    transposed = matrix.T
+    sweeps, residual = 0, float("inf")
+    while sweeps < max_sweeps and residual > tolerance:
+        right = 1.0 / torch.mv(transposed, left)
+        rows = torch.mv(matrix, right)
+        residual = float((rows * left - 1.0).abs().max())
+        sweeps += 1
+        if residual > tolerance and sweeps < max_sweeps:
+            left = 1.0 / rows
+    return left, right, sweeps, residual
