@@ -51,3 +51,7 @@ class BackboneUnavailable(M2N2Error):
 
 class NotReady(M2N2Error):
     """The model is still loading, the queue is full, or the deadline passed; try again later."""
+
+
+class DatasetError(SettingsError):
+    """A data set for evaluation is missing, incomplete or not in the layout its name stands for."""

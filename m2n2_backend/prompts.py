@@ -82,7 +82,7 @@ def pixel_from_percent(percent: float, size: int) -> int:
     """
     if not math.isfinite(percent) or not 0.0 <= percent <= 100.0:
         raise InvalidPrompt(f"coordinate {percent}% is outside the image (0 to 100)")
-    return min(int(percent / 100.0 * size), size - 1)
+    return min(int(percent * size / 100.0), size - 1)
 
 
 def end_from_percent(percent: float, size: int) -> int:

@@ -15,7 +15,7 @@ TOP_BLOCKS = ("down0", "down1", "up0", "up1", "up2")
 """The self-attentions of highest resolution, in the order in which the U-Net runs them."""
 
 
-class _PassEnded(Exception):  # noqa: N818 - a signal that ends the forward pass, no failure
+class _PassEnded(Exception):
     """Everything wanted has been captured; the rest of the U-Net need not run."""
 
 

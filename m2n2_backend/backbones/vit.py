@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
@@ -109,9 +109,8 @@ class VisionTransformer:
             FloatingPointError: The model gives non-finite values.
         """
         side = self.grid * self._patch
-        shrinks = rgb.shape[0] * rgb.shape[1] > side * side
-        square = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        normalized = (square.astype(np.float32) / 255.0 - self._mean) / self._std
+        square = Image.fromarray(rgb).resize((side, side), Image.Resampling.BICUBIC)
+        normalized = (np.asarray(square, dtype=np.float32) / 255.0 - self._mean) / self._std
         pixels = torch.from_numpy(normalized).permute(2, 0, 1)[None].to(self.device, self._model.dtype)
         with _capture([self._attentions[layer] for layer in self._layers]) as captured, suppress(_Captured):
             self._forward(pixels)

@@ -1,0 +1,55 @@
+"""The simulated user: where the next click goes (Sec. 4)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.prompts import Click
+
+OBJECT = 255
+"""Label of pixels that belong to the object."""
+
+IGNORED = 128
+"""Label of pixels that count nowhere: neither as error nor in the IoU."""
+
+
+class Clicker:
+    """Clicks at the center of the largest error region, as RITM and SimpleClick do.
+
+    The center is the pixel that is farthest from correct pixels, ignored pixels and the outside of the image.
+    """
+
+    def __init__(self, label: NDArray[np.uint8]) -> None:
+        """Start without clicks.
+
+        Args:
+            label: Ground truth, uint8 [H, W]: ``OBJECT``, ``IGNORED``, anything else is background.
+        """
+        self._object = label == OBJECT
+        self._background = ~self._object & (label != IGNORED)
+        self._clicked = np.zeros(label.shape, np.bool_)
+
+    def next_click(self, mask: NDArray[np.bool_]) -> Click:
+        """Choose a pixel that was not clicked before, and remember it.
+
+        Where missing and superfluous regions are equally thick the click is negative; of equally central pixels the
+        first in row-major order is taken. A mask without error gets a negative click at the first free pixel.
+
+        Args:
+            mask: The current segmentation, bool [H, W]; all False before the first click.
+        """
+        missing = self._depth(self._object & ~mask)
+        superfluous = self._depth(self._background & mask)
+        positive = bool(missing.max() > superfluous.max())
+        depth = missing if positive else superfluous
+        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+        self._clicked[row, col] = True
+        return Click(int(col), int(row), positive)
+
+    def _depth(self, region: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Distance to the nearest pixel outside of the region, float32 [H, W]; -1 at pixels clicked before."""
+        padded = np.pad(region.astype(np.uint8), 1)
+        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        return np.where(self._clicked, np.float32(-1.0), depth)

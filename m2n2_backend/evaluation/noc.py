@@ -1,0 +1,58 @@
+"""Number of clicks: what is reported of a whole data set (Sec. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CLICKS = 20
+"""Clicks per object; also the count of an object that never reaches the threshold."""
+
+REPORTED_CLICKS = (1, 3, 5, 10, 20)
+"""Clicks after which the mean IoU is reported."""
+
+
+def clicks_to_reach(ious: Sequence[float], quality: float) -> int | None:
+    """Clicks until the IoU first is ≥ ``quality``.
+
+    Args:
+        ious: IoU after each click.
+        quality: In [0, 1].
+
+    Returns:
+        From 1 up, or None if it never is.
+    """
+    return next((count for count, iou in enumerate(ious, start=1) if iou >= quality), None)
+
+
+def clicks_per_sample(ious: Mapping[str, Sequence[float]], quality: float) -> NDArray[np.int64]:
+    """Number of clicks of every sample, in the order of the mapping, int64 [n]; 20 where never reached."""
+    counts = [clicks_to_reach(values, quality) or MAX_CLICKS for values in ious.values()]
+    return np.asarray(counts, np.int64)
+
+
+def mean_iou_per_click(ious: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
+    """Mean over the samples after each click, float64 [20]."""
+    return np.asarray(list(ious.values()), np.float64).mean(axis=0)
+
+
+def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """All figures of one run, every threshold from the same clicks.
+
+    Args:
+        ious: 20 values for each of at least one sample.
+
+    Returns:
+        ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples, not their share) and ``iou_at``, as in the JSON.
+    """
+    curve = mean_iou_per_click(ious)
+    return {
+        "n": len(ious),
+        "noc85": float(clicks_per_sample(ious, 0.85).mean()),
+        "noc90": float(clicks_per_sample(ious, 0.90).mean()),
+        "not_reached_90": sum(clicks_to_reach(values, 0.90) is None for values in ious.values()),
+        "iou_at": {str(count): float(curve[count - 1]) for count in REPORTED_CLICKS},
+    }

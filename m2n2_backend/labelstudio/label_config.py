@@ -1,0 +1,186 @@
+"""The labeling config → the control that shows the mask, and the controls that prompt for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from label_studio_sdk.label_interface import LabelInterface
+
+from m2n2_backend.errors import InvalidLabelConfig
+
+MAX_CHARS = 500_000
+"""Longest config that is parsed; one with 300 labels in three controls has about 40,000 characters."""
+
+OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
+
+_KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
+_PROMPTS = ("keypointlabels", "keypoint", "rectanglelabels", "rectangle")
+_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputControl:
+    """The control whose regions a mask is returned as.
+
+    Attributes:
+        name: Its ``name`` in the config.
+        tag: Its tag as it is written there, for messages.
+        kind: What a mask is turned into.
+        labels_name: Name of the separate ``<Labels>`` control where the tag holds no labels, else None.
+        labels: The labels it knows; empty where it has none or takes them from the task.
+        labels_from_task: The labels are only known to the task (``value="$labels"``).
+    """
+
+    name: str
+    tag: str
+    kind: OutputKind
+    labels_name: str | None
+    labels: tuple[str, ...]
+    labels_from_task: bool
+
+    @property
+    def type(self) -> str:
+        """The ``type`` of its regions: ``brushlabels``, ``brush``, …."""
+        return self.tag.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfig:
+    """What the backend needs to know of a labeling config.
+
+    Attributes:
+        image_name: Name of the ``<Image>``, the regions' ``to_name``.
+        image_key: Key of the task's data that holds the image's address.
+        pages: True where that key holds a list of addresses (``valueList``).
+        output: Where masks go.
+        prompts: Names of the smart controls that are drawn on the image.
+        warnings: What will confuse annotators although it works; one sentence each, with the cure.
+    """
+
+    image_name: str
+    image_key: str
+    pages: bool
+    output: OutputControl
+    prompts: frozenset[str]
+    warnings: tuple[str, ...] = ()
+
+    def output_label(self, label: str | None) -> str | None:
+        """The output control's label for a prompt labeled ``label`` (None: the prompt has none).
+
+        Raises:
+            InvalidLabelConfig: The control knows several labels and ``label`` is none of them.
+        """
+        known = self.output.labels
+        if label in known or self.output.labels_from_task:
+            return label
+        if len(known) <= 1:
+            return known[0] if known else None
+        where = f'<{self.output.tag} name="{self.output.name}">'
+        if label is None:
+            raise InvalidLabelConfig(f"the prompt has no label and {where} has several: select one before you click")
+        raise InvalidLabelConfig(f'label "{label}" is not in {where}: add <Label value="{label}"/> there')
+
+
+def parse_label_config(xml: str) -> LabelConfig:
+    """Read a labeling config.
+
+    Raises:
+        InvalidLabelConfig: No XML, a document type declaration, too long, or a needed control is missing; the
+            message names the line to add.
+    """
+    interface = _parse(xml)
+    controls = list(interface.controls or ())
+    images = {tag.name: tag for tag in interface.objects or () if tag.tag.lower() == "image"}
+    if not images:
+        raise InvalidLabelConfig('the labeling config has no image: add <Image name="image" value="$image"/>')
+    output, image_name = _output(controls, tuple(images))
+    key, pages = _image_source(images[image_name])
+    on_image = [control for control in controls if image_name in control.to_name]
+    prompts = [control for control in on_image if control.tag.lower() in _PROMPTS]
+    smart = [control for control in prompts if _is_smart(control)]
+    if not smart:
+        if prompts:
+            tag = f'<{prompts[0].tag} name="{prompts[0].name}">'
+            raise InvalidLabelConfig(f'no control prompts for masks: write smart="true" in {tag}')
+        raise InvalidLabelConfig(
+            f'no control prompts for masks: add <KeyPointLabels name="keypoint" toName="{image_name}" '
+            'smart="true"> with the same labels'
+        )
+    described = _describe(output, on_image)
+    return LabelConfig(
+        image_name=image_name,
+        image_key=key,
+        pages=pages,
+        output=described,
+        prompts=frozenset(control.name for control in smart),
+        warnings=tuple(_warnings(output, described, smart)),
+    )
+
+
+def _parse(xml: str) -> LabelInterface:
+    if len(xml) > MAX_CHARS:
+        raise InvalidLabelConfig(f"the labeling config has more than {MAX_CHARS} characters")
+    # The SDK's parser expands entities; none can be declared without a document type declaration.
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise InvalidLabelConfig("the labeling config has a document type declaration: remove <!DOCTYPE …>")
+    try:
+        return LabelInterface(_DECLARATION.sub("", xml, count=1))
+    except Exception as error:
+        # The SDK raises whatever its parsing stumbles over: AttributeError, KeyError, its own types.
+        cause = " ".join(str(error).split())
+        raise InvalidLabelConfig(f"the labeling config cannot be parsed: {cause}") from error
+
+
+def _output(controls: list[Any], images: tuple[str, ...]) -> tuple[Any, str]:
+    """The control masks are returned to, and the name of the image it draws on."""
+    drawing = [control for control in controls if any(name in images for name in control.to_name)]
+    for kind in _KINDS:
+        of_kind = [control for control in drawing if control.tag.lower() in (kind, f"{kind}labels")]
+        if kind == "rectangle":
+            # A smart rectangle is a prompt; it shows the answer only where nothing else could.
+            of_kind.sort(key=_is_smart)
+        if of_kind:
+            return of_kind[0], next(name for name in of_kind[0].to_name if name in images)
+    raise InvalidLabelConfig(
+        f'no control can show a mask: add <BrushLabels name="brush" toName="{images[0]}" smart="false"> '
+        "with your labels (or PolygonLabels, BitmaskLabels)"
+    )
+
+
+def _describe(output: Any, on_image: list[Any]) -> OutputControl:
+    kind = next(kind for kind in _KINDS if output.tag.lower().startswith(kind))
+    holder = output
+    if output.tag.lower() == kind:
+        holder = next((control for control in on_image if control.tag.lower() == "labels"), None)
+    dynamic = holder is not None and bool(holder.dynamic_value)
+    labels = tuple(holder.labels or ()) if holder is not None else ()
+    if holder is not None and not labels and not dynamic:
+        raise InvalidLabelConfig(f'<{holder.tag} name="{holder.name}"> has no label: add <Label value="Object"/>')
+    labels_name = holder.name if holder is not None and holder is not output else None
+    return OutputControl(output.name, output.tag, kind, labels_name, labels, dynamic)
+
+
+def _image_source(image: Any) -> tuple[str, bool]:
+    """Key of the task's data, and whether it holds a list."""
+    match = re.fullmatch(r"\$([^\s,]+)", image.value or "")
+    if match is None:
+        raise InvalidLabelConfig(f'<Image name="{image.name}"> must take its value from the task: value="$image"')
+    return match.group(1), image.attr.get("valueList") is not None
+
+
+def _is_smart(control: Any) -> bool:
+    # Label Studio's default for every control is true.
+    return str(control.attr.get("smart", "true")).strip().lower() != "false"
+
+
+def _warnings(output: Any, described: OutputControl, smart: list[Any]) -> Iterable[str]:
+    where = f'<{output.tag} name="{output.name}">'
+    if _is_smart(output) and output not in smart:
+        yield f'write smart="false" in {where}: else the toolbar has a smart tool that never sends a request'
+    if len(described.labels) > 1 and not described.labels_from_task:
+        missing = sorted({label for control in smart for label in control.labels or ()} - set(described.labels))
+        if missing:
+            yield f"prompts labeled {', '.join(missing)} cannot be answered: add these labels to {where}"

@@ -1,0 +1,73 @@
+"""The same predictor for people who host their models in a label-studio-ml 2.x server.
+
+That server is only published as a git repository, so it is no dependency: this module can be imported where
+it is installed. A ``_wsgi.py`` for it:
+
+    from label_studio_ml.api import init_app
+    from m2n2_backend.labelstudio.media import MediaReader
+    from m2n2_backend.labelstudio.ml_backend import ml_backend_class
+    from m2n2_backend.labelstudio.predictor import Predictor
+    from m2n2_backend.settings import load_settings
+    from m2n2_backend.worker.local import LocalPool
+
+    settings = load_settings()
+    predictor = Predictor(
+        LocalPool(settings),
+        MediaReader(settings),
+        max_pixels=settings.max_image_pixels,
+        at_once=settings.http_threads,
+    )
+    app = init_app(model_class=ml_backend_class(predictor, deadline=settings.deadline))
+
+Errors reach Label Studio as "500 INTERNAL SERVER ERROR" there, with the cause in that server's log only; the
+server of this package names the cause in the status line.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from m2n2_backend.labelstudio.predictor import Predictor
+
+try:
+    from label_studio_ml.model import LabelStudioMLBase
+    from label_studio_ml.response import ModelResponse
+except ImportError as error:
+    raise ImportError(
+        "label-studio-ml 2.x is needed: pip install git+https://github.com/HumanSignal/label-studio-ml-backend"
+    ) from error
+
+
+def ml_backend_class(predictor: Predictor, *, deadline: float) -> type[Any]:
+    """A ``LabelStudioMLBase`` around a predictor, for ``label_studio_ml.api.init_app``.
+
+    That server makes an object of the class for every request, so the model belongs to the class.
+
+    Args:
+        predictor: Shared by all requests.
+        deadline: Seconds after which a request is given up.
+    """
+
+    class M2N2Backend(LabelStudioMLBase):  # type: ignore[misc]
+        """Interactive segmentation by clicks and boxes."""
+
+        def setup(self) -> None:
+            """Tell Label Studio the model's version."""
+            self.set("model_version", predictor.pool.status().model_version)
+
+        def predict(
+            self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
+        ) -> ModelResponse:
+            """Answer one request; see :meth:`Predictor.predict`."""
+            results = predictor.predict(
+                tasks,
+                context,
+                self.label_config,
+                project=self.project_id,
+                deadline=time.monotonic() + deadline,
+            )
+            version = predictor.pool.status().model_version
+            return ModelResponse(model_version=version, predictions=results)
+
+    return M2N2Backend

@@ -1,0 +1,1 @@
+"""The HTTP server Label Studio talks to."""

@@ -1,0 +1,211 @@
+"""The HTTP contract Label Studio expects of an ML backend."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+
+from m2n2_backend import __version__
+from m2n2_backend.errors import BackboneUnavailable, InvalidRequest, SettingsError, Unauthorized
+from m2n2_backend.labelstudio.fields import as_object, as_text
+from m2n2_backend.labelstudio.label_config import parse_label_config
+from m2n2_backend.labelstudio.media import Media, MediaReader
+from m2n2_backend.labelstudio.predictor import Predictor
+from m2n2_backend.server import errors
+from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.pool import Pool, Status
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024**2
+"""Requests carry the task's drafts and annotations with all their masks, so they may be large."""
+
+MAX_PROJECTS = 1024
+_OPEN_ROUTES = ("/webhook",)
+
+
+def create_app(settings: Settings, pool: Pool, media: Media | None = None) -> Flask:
+    """Make the web application.
+
+    Args:
+        settings: Limits, credentials, deadline.
+        pool: The model; it stays the caller's to close.
+        media: Where images are read; a :class:`MediaReader` of the settings if None.
+
+    Raises:
+        SettingsError: Only one of basic auth's user name and password is set.
+    """
+    app = Flask("m2n2_backend", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    routes = _Routes(settings, pool, media or MediaReader(settings))
+    app.before_request(routes.start)
+    app.after_request(routes.finish)
+    app.add_url_rule("/", view_func=routes.index)
+    app.add_url_rule("/health", view_func=routes.health)
+    app.add_url_rule("/versions", view_func=routes.versions)
+    app.add_url_rule("/metrics", view_func=routes.metrics)
+    app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
+    app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
+    app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
+    errors.install(app)
+    return app
+
+
+class _Routes:
+    """The routes of one app and what they share."""
+
+    def __init__(self, settings: Settings, pool: Pool, media: Media) -> None:
+        self._pool = pool
+        self._deadline = settings.deadline
+        self._credentials = credentials(settings)
+        self._predictor = Predictor(pool, media, max_pixels=settings.max_image_pixels, at_once=settings.http_threads)
+        self._hostnames = _Hostnames()
+        self._metrics = Metrics(pool)
+
+    def start(self) -> None:
+        g.started = time.monotonic()
+        # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
+        if request.path not in _OPEN_ROUTES:
+            self._authorize()
+
+    def finish(self, response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "other"
+        self._metrics.observe(route, response.status_code, time.monotonic() - g.started)
+        return response
+
+    def index(self) -> Response:
+        status = self._pool.status()
+        return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
+
+    def health(self) -> Response:
+        status = self._pool.status()
+        if status.state == "failed":
+            raise BackboneUnavailable(status.detail or "the model could not be loaded")
+        return jsonify({"status": "UP", "model_class": "M2N2", **_described(status)})
+
+    def versions(self) -> Response:
+        return jsonify({"versions": [self._pool.status().model_version]})
+
+    def metrics(self) -> Response:
+        return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
+
+    def setup(self) -> Response:
+        body = _json_body()
+        config = parse_label_config(as_text(body.get("schema"), "schema"))
+        project = _project(body)
+        for warning in config.warnings:
+            logger.warning("project %s: %s", errors.reason_phrase(project), warning)
+        self._hostnames.put(project, body.get("hostname"))
+        answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
+        if config.warnings:
+            answer["warnings"] = list(config.warnings)
+        return jsonify(answer)
+
+    def predict(self) -> Response:
+        deadline = time.monotonic() + self._deadline
+        body = _json_body()
+        params = body.get("params")
+        project = _project(body)
+        results = self._predictor.predict(
+            body.get("tasks"),
+            None if params is None else as_object(params, "params").get("context"),
+            body.get("label_config"),
+            project=project,
+            hostname=self._hostnames.get(project),
+            deadline=deadline,
+        )
+        return jsonify({"results": results})
+
+    def webhook(self) -> Response:
+        return jsonify({"status": "ignored"})
+
+    def _authorize(self) -> None:
+        if self._credentials is None:
+            return
+        given = request.authorization
+        basic = given is not None and given.type == "basic"
+        user, password = (given.username or "", given.password or "") if basic and given else ("", "")
+        # Both are compared in any case, so that the time does not tell which one was wrong.
+        right_user = _same(user, self._credentials[0])
+        if not (_same(password, self._credentials[1]) and right_user):
+            raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
+
+
+class _Hostnames:
+    """The address each project's Label Studio gave itself, for the latest projects only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_project: OrderedDict[str, str] = OrderedDict()
+
+    def put(self, project: str, hostname: object) -> None:
+        if not isinstance(hostname, str) or not hostname.startswith(("http://", "https://")) or len(hostname) > 2048:
+            return
+        with self._lock:
+            self._by_project[project] = hostname
+            self._by_project.move_to_end(project)
+            if len(self._by_project) > MAX_PROJECTS:
+                self._by_project.popitem(last=False)
+
+    def get(self, project: str) -> str | None:
+        with self._lock:
+            return self._by_project.get(project)
+
+
+def _json_body() -> Mapping[str, Any]:
+    if not request.is_json:
+        raise InvalidRequest(f"Content-Type must be application/json, not {request.mimetype or 'missing'}")
+    try:
+        body = json.loads(request.get_data(cache=False))
+    except RecursionError as error:
+        raise InvalidRequest("the request's JSON is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the request is no JSON: {error}") from error
+    return as_object(body, "the request")
+
+
+def _project(body: Mapping[str, Any]) -> str:
+    project = body.get("project")
+    if project is None:
+        return ""
+    if isinstance(project, int) and not isinstance(project, bool):
+        return str(project)
+    return as_text(project, "project")[:200]
+
+
+def _described(status: Status) -> dict[str, str]:
+    return {
+        "state": status.state,
+        "model_version": status.model_version,
+        "backbone": status.backbone,
+        "device": status.device,
+        "detail": status.detail,
+    }
+
+
+def credentials(settings: Settings) -> tuple[str, str] | None:
+    """The user name and password that callers must send, None where the server is open.
+
+    Raises:
+        SettingsError: Only one of them is set.
+    """
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    if user is None and password is None:
+        return None
+    if user is None or password is None:
+        raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together: set both or none")
+    return user, password.get_secret_value()
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())

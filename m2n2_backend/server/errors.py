@@ -1,0 +1,98 @@
+"""Errors → HTTP answers. The one table of statuses, and the reason phrase a person can act on."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from m2n2_backend import errors
+
+logger = logging.getLogger(__name__)
+
+MAX_PHRASE = 200
+RETRY_AFTER_SECONDS = 5
+
+STATUS: dict[type[errors.M2N2Error], int] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthorized: 401,
+    errors.ImageNotAllowed: 403,
+    errors.ImageTooLarge: 413,
+    errors.InvalidPrompt: 422,
+    errors.InvalidLabelConfig: 422,
+    errors.InvalidImage: 422,
+    errors.ImageUnavailable: 424,
+    errors.SettingsError: 500,
+    errors.BackboneUnavailable: 503,
+    errors.NotReady: 503,
+}
+"""HTTP status of each kind of error. 424: what failed is the image's server, not this one."""
+
+
+def reason_phrase(message: str) -> str:
+    """A message as one line of printable ASCII for the status line, at most ``MAX_PHRASE`` characters.
+
+    Label Studio keeps nothing else of a failed request: the phrase is what its log and its dialogs show.
+    """
+    ascii_only = message.replace("…", "...").encode("ascii", "replace").decode()
+    line = " ".join("".join(char if char.isprintable() else " " for char in ascii_only).split())
+    return line if len(line) <= MAX_PHRASE else f"{line[: MAX_PHRASE - 3]}..."
+
+
+def error_response(status: int, code: str, message: str) -> Response:
+    """The answer to a failed request: status line with the cause, and the same as JSON.
+
+    Args:
+        status: HTTP status.
+        code: The kind of error, for programs.
+        message: Cause and cure, for people.
+    """
+    response = jsonify({"error": code, "detail": message})
+    response.status = f"{status} {reason_phrase(message)}"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="m2n2-backend"'
+    return response
+
+
+def install(app: Flask) -> None:
+    """Let every error a route raises become such an answer, with one line in the log."""
+    app.register_error_handler(errors.M2N2Error, _known)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _known(error: errors.M2N2Error) -> Response:
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    response = error_response(status, type(error).__name__, str(error))
+    if isinstance(error, errors.NotReady):
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    _log(response)
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    message = error.description or "request failed"
+    if isinstance(error, RequestEntityTooLarge):
+        message = f"the request is larger than {request.max_content_length} bytes"
+    response = error_response(error.code or 500, type(error).__name__, message)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Location"):
+            response.headers[name] = value
+    _log(response)
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    identity = uuid.uuid4().hex[:8]
+    logger.error("internal error %s: %s %s", identity, request.method, _path(), exc_info=error)
+    return error_response(500, "InternalError", f"internal error {identity}: see the log of the backend")
+
+
+def _log(response: Response) -> None:
+    logger.warning("%s %s: %s", request.method, _path(), response.status)
+
+
+def _path() -> str:
+    return reason_phrase(request.path)

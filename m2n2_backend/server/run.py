@@ -1,0 +1,97 @@
+"""Serve the app with gunicorn: one process of threads, the model made inside of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from m2n2_backend.labelstudio.media import MediaReader
+from m2n2_backend.server.app import create_app, credentials
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+PoolFactory = Callable[[Settings], Pool]
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_WATCHDOG_SECONDS = 300
+# Beside those that may all wait for the model: /health and /setup have one and three seconds to answer.
+_SPARE_THREADS = 4
+_GRACE_SECONDS = 20
+
+
+def serve(settings: Settings, pool_factory: PoolFactory) -> None:
+    """Serve until SIGINT or SIGTERM, then leave the process.
+
+    Args:
+        settings: Address, threads, log level and all the app needs.
+        pool_factory: Makes the model's pool. It is called in the serving process, after the fork: an
+            accelerator that was touched before one cannot be used after it.
+
+    Raises:
+        SettingsError: Only one of basic auth's user name and password is set.
+        SystemExit: Otherwise always; the status is 0 after a signal.
+    """
+    credentials(settings)
+    logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT, stream=sys.stderr, force=True)
+    # One line for every image request would carry addresses; ours say what matters.
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    _Server(settings, pool_factory).run()
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn's application hooks."""
+
+    def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
+        self._settings = settings
+        self._pool_factory = pool_factory
+        self._open: list[Pool | MediaReader] = []
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Called by gunicorn before anything else."""
+        options = {
+            "bind": _bind(self._settings),
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": self._settings.http_threads + _SPARE_THREADS,
+            "timeout": _WATCHDOG_SECONDS,
+            "graceful_timeout": _GRACE_SECONDS,
+            "loglevel": "warning",
+            "worker_exit": self._close,
+            # A file for a remote control nobody asked for.
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Called by gunicorn in the serving process."""
+        pool = self._pool_factory(self._settings)
+        self._open.append(pool)
+        media = MediaReader(self._settings)
+        self._open.append(media)
+        app = create_app(self._settings, pool, media)
+        logger.info(
+            "listening on http://%s, backbone %s; Label Studio refuses backends on private addresses unless "
+            "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false is in its environment",
+            _bind(self._settings),
+            pool.status().backbone,
+        )
+        return app
+
+    def _close(self, server: Any, worker: Any) -> None:
+        while self._open:
+            self._open.pop().close()
+
+
+def _bind(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{settings.port}"

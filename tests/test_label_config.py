@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import pytest
+from label_studio_fakes import CONFIG, labels
+
+from m2n2_backend.errors import InvalidLabelConfig
+from m2n2_backend.labelstudio.label_config import MAX_CHARS, parse_label_config
+
+SHIPPED = Path(__file__).parent.parent / "label_config"
+IMAGE = '<Image name="image" value="$image"/>'
+POINTS = f'<KeyPointLabels name="kp" toName="image" smart="true">{labels("Cat")}</KeyPointLabels>'
+
+
+def config(*controls: str, image: str = IMAGE) -> str:
+    return f"<View>{image}{''.join(controls)}</View>"
+
+
+def control(tag: str, *names: str, name: str = "out", smart: str = "false") -> str:
+    return f'<{tag} name="{name}" toName="image" smart="{smart}">{labels(*names)}</{tag}>'
+
+
+def test_the_usual_config_is_understood() -> None:
+    parsed = parse_label_config(CONFIG)
+    assert (parsed.image_name, parsed.image_key, parsed.pages) == ("image", "image", False)
+    assert (parsed.output.name, parsed.output.kind, parsed.output.type) == ("brush", "brush", "brushlabels")
+    assert parsed.output.labels == ("Cat", "Dog")
+    assert parsed.prompts == {"kp", "rect"}
+
+
+@pytest.mark.parametrize("kind", ["brush", "polygon", "bitmask"])
+def test_a_shipped_config_is_valid_without_a_warning_and_has_the_same_labels_everywhere(kind: str) -> None:
+    xml = (SHIPPED / f"{kind}.xml").read_text(encoding="utf-8")
+    parsed = parse_label_config(xml)
+    assert (parsed.output.kind, parsed.warnings) == (kind, ())
+    assert parsed.prompts == {"keypoint", "rectangle"}
+    assert len(parsed.output.labels) > 1
+    for label in parsed.output.labels:
+        assert xml.count(f'<Label value="{label}"') == 3
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        ("BrushLabels", "brush"),
+        ("BitmaskLabels", "bitmask"),
+        ("PolygonLabels", "polygon"),
+        ("RectangleLabels", "rectangle"),
+        ("brushlabels", "brush"),
+    ],
+)
+def test_each_output_control_is_found(tag: str, kind: str) -> None:
+    parsed = parse_label_config(config(POINTS, control(tag, "Cat")))
+    assert (parsed.output.kind, parsed.output.type) == (kind, f"{kind}labels")
+
+
+def test_the_brush_wins_over_the_polygon_wherever_it_stands() -> None:
+    xml = config(POINTS, control("PolygonLabels", "Cat", name="p"), control("BrushLabels", "Cat", name="b"))
+    assert parse_label_config(xml).output.name == "b"
+
+
+def test_a_smart_rectangle_is_a_prompt_and_no_output() -> None:
+    both = config(
+        control("RectangleLabels", "Cat", name="smart", smart="true"),
+        control("RectangleLabels", "Cat", name="shown", smart="false"),
+    )
+    parsed = parse_label_config(both)
+    assert (parsed.output.name, parsed.prompts) == ("shown", {"smart"})
+
+
+def test_a_smart_rectangle_is_the_output_where_nothing_else_could_be() -> None:
+    parsed = parse_label_config(config(POINTS, control("RectangleLabels", "Cat", smart="true")))
+    assert (parsed.output.kind, parsed.output.name) == ("rectangle", "out")
+
+
+def test_brush_with_separate_labels_takes_them_from_there() -> None:
+    tools = '<Brush name="brush" toName="image" smart="false"/><KeyPoint name="kp" toName="image" smart="true"/>'
+    parsed = parse_label_config(config(control("Labels", "Cat", "Dog", name="labels"), tools))
+    assert (parsed.output.type, parsed.output.labels_name) == ("brush", "labels")
+    assert parsed.output.labels == ("Cat", "Dog")
+    assert parsed.prompts == {"kp"}
+
+
+def test_a_value_list_means_pages() -> None:
+    parsed = parse_label_config(
+        config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" valueList="$pages"/>')
+    )
+    assert (parsed.image_key, parsed.pages) == ("pages", True)
+
+
+def test_smart_is_true_unless_it_is_denied() -> None:
+    points = f'<KeyPointLabels name="kp" toName="image">{labels("Cat")}</KeyPointLabels>'
+    assert parse_label_config(config(points, control("BrushLabels", "Cat"))).prompts == {"kp"}
+
+
+@pytest.mark.parametrize("smart", ['smart="true"', ""])
+def test_a_smart_output_control_is_warned_about(smart: str) -> None:
+    brush = f'<BrushLabels name="out" toName="image" {smart}>{labels("Cat")}</BrushLabels>'
+    (warning,) = parse_label_config(config(POINTS, brush)).warnings
+    assert 'smart="false"' in warning
+    assert '<BrushLabels name="out">' in warning
+
+
+def test_prompt_labels_the_output_lacks_are_warned_about() -> None:
+    (warning,) = parse_label_config(CONFIG).warnings
+    assert "Cow" in warning
+
+
+def test_a_label_is_mapped_by_name() -> None:
+    assert parse_label_config(CONFIG).output_label("Dog") == "Dog"
+
+
+def test_any_label_becomes_the_only_one_of_the_output() -> None:
+    parsed = parse_label_config(config(POINTS, control("BrushLabels", "Mask")))
+    assert [parsed.output_label(label) for label in ("Cat", None)] == ["Mask", "Mask"]
+
+
+def test_an_unknown_label_is_an_error_that_names_label_control_and_cure() -> None:
+    with pytest.raises(InvalidLabelConfig) as caught:
+        parse_label_config(CONFIG).output_label("Cow")
+    assert 'label "Cow"' in str(caught.value)
+    assert '<BrushLabels name="brush">' in str(caught.value)
+    assert 'add <Label value="Cow"/>' in str(caught.value)
+
+
+def test_no_label_among_several_is_an_error() -> None:
+    with pytest.raises(InvalidLabelConfig, match="select one"):
+        parse_label_config(CONFIG).output_label(None)
+
+
+def test_labels_that_only_the_task_knows_are_passed_on() -> None:
+    brush = '<BrushLabels name="out" toName="image" smart="false" value="$labels"/>'
+    assert parse_label_config(config(POINTS, brush)).output_label("Whatever") == "Whatever"
+
+
+def test_an_xml_declaration_is_no_obstacle() -> None:
+    assert parse_label_config('<?xml version="1.0" encoding="UTF-8"?>\n' + CONFIG).output.name == "brush"
+
+
+@pytest.mark.parametrize(
+    ("xml", "cause"),
+    [
+        ("", "cannot be parsed"),
+        ("<View", "cannot be parsed"),
+        ("no xml", "cannot be parsed"),
+        ("<View>\x00</View>", "cannot be parsed"),
+        ("<View \ud800/>", "cannot be parsed"),
+        ('<View><?target name="a" toName="b"?></View>', "cannot be parsed"),
+        ("<a>" * 5000, "cannot be parsed"),
+        ("<View>" + " " * MAX_CHARS + "</View>", "more than"),
+        ("<View/>", '<Image name="image" value="$image"/>'),
+        (config(POINTS), '<BrushLabels name="brush" toName="image" smart="false">'),
+        (
+            config(control("BrushLabels", "Cat")),
+            '<KeyPointLabels name="keypoint" toName="image" smart="true">',
+        ),
+        (
+            config(control("BrushLabels", "Cat"), control("KeyPointLabels", "Cat", name="kp")),
+            'smart="true" in <KeyPointLabels name="kp">',
+        ),
+        (config(POINTS, control("BrushLabels")), "has no label"),
+        (
+            config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" value="a.png"/>'),
+            "from the task",
+        ),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_with_the_line_to_change(xml: str, cause: str) -> None:
+    with pytest.raises(InvalidLabelConfig) as caught:
+        parse_label_config(xml)
+    assert cause in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        '<!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>',
+        '<!DOCTYPE View [<!ENTITY file SYSTEM "file:///etc/passwd">]>',
+        '<!DOCTYPE View SYSTEM "http://127.0.0.1:9/evil.dtd">',
+    ],
+)
+def test_entities_are_refused_before_any_parser_sees_them(declaration: str) -> None:
+    with pytest.raises(InvalidLabelConfig, match="document type"):
+        parse_label_config(f"{declaration}<View>{IMAGE}</View>")

@@ -1,0 +1,103 @@
+import base64
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_label_studio import LEGACY, FakeLabelStudio, png
+from label_studio_fakes import settings
+
+from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage
+from m2n2_backend.labelstudio.media import MediaReader
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    fake = FakeLabelStudio()
+    yield fake
+    fake.close()
+
+
+def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
+    url = studio.url if studio else None
+    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+
+
+def test_a_data_url_is_decoded() -> None:
+    encoded = base64.b64encode(png()).decode()
+    assert reader().read(f"data:image/png;base64,{encoded}").data == png()
+    assert reader().read("DATA:image/png;base64," + encoded.replace("+", "%2B").replace("/", "%2F")).data == png()
+
+
+@pytest.mark.parametrize(
+    "url", ["data:", "data:image/png,abc", "data:image/png;base64,a", "data:;base64,\u00e4\ud800"]
+)
+def test_a_data_url_that_is_no_base64_is_refused(url: str) -> None:
+    with pytest.raises(InvalidImage, match="data URL"):
+        reader().read(url)
+
+
+@pytest.mark.parametrize("size", [1025, 100_000])
+def test_a_data_url_over_the_limit_is_refused(size: int) -> None:
+    url = "data:image/png;base64," + base64.b64encode(bytes(size)).decode()
+    with pytest.raises(ImageTooLarge):
+        reader(max_image_bytes=1024).read(url)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a b.png").write_bytes(png())
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "loop").symlink_to(root / "loop")
+    os.mkfifo(root / "pipe")
+    return root
+
+
+@pytest.mark.parametrize("url", ["/data/local-files/?d=sub/a%20b.png", "/data/local-files?d=sub%2Fa+b.png"])
+def test_local_files_are_read_from_disk_without_any_request(files: Path, url: str) -> None:
+    assert reader(local_files_root=files).read(url).data == png()
+
+
+def test_local_files_of_label_studios_full_address_are_read_from_disk(files: Path, studio: FakeLabelStudio) -> None:
+    url = f"{studio.url}/data/local-files/?d=sub/a%20b.png"
+    assert reader(studio, local_files_root=files).read(url).data == png()
+    assert studio.requests == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.png",
+        "sub/../../secret.png",
+        "%2e%2e/secret.png",
+        "/etc/passwd",
+        "link.png",
+        "..\\..",
+        "nope",
+    ],
+)
+def test_a_path_out_of_the_root_is_refused(files: Path, path: str) -> None:
+    with pytest.raises((ImageNotAllowed, ImageUnavailable)) as caught:
+        reader(local_files_root=files).read(f"/data/local-files/?d={path}")
+    assert isinstance(caught.value, ImageNotAllowed) == (path not in ("..\\..", "nope"))
+    assert str(files) not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "sub", "pipe", "loop", "a%00b", "x" * 5000])
+def test_what_is_no_file_is_explained(files: Path, path: str) -> None:
+    with pytest.raises(ImageUnavailable, match="M2N2_LOCAL_FILES_ROOT"):
+        reader(local_files_root=files).read(f"/data/local-files/?d={path}")
+
+
+def test_a_local_file_over_the_limit_is_refused(files: Path) -> None:
+    (files / "large.png").write_bytes(bytes(2000))
+    with pytest.raises(ImageTooLarge):
+        reader(local_files_root=files, max_image_bytes=1024).read("/data/local-files/?d=large.png")
+
+
+def test_without_a_root_local_files_are_asked_of_label_studio(studio: FakeLabelStudio) -> None:
+    assert reader(studio, LEGACY).read("/data/local-files/?d=a.png").data == png()

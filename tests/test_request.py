@@ -1,0 +1,272 @@
+import contextlib
+import time
+from typing import Any
+
+import pytest
+from fake_label_studio import HEIGHT, WIDTH
+from hypothesis import given
+from hypothesis import strategies as st
+from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
+
+from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
+from m2n2_backend.labelstudio.label_config import parse_label_config
+from m2n2_backend.labelstudio.request import MAX_ITEMS, context_items, parse_request
+from m2n2_backend.prompts import Box, Click
+
+PAGES = CONFIG.replace('value="$image"', 'valueList="$image"')
+TOOLS = f"""<View><Image name="image" value="$image"/>
+<Labels name="labels" toName="image">{labels("Cat", "Dog")}</Labels>
+<Brush name="brush" toName="image" smart="false"/><KeyPoint name="kp" toName="image" smart="true"/>
+<Rectangle name="rect" toName="image" smart="true"/></View>"""
+
+
+def parse(*items: Any, config: str = CONFIG, **task: Any) -> Any:
+    body = payload(*items, config=config, **task)
+    found = context_items(body["params"]["context"])
+    return parse_request(body["tasks"], found, parse_label_config(config), project=body["project"])
+
+
+def test_a_click_arrives_in_pixels_of_the_natural_image() -> None:
+    request = parse(key_point(25.0, 75.0))
+    assert request.prompts.clicks == (Click(16, 36, True),)
+    assert (request.width, request.height) == (WIDTH, HEIGHT)
+    assert (request.image, request.task_id, request.label) == ("/data/upload/1/a.png", 7, "Cat")
+    assert (request.output.name, request.image_name, request.item_index) == ("brush", "image", None)
+
+
+def test_clicks_on_the_border_belong_to_the_outermost_pixels() -> None:
+    request = parse(key_point(0, 0), key_point(100, 100, id="kp2"))
+    assert request.prompts.clicks == (Click(0, 0), Click(WIDTH - 1, HEIGHT - 1))
+
+
+def test_alt_click_is_background_and_a_missing_is_positive_is_foreground() -> None:
+    plain = key_point()
+    del plain["is_positive"]
+    request = parse(plain, key_point(10, 10, id="kp2", is_positive=False))
+    assert [click.positive for click in request.prompts.clicks] == [True, False]
+
+
+def test_the_label_is_the_newest_prompts() -> None:
+    assert parse(key_point(), key_point(label="Dog", id="kp2")).label == "Dog"
+
+
+def test_a_rectangle_covers_every_pixel_it_touches() -> None:
+    request = parse(rectangle(12.5, 25.0, 50.0, 50.5))
+    assert request.prompts.boxes == (Box(8, 12, 40, 37),)
+
+
+def test_two_rectangles_of_one_label_come_together() -> None:
+    assert len(parse(rectangle(0, 0, 10, 10), rectangle(50, 50, 10, 10, id="rect2")).prompts.boxes) == 2
+
+
+def test_a_rectangle_may_end_on_the_border_and_a_rounding_error_behind_it() -> None:
+    assert parse(rectangle(50, 50, 50.0000001, 50)).prompts.boxes == (Box(32, 24, 64, 48),)
+
+
+def test_a_rectangle_turned_by_a_right_angle_becomes_its_bounding_box_in_pixels() -> None:
+    # 25 % of 64 px is 16 px wide, 25 % of 48 px is 12 px high; turned clockwise it extends to the left.
+    request = parse(rectangle(50, 25, 25, 25, rotation=90))
+    (box,) = request.prompts.boxes
+    assert (box.x1 - box.x0, box.y1 - box.y0) == (12, 16)
+    assert (box.x1, box.y0) == (32, 12)
+
+
+def test_a_turned_rectangle_is_clipped_to_the_image() -> None:
+    (box,) = parse(rectangle(90, 50, 50, 20, rotation=45)).prompts.boxes
+    assert box.x1 == WIDTH
+    assert box.y1 <= HEIGHT
+
+
+def test_key_point_and_labels_are_one_prompt_labeled_by_the_second_item() -> None:
+    value = {"x": 50, "y": 50, "width": 0.2}
+    point = key_point(type="keypoint", value=value)
+    label = key_point(type="labels", from_name="labels", value={**value, "labels": ["Dog"]})
+    request = parse(point, label, config=TOOLS)
+    assert (len(request.prompts.clicks), request.label) == (1, "Dog")
+
+
+def test_rectangle_and_labels_are_one_prompt() -> None:
+    value = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
+    box = rectangle(0, 0, 1, 1, type="rectangle", value=value)
+    label = rectangle(0, 0, 1, 1, type="labels", from_name="labels", value={**value, "labels": ["Cat"]})
+    request = parse(box, label, config=TOOLS)
+    assert (len(request.prompts.boxes), request.label) == (1, "Cat")
+
+
+@pytest.mark.parametrize("key", ["drafts", "annotations"])
+def test_prompts_that_are_saved_regions_belong_to_an_earlier_object(key: str) -> None:
+    saved = [{"id": 3, "result": [key_point(id="old"), {"id": "b", "type": "brushlabels", "value": {"rle": [1]}}]}]
+    request = parse(key_point(10, 10, id="old"), key_point(90, 90, id="new"), **{key: saved})
+    assert request.prompts.clicks == (Click(57, 43),)
+
+
+def test_nothing_is_left_to_do_where_every_prompt_is_saved() -> None:
+    assert parse(key_point(id="old"), drafts=[{"result": [key_point(id="old")]}]) is None
+
+
+def test_items_of_other_types_are_passed_over() -> None:
+    brush = {"type": "brushlabels", "id": "b", "value": {"format": "rle", "rle": [0]}}
+    assert len(parse(brush, key_point()).prompts.clicks) == 1
+    assert parse(brush) is None
+
+
+@pytest.mark.parametrize("odd", [None, "x", 3, [None], [{"result": None}], [{"result": [None, {"id": []}]}], [[]]])
+def test_whatever_stands_in_drafts_does_no_harm(odd: Any) -> None:
+    assert parse(key_point(), drafts=odd, annotations=odd) is not None
+
+
+def test_huge_drafts_are_not_slow() -> None:
+    drafts = [{"result": [{"id": f"r{n}", "value": {"rle": [0] * 100}} for n in range(20_000)]}]
+    started = time.perf_counter()
+    parse(key_point(), drafts=drafts)
+    assert time.perf_counter() - started < 1.0
+
+
+def test_only_the_page_of_the_newest_prompt_counts_and_is_echoed() -> None:
+    request = parse(
+        key_point(10, 10, item_index=0),
+        key_point(50, 50, id="kp2", item_index=1),
+        key_point(60, 60, id="kp3", item_index=1),
+        config=PAGES,
+        data={"image": ["/p0.png", "/p1.png"]},
+    )
+    assert (request.image, request.item_index, len(request.prompts.clicks)) == ("/p1.png", 1, 2)
+
+
+def test_the_rotation_of_the_view_is_echoed_and_changes_no_coordinate() -> None:
+    request = parse(key_point(25.0, 75.0, image_rotation=90))
+    assert (request.image_rotation, request.prompts.clicks) == (90, (Click(16, 36),))
+
+
+def test_the_region_id_lasts_while_prompts_are_added_and_changes_with_the_object() -> None:
+    first = parse(key_point(id="a")).region_id
+    assert parse(key_point(30, 30, id="a"), key_point(id="b")).region_id == first
+    others = {
+        parse(key_point(id="b")).region_id,
+        parse(key_point(id="a", label="Dog")).region_id,
+        parse(key_point(id="a"), id=8).region_id,
+    }
+    assert len(others | {first}) == 4
+
+
+def test_prompts_need_no_id() -> None:
+    anonymous = key_point()
+    del anonymous["id"]
+    request = parse(anonymous, {**anonymous, "value": key_point(10, 10)["value"]})
+    assert len(request.prompts.clicks) == 2
+    assert request.region_id
+
+
+@pytest.mark.parametrize("context", [None, {}, {"result": None}, {"result": []}])
+def test_a_context_without_prompts_has_none(context: Any) -> None:
+    assert not context_items(context)
+
+
+@pytest.mark.parametrize("context", [[], "x", 1, True, {"result": {}}, {"result": "x"}])
+def test_a_context_of_another_shape_is_refused(context: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"params\.context"):
+        context_items(context)
+
+
+def test_the_number_of_prompts_is_limited() -> None:
+    with pytest.raises(InvalidRequest, match="the limit is"):
+        context_items({"result": [key_point()] * (MAX_ITEMS + 1)})
+
+
+FIELDS = {
+    "type": [None, 3, ""],
+    "from_name": [None, 3, "", "nobody"],
+    "value": [None, [], "x"],
+    "original_width": [None, "64", 0, -1, 1.5, True, float("nan"), 10**400],
+    "original_height": [None, [], 10**9],
+    "is_positive": ["yes", 1, []],
+    "image_rotation": ["90", [1]],
+    "item_index": ["0", -1, 0.5, True],
+    "id": [3, [], ""],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in FIELDS.items() for value in values])
+def test_a_malformed_field_is_named_by_its_path(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=rf"params\.context\.result\[0\]\.{field}"):
+        parse(key_point(**{field: value}))
+
+
+@pytest.mark.parametrize("value", [None, "50", True, [], {}, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_coordinate_that_is_no_number_is_named_by_its_path(axis: str, value: Any) -> None:
+    item = key_point()
+    item["value"][axis] = value
+    with pytest.raises(InvalidRequest, match=rf"result\[0\]\.value\.{axis} must be a"):
+        parse(item)
+
+
+@pytest.mark.parametrize(("x", "y"), [(-0.001, 50), (50, 100.001), (1e300, 50), (50, -1e300)])
+def test_a_point_outside_of_the_image_is_named(x: float, y: float) -> None:
+    with pytest.raises(InvalidPrompt, match=r"result\[0\]\.value: coordinate .* outside the image"):
+        parse(key_point(x, y))
+
+
+@pytest.mark.parametrize(
+    "box", [(-1, 0, 10, 10), (95, 0, 10, 10), (0, 0, 0, 10), (0, 0, 10, -5), (0, 0, 1e308, 1e308)]
+)
+def test_an_impossible_rectangle_is_named(box: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidPrompt, match=r"result\[0\]\.value"):
+        parse(rectangle(*box))
+
+
+def test_only_background_points_are_no_prompt() -> None:
+    with pytest.raises(InvalidPrompt, match="no foreground"):
+        parse(key_point(is_positive=False))
+
+
+def test_prompts_of_different_image_sizes_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="original_width/height"):
+        parse(key_point(), key_point(id="kp2", original_width=65))
+
+
+def test_an_unmapped_label_is_refused() -> None:
+    with pytest.raises(InvalidLabelConfig, match="Cow"):
+        parse(key_point(label="Cow"))
+
+
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [
+        ({"data": None}, r"tasks\[0\]\.data"),
+        ({"data": {}}, r"tasks\[0\]\.data\.image"),
+        ({"data": {"image": ["a"]}}, r"tasks\[0\]\.data\.image"),
+        ({"data": {"image": ""}}, r"tasks\[0\]\.data\.image"),
+        ({"id": True}, r"tasks\[0\]\.id"),
+        ({"id": [1]}, r"tasks\[0\]\.id"),
+    ],
+)
+def test_a_malformed_task_is_named_by_its_path(task: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidRequest, match=path):
+        parse(key_point(), **task)
+
+
+@pytest.mark.parametrize("data", [{"image": "/p0.png"}, {"image": []}, {"image": ["/p0.png"]}, {"image": [0, 1, 2]}])
+def test_a_page_that_is_not_there_is_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"tasks\[0\]\.data\.image"):
+        parse(key_point(item_index=1), config=PAGES, data=data)
+
+
+def test_two_tasks_with_prompts_are_refused() -> None:
+    body = payload(key_point())
+    with pytest.raises(InvalidRequest, match="exactly one task"):
+        parse_request(body["tasks"] * 2, [key_point()], parse_label_config(CONFIG))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*key_point(), "item_index"]), JSON), JSON)
+def test_no_value_of_any_field_raises_anything_but_our_errors(fields: dict[str, Any], coordinate: Any) -> None:
+    item = {**key_point(coordinate), **fields}
+    with contextlib.suppress(InvalidRequest, InvalidPrompt, InvalidLabelConfig):
+        parse(item)

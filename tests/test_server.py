@@ -1,0 +1,240 @@
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
+from flask.testing import FlaskClient
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, rectangle, send, serving, settings
+from label_studio_sdk.converter.brush import decode_rle
+from PIL import Image
+
+from m2n2_backend.prompts import Prompts
+from m2n2_backend.server.app import MAX_PROJECTS, create_app
+from m2n2_backend.worker.pool import Answer, SourceImage
+
+
+@pytest.fixture
+def pool() -> DiscPool:
+    return DiscPool()
+
+
+@pytest.fixture
+def media() -> CountingMedia:
+    return CountingMedia()
+
+
+@pytest.fixture
+def client(pool: DiscPool, media: CountingMedia) -> FlaskClient:
+    return create_app(settings(), pool, media).test_client()
+
+
+@pytest.fixture(scope="module")
+def studio() -> Iterator[FakeLabelStudio]:
+    fake = FakeLabelStudio()
+    yield fake
+    fake.close()
+
+
+def test_health_is_up_while_the_model_loads(client: FlaskClient, pool: DiscPool) -> None:
+    pool.state = "loading"
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json["status"] == "UP"
+    assert (answer.json["model_class"], answer.json["state"]) == ("M2N2", "loading")
+
+
+def test_health_names_the_cause_where_the_model_failed(client: FlaskClient, pool: DiscPool) -> None:
+    pool.state = "failed"
+    assert client.get("/health").status == "503 no weights: run m2n2-backend fetch-weights"
+
+
+def test_setup_answers_the_model_version(client: FlaskClient) -> None:
+    answer = client.post(
+        "/setup", json={"project": "1.2", "schema": CONFIG.replace('"Cow"', '"Dog"'), "hostname": ""}
+    )
+    assert answer.json == {"model_version": "disc-1"}
+
+
+@pytest.mark.parametrize("extra", [None, {"any": "object"}, "text", [1]])
+def test_setup_takes_any_extra_params_and_lists_warnings(client: FlaskClient, extra: Any) -> None:
+    body = {"project": "1.2", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
+    answer = client.post("/setup", json={**body, "extra_params": extra})
+    assert answer.status_code == 200
+    assert "Cow" in answer.json["warnings"][0]
+
+
+def test_setup_explains_a_bad_config_in_the_status_line(client: FlaskClient) -> None:
+    answer = client.post("/setup", json={"project": "1.2", "schema": '<View><Image name="i" value="$i"/></View>'})
+    assert answer.status.startswith('422 no control can show a mask: add <BrushLabels name="brush"')
+    assert answer.json["error"] == "InvalidLabelConfig"
+
+
+def test_versions_lists_the_model_version(client: FlaskClient) -> None:
+    assert client.get("/versions").json == {"versions": ["disc-1"]}
+
+
+def test_webhook_accepts_whatever_comes(client: FlaskClient) -> None:
+    assert client.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 200
+    assert client.post("/webhook", data=b"\xff").status_code == 200
+
+
+def test_the_index_tells_what_runs(client: FlaskClient) -> None:
+    assert client.get("/").json["backbone"] == "discs"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        None,
+        {},
+        {"context": None},
+        {"context": {}},
+        {"context": {"result": None}},
+        {"context": {"result": []}},
+    ],
+)
+def test_without_prompts_every_task_gets_an_empty_list_and_nothing_is_touched(
+    client: FlaskClient, pool: DiscPool, media: CountingMedia, params: Any
+) -> None:
+    body = payload()
+    body.update(tasks=body["tasks"] * 3, params=params, label_config="<broken")
+    answer = client.post("/predict", json=body)
+    assert answer.json == {"results": [[], [], []]}
+    assert (pool.calls, media.refs) == ([], [])
+
+
+def test_no_tasks_give_no_results(client: FlaskClient) -> None:
+    assert client.post("/predict", json={"tasks": []}).json == {"results": []}
+
+
+def test_a_click_gives_the_mask_of_the_model(client: FlaskClient, pool: DiscPool) -> None:
+    answer = client.post("/predict", json=payload(key_point(25, 75)))
+    (result,) = answer.json["results"]
+    assert (result["score"], result["model_version"]) == (0.875, "disc-1")
+    (region,) = result["result"]
+    ((_, prompts),) = pool.calls
+    decoded = decode_rle(region["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)
+    expected = pool.mask(prompts, WIDTH, HEIGHT).astype(np.uint8) * 255
+    assert np.array_equal(decoded, np.repeat(expected[..., None], 4, axis=2))
+
+
+def test_a_rectangle_gives_a_mask_too(client: FlaskClient) -> None:
+    (result,) = client.post("/predict", json=payload(rectangle(25, 25, 50, 50))).json["results"]
+    decoded = decode_rle(result["result"][0]["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[..., 3] > 0
+    assert decoded.sum() == 32 * 24
+
+
+def test_only_saved_prompts_give_an_empty_answer(client: FlaskClient, pool: DiscPool) -> None:
+    body = payload(key_point(id="old"), drafts=[{"result": [key_point(id="old")]}])
+    assert client.post("/predict", json=body).json == {"results": [[]]}
+    assert pool.calls == []
+
+
+def test_an_empty_mask_is_a_prediction_without_regions(media: CountingMedia) -> None:
+    client = create_app(settings(), DiscPool(radius=0), media).test_client()
+    (result,) = client.post("/predict", json=payload(key_point())).json["results"]
+    assert (result["result"], result["model_version"]) == ([], "disc-1")
+
+
+def test_the_image_is_compared_with_what_label_studio_showed(client: FlaskClient, pool: DiscPool) -> None:
+    answer = client.post("/predict", json=payload(key_point(original_width=HEIGHT, original_height=WIDTH)))
+    assert answer.status.startswith("422 the image is 64x48 pixels, but Label Studio showed 48x64")
+    assert pool.calls == []
+
+
+def test_an_image_turned_by_exif_has_the_size_the_browser_shows(pool: DiscPool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = png(HEIGHT, WIDTH, exif=exif)
+    url = "data:image/png;base64," + base64.b64encode(turned).decode()
+    client = create_app(settings(), pool).test_client()
+    answer = client.post("/predict", json=payload(key_point(), image=url))
+    assert answer.status_code == 200
+
+
+def test_a_model_that_is_not_ready_asks_to_come_back(client: FlaskClient, pool: DiscPool) -> None:
+    pool.state = "loading"
+    answer = client.post("/predict", json=payload(key_point()))
+    assert answer.status == "503 the model is still loading"
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_the_deadline_of_the_settings_reaches_the_model(pool: DiscPool, media: CountingMedia) -> None:
+    client = create_app(settings(deadline=1e-9), pool, media).test_client()
+    assert client.post("/predict", json=payload(key_point())).status == "503 the deadline passed"
+
+
+def test_the_hostname_of_setup_is_kept_per_project(client: FlaskClient, media: CountingMedia) -> None:
+    client.post("/setup", json={"project": "5.1", "schema": CONFIG, "hostname": "http://labels.test:8080"})
+    client.post("/predict", json={**payload(key_point()), "project": "5.1"})
+    client.post("/predict", json={**payload(key_point()), "project": "6.1"})
+    assert [ref.hostname for ref in media.refs] == ["http://labels.test:8080", None]
+
+
+def test_hostnames_are_kept_for_a_bounded_number_of_projects(client: FlaskClient, media: CountingMedia) -> None:
+    for number in range(MAX_PROJECTS + 1):
+        client.post("/setup", json={"project": number, "schema": CONFIG, "hostname": "http://labels.test"})
+    client.post("/predict", json={**payload(key_point()), "project": 0})
+    assert media.refs[0].hostname is None
+
+
+def test_a_click_over_real_sockets_reads_the_file_of_label_studio(pool: DiscPool, studio: FakeLabelStudio) -> None:
+    app = create_app(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY), pool)
+    with serving(app) as port:
+        status, reason, body = send(port, "POST", "/predict", payload(key_point()))
+        assert (status, reason) == (200, "OK")
+        assert json.loads(body)["results"][0]["result"][0]["type"] == "brushlabels"
+        status, reason, _ = send(port, "POST", "/predict", payload(key_point(), image="/data/upload/1/none.png"))
+    assert status == 424
+    assert reason.startswith("image download failed: 404 Not Found from http://127.0.0.1")
+
+
+def test_concurrent_clicks_are_all_answered(pool: DiscPool, studio: FakeLabelStudio) -> None:
+    app = create_app(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY), pool)
+    found = []
+    with serving(app) as port:
+        threads = [
+            threading.Thread(target=lambda: found.append(send(port, "POST", "/predict", payload(key_point()))[0]))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [200] * 8
+
+
+class BlockedPool(DiscPool):
+    """A model that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def segment(self, image: SourceImage, prompts: Prompts, *, deadline: float) -> Answer:
+        self.entered.set()
+        assert self.go_on.wait(10)
+        return super().segment(image, prompts, deadline=deadline)
+
+
+def test_while_every_slot_waits_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:
+    pool = BlockedPool()
+    client = create_app(settings(http_threads=1), pool, media).test_client
+    found: list[int] = []
+    body = payload(key_point())
+    waiting = threading.Thread(target=lambda: found.append(client().post("/predict", json=body).status_code))
+    waiting.start()
+    assert pool.entered.wait(10)
+    busy = client().post("/predict", json=body)
+    assert (busy.status_code, "busy" in busy.status) == (503, True)
+    assert client().post("/predict", json={"tasks": [{}]}).json == {"results": [[]]}
+    assert client().get("/health").status_code == 200
+    pool.go_on.set()
+    waiting.join()
+    assert found == [200]
+    assert client().post("/predict", json=body).status_code == 200

@@ -1,0 +1,152 @@
+import base64
+import logging
+import socket
+
+import pytest
+from fake_label_studio import FakeLabelStudio
+from flask.testing import FlaskClient
+from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, serving, settings
+
+from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
+from m2n2_backend.server.app import MAX_BODY_BYTES, create_app
+from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
+
+
+@pytest.fixture
+def pool() -> DiscPool:
+    return DiscPool()
+
+
+@pytest.fixture
+def client(pool: DiscPool) -> FlaskClient:
+    return create_app(settings(), pool, CountingMedia()).test_client()
+
+
+def test_an_unexpected_error_is_told_by_a_number_and_logged_with_it(
+    client: FlaskClient, pool: DiscPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.segment = lambda *args, **kwargs: 1 / 0
+    with caplog.at_level(logging.ERROR):
+        answer = client.post("/predict", json=payload(key_point()))
+    assert answer.status_code == 500
+    identity = answer.json["detail"].split()[2].rstrip(":")
+    (record,) = [record for record in caplog.records if identity in record.getMessage()]
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_secrets_are_never_logged(pool: DiscPool, caplog: pytest.LogCaptureFixture) -> None:
+    studio = FakeLabelStudio()
+    app = create_app(settings(label_studio_url=studio.url, label_studio_api_key="sesame" * 5), pool)
+    with caplog.at_level(logging.DEBUG):
+        body = payload(key_point(), image="/data/upload/a.png?sig=sesame")
+        answer = app.test_client().post("/predict", json=body)
+    studio.close()
+    assert answer.status_code == 424
+    assert "LABEL_STUDIO_API_KEY" in answer.status
+    assert "sesame" not in caplog.text + answer.text + answer.status
+
+
+def test_every_kind_of_error_has_a_status() -> None:
+    kinds = set(M2N2Error.__subclasses__())
+    assert kinds == set(STATUS)
+    assert STATUS[NotReady] == 503
+
+
+@pytest.mark.parametrize(
+    ("message", "phrase"),
+    [
+        ("plain", "plain"),
+        ("two\r\nSet-Cookie: a=b", "two Set-Cookie: a=b"),
+        ("größe … \x00\x7f 😀 \ud800", "gr??e ... ? ?"),
+        ("tab\tand  spaces", "tab and spaces"),
+    ],
+)
+def test_a_reason_phrase_is_one_line_of_ascii(message: str, phrase: str) -> None:
+    assert reason_phrase(message) == phrase
+
+
+def test_a_reason_phrase_is_short() -> None:
+    assert len(reason_phrase("word " * 500)) <= MAX_PHRASE
+
+
+CREDENTIALS = {"basic_auth_user": "annotator", "basic_auth_password": "pässword"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/health"),
+        ("POST", "/setup"),
+        ("POST", "/predict"),
+        ("GET", "/versions"),
+        ("GET", "/metrics"),
+        ("GET", "/nowhere"),
+    ],
+)
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "Basic",
+        "Basic !!!",
+        "Bearer abc",
+        "Basic " + base64.b64encode(b"annotator").decode(),
+        "Basic " + base64.b64encode(b"annotator:wrong").decode(),
+        "Basic " + base64.b64encode(b"x:p\xe4ssword").decode(),
+    ],
+)
+def test_basic_auth_guards_every_route_but_the_webhook(
+    pool: DiscPool, method: str, path: str, header: str | None
+) -> None:
+    client = create_app(settings(**CREDENTIALS), pool).test_client()
+    answer = client.open(path, method=method, headers={"Authorization": header} if header else {})
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic")
+    assert pool.calls == []
+
+
+def test_basic_auth_lets_the_right_credentials_in_and_the_webhook_always(pool: DiscPool) -> None:
+    client = create_app(settings(**CREDENTIALS), pool).test_client()
+    assert client.get("/health", auth=("annotator", "pässword")).status_code == 200
+    assert client.post("/webhook", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("given", list(CREDENTIALS))
+def test_half_of_the_credentials_are_a_mistake(pool: DiscPool, given: str) -> None:
+    with pytest.raises(SettingsError, match="set both or none"):
+        create_app(settings(**{given: CREDENTIALS[given]}), pool)
+
+
+def test_metrics_count_routes_and_never_invented_paths(client: FlaskClient, pool: DiscPool) -> None:
+    client.get("/health")
+    client.get("/invented-path")
+    client.post("/predict", json=payload(key_point(150, 0)))
+    text = client.get("/metrics").text
+    assert 'm2n2_http_requests_total{route="/health",status="200"} 1.0' in text
+    assert 'm2n2_http_requests_total{route="/predict",status="422"} 1.0' in text
+    assert "m2n2_model_ready 1.0" in text
+    assert "invented" not in text
+
+
+def test_two_apps_share_no_metrics(pool: DiscPool, client: FlaskClient) -> None:
+    client.get("/health")
+    other = create_app(settings(), pool, CountingMedia()).test_client()
+    assert 'route="/health"' not in other.get("/metrics").text
+
+
+def test_a_wrong_method_says_which_are_allowed(client: FlaskClient) -> None:
+    answer = client.get("/predict")
+    assert (answer.status_code, "POST" in answer.headers["Allow"]) == (405, True)
+
+
+def test_a_body_over_the_limit_is_refused_by_its_announcement(pool: DiscPool) -> None:
+    with (
+        serving(create_app(settings(), pool, CountingMedia())) as port,
+        socket.create_connection(("127.0.0.1", port)) as sock,
+    ):
+        sock.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+        )
+        assert sock.recv(200).startswith(b"HTTP/1.1 413 the request is larger than ")
