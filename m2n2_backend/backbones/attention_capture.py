@@ -45,9 +45,7 @@ def normalized_weights(weights: Mapping[str, float]) -> dict[str, float]:
     total = sum(weights.values())
     if unknown or total <= 0 or min(weights.values()) < 0:
         names = ", ".join(TOP_BLOCKS)
-        raise SettingsError(
-            f"attention weights are ≥ 0, not all 0, and belong to {names}; got {dict(weights)}"
-        )
+        raise SettingsError(f"attention weights are ≥ 0, not all 0, and belong to {names}; got {dict(weights)}")
     return {block: weights[block] / total for block in TOP_BLOCKS if weights.get(block, 0.0) > 0}
 
 

@@ -107,15 +107,11 @@ def _explained(repository: str, error: Exception) -> BackboneUnavailable:
         page = f"{constants.ENDPOINT}/{repository}"
         return BackboneUnavailable(f"{repository} is gated: accept its terms at {page} and set HF_TOKEN")
     if isinstance(error, RepositoryNotFoundError):
-        return BackboneUnavailable(
-            f"the hub has no {repository}, or it is private and HF_TOKEN gives no access"
-        )
+        return BackboneUnavailable(f"the hub has no {repository}, or it is private and HF_TOKEN gives no access")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         cache = constants.HF_HUB_CACHE
         return BackboneUnavailable(f"no disk space for {repository} in {cache}: free some, or set HF_HOME")
     detail = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if isinstance(error, HfHubHTTPError):
         return BackboneUnavailable(f"the hub refused {repository} ({detail})")
-    return BackboneUnavailable(
-        f"{repository} is not in the local cache, and the hub cannot be reached ({detail})"
-    )
+    return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be reached ({detail})")

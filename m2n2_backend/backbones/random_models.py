@@ -52,9 +52,7 @@ _TINY_UNET: dict[Version, dict[str, Any]] = {
 }
 
 
-def random_unet(
-    name: Version, *, tiny: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Any:
+def random_unet(name: Version, *, tiny: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """A diffusers ``UNet2DConditionModel`` on the CPU; 866 M parameters for sd2, about 1 M if tiny."""
     from diffusers import UNet2DConditionModel
 

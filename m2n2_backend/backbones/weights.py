@@ -199,9 +199,7 @@ def _on_disk(model: str, kind: Kind) -> Path | None:
         try:
             select_files(_files_below(folder), kind)
         except ValueError as error:
-            raise BackboneUnavailable(
-                f"the folder {model} {error}: no {kind} weights; {_cure(model)}"
-            ) from None
+            raise BackboneUnavailable(f"the folder {model} {error}: no {kind} weights; {_cure(model)}") from None
         return folder
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BackboneUnavailable(f"{model} is no existing folder and no hub id like {REPOSITORIES['sd2']}")
@@ -221,9 +219,7 @@ def _download(model: str, kind: Kind, timeout_s: float) -> Path:
     try:
         return hub.download(model, select_files(hub.listing(model, timeout_s), kind))
     except ValueError as error:
-        raise BackboneUnavailable(
-            f"the repository {model} {error}: no {kind} weights; {_cure(model)}"
-        ) from None
+        raise BackboneUnavailable(f"the repository {model} {error}: no {kind} weights; {_cure(model)}") from None
     except BackboneUnavailable as error:
         raise BackboneUnavailable(f"{error}; {_cure(model)}") from error
 
@@ -231,9 +227,7 @@ def _download(model: str, kind: Kind, timeout_s: float) -> Path:
 def _cure(model: str) -> str:
     own = next((name for name, repository in REPOSITORIES.items() if repository == model), None)
     if own is None and Path(model).is_dir():
-        return (
-            "run `m2n2-backend fetch-weights` for a whole set, or name another with --model /path/to/folder"
-        )
+        return "run `m2n2-backend fetch-weights` for a whole set, or name another with --model /path/to/folder"
     option = f"--backbone {own}" if own in ("sd2", "sd1", "dinov2") else f"--model {model}"
     return (
         f"run `m2n2-backend fetch-weights {option}` where there is a connection, "

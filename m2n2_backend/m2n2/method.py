@@ -22,7 +22,7 @@ class Method:
         max_sweeps: Of IPF.
         threshold: τ of Eq. 6.
         max_iterations: Of the chain.
-        doublings: k; the chain advances 2^k steps per pass. 0 is best where the maps take few steps.
+        doublings: k; the chain advances 2^k steps per pass. None decides by device and by how fast the chain mixes.
         radius: Of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         flood_fill: False is the paper's "without flood fill".
@@ -38,7 +38,7 @@ class Method:
     max_sweeps: int = MAX_SWEEPS
     threshold: float = THRESHOLD
     max_iterations: int = MAX_ITERATIONS
-    doublings: int = 0
+    doublings: int | None = None
     radius: int = RADIUS
     samples: int = SAMPLES
     flood_fill: bool = True

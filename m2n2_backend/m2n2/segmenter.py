@@ -84,25 +84,29 @@ class Segmenter:
         )
 
     @torch.inference_mode()
-    def segment(self, state: ImageState, clicks: Sequence[Click], box: Box | None = None) -> Segmentation:
+    def segment(
+        self, state: ImageState, clicks: Sequence[Click], box: Box | Sequence[Box] | None = None
+    ) -> Segmentation:
         """Steps 3 to 7.
 
         Args:
             state: Of the same segmenter.
             clicks: In pixels of the photograph; each computes a map once per image.
-            box: The object lies inside; needs ``relation="markov"``.
+            box: The object lies inside, or a part of it in each of several; needs ``relation="markov"``.
 
         Raises:
             InvalidPrompt: A prompt lies outside the photograph, or none is foreground.
         """
         height, width = state.size
-        Prompts(tuple(clicks), (box,) if box else ()).validate(width, height)
+        boxes = (box,) if isinstance(box, Box) else tuple(box or ())
+        Prompts(tuple(clicks), boxes).validate(width, height)
         points = [self._pixel(state, click) for click in clicks]
         maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
         thresholds = [self._threshold(index, maps, points, labels) for index in range(len(maps))]
-        within = self._box_distance(state, box, points, labels) if box else None
-        distance = nearest_neighbor([own.levels for own in maps], thresholds, labels, within)
+        within = [self._box_distance(state, each, points, labels) for each in boxes]
+        nearest_box = np.minimum.reduce(within) if within else None
+        distance = nearest_neighbor([own.levels for own in maps], thresholds, labels, nearest_box)
         if self.method.despeckle > 0:
             smooth_specks(distance, self.method.despeckle, points)
         return Segmentation(
