@@ -1,0 +1,98 @@
+"""The whole path with nothing replaced: command line, server process, socket, model, RLE."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2n2_backend import demo
+from m2n2_backend.resources import sample_photograph
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "m2n2_backend", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def segment(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    clicks = [
+        text
+        for click in demo.CLICKS
+        for text in ("--click", f"{click.x},{click.y},{'fg' if click.positive else 'bg'}")
+    ]
+    return run("segment", str(sample_photograph()), "--backbone", "color", *clicks, "--out", str(out), *more)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("segment")
+    done = segment(folder / "mask.png", "--overlay", str(folder / "overlay.png"), "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_predict_answers_with_the_mask_that_segment_writes(written: tuple[Path, dict]) -> None:
+    with demo.server() as (base, health):
+        prediction = demo.predict(base, demo.CLICKS)
+    expected = np.asarray(Image.open(written[0] / "mask.png"))
+    assert np.array_equal(demo.mask_of(prediction).astype(np.uint8) * 255, expected)
+    assert prediction["model_version"] == health["model_version"]
+    assert prediction["score"] == pytest.approx(written[1]["score"])
+
+
+def test_segment_writes_an_8_bit_mask_of_the_photographs_size(written: tuple[Path, dict]) -> None:
+    mask = Image.open(written[0] / "mask.png")
+    assert (mask.mode, mask.size) == ("L", (512, 512))
+    assert set(np.unique(np.asarray(mask))) == {0, 255}
+    assert Image.open(written[0] / "overlay.png").size == (512, 512)
+
+
+def test_segment_prints_the_documented_figures(written: tuple[Path, dict]) -> None:
+    folder, figures = written
+    assert (figures["width"], figures["height"], figures["grid"]) == (512, 512, 40)
+    assert figures["area"] == int((np.asarray(Image.open(folder / "mask.png")) > 0).sum())
+    assert len(figures["thresholds"]) == len(figures["timings_ms"]["clicks"]) == len(demo.CLICKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--click", "600,3"], "outside the 512x512 image"),
+        (["--click", "1,2,xx"], "expected X,Y"),
+        (["--box", "1,2,3"], "expected X0,Y0,X1,Y1"),
+        (["--box", "9,9,9,30"], "is empty"),
+        (["--click", "5,5,bg"], "no foreground prompt"),
+        (["--click", "5,5", "--backbone", "vit"], "needs --model"),
+        (["--click", "5,5", "--backbone", "vit", "--model", "/no/such"], "no existing folder"),
+        (["--click", "5,5", "--grid", "3"], "greater than or equal to 8"),
+    ],
+)
+def test_segment_explains_bad_input_in_one_line(arguments: list[str], cause: str, tmp_path: Path) -> None:
+    if "--backbone" not in arguments:
+        arguments = [*arguments, "--backbone", "color"]
+    done = run("segment", str(sample_photograph()), *arguments, "--out", str(tmp_path / "mask.png"))
+    assert done.returncode == 1
+    assert cause in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_an_image_that_is_missing_or_none_is_named(tmp_path: Path) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("text")
+    for path, cause in ((tmp_path / "none.png", "No such file"), (text, "not an image")):
+        done = run("segment", str(path), "--click", "1,1", "--out", str(tmp_path / "m.png"), "--backbone", "color")
+        assert done.returncode == 1
+        assert cause in done.stderr
+
+
+def test_serve_of_a_backbone_without_weights_ends_at_once_with_the_cure(tmp_path: Path) -> None:
+    done = run("serve", "--backbone", "sd2", "--model", str(tmp_path))
+    assert done.returncode == 1
+    assert "--model" in done.stderr
