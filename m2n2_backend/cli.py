@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from m2n2_backend import __version__
-from m2n2_backend.errors import InvalidPrompt, M2N2Error
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.errors import M2N2Error
 from m2n2_backend.settings import BackboneName, DeviceName, Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
@@ -49,6 +47,7 @@ def segment(
     click: Annotated[list[str] | None, typer.Option(help="X,Y[,fg|bg] in pixels; may be repeated.")] = None,
     box: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1 in pixels; the object lies inside.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Picture of the result to write.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="Folder for pictures of why the mask is as it is.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
     backbone: BackboneOption = None,
     model: ModelOption = None,
@@ -59,9 +58,11 @@ def segment(
     """Segment one object of one photograph."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.segment_file import parse_box, parse_click, segment_file
+
         clicks = [parse_click(text) for text in click or ()]
         boxes = [parse_box(box)] if box else []
-        figures = _segment(settings, image, clicks, boxes, out, overlay)
+        figures = segment_file(settings, image, clicks, boxes, out=out, overlay=overlay, explain=explain)
         if as_json:
             print(json.dumps(figures))
 
@@ -132,82 +133,79 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
         print(fetch(repository, kind))
 
 
-def parse_click(text: str) -> Click:
-    """``X,Y[,fg|bg]`` → click.
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement.")] = 20,
+    backbone: BackboneOption = None,
+    model: ModelOption = None,
+    layers: LayersOption = None,
+    grid: GridOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Time every part beside a straightforward implementation, in one run."""
+    with _explained():
+        settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.backbones.registry import BackboneLoader
+        from m2n2_backend.bench import run_bench
 
-    Raises:
-        InvalidPrompt: Anything else.
-    """
-    parts = text.split(",")
-    try:
-        if len(parts) in (2, 3) and (len(parts) == 2 or parts[2] in ("fg", "bg")):
-            return Click(int(parts[0]), int(parts[1]), len(parts) == 2 or parts[2] == "fg")
-    except ValueError:
-        pass
-    raise InvalidPrompt(f"--click {text}: expected X,Y or X,Y,fg or X,Y,bg with whole pixels")
-
-
-def parse_box(text: str) -> Box:
-    """``X0,Y0,X1,Y1`` → box; the right and bottom edges are exclusive.
-
-    Raises:
-        InvalidPrompt: Anything else.
-    """
-    try:
-        x0, y0, x1, y1 = (int(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidPrompt(f"--box {text}: expected X0,Y0,X1,Y1 with whole pixels") from None
-    return Box(x0, y0, x1, y1)
+        figures = run_bench(backbone=BackboneLoader.of(settings)(), console=Console(), repeats=repeats)
+        if json_file is not None:
+            json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def _segment(
-    settings: Settings, image: Path, clicks: list[Click], boxes: list[Box], out: Path, overlay: Path | None
-) -> dict[str, Any]:
-    """Encode, then segment with one click more each time, as a person would: each click has its own timing."""
-    import numpy as np
-    from PIL import Image
+@app.command()
+def evaluate(
+    dataset: Annotated[str, typer.Option(help="grabcut, berkeley, davis, sbd, coco_mval or folder.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
+    method: Annotated[
+        str, typer.Option(help="m2n2, m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic.")
+    ] = "m2n2",
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
+    explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
+    fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
+    drop_score: Annotated[
+        list[str] | None, typer.Option(help="Leave out prior, edge, pos or neg; may be repeated.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="T of Eq. 5.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Relative probability τ of Eq. 6.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of IPF.")] = None,
+    radius: Annotated[int | None, typer.Option(help="Of the JBU window, in cells.")] = None,
+    samples: Annotated[int | None, typer.Option(help="JBU guidance samples per side of a cell; 0 = all.")] = None,
+    despeckle: Annotated[float, typer.Option(help="Share of the image below which specks go.")] = 0.0,
+    working_size: Annotated[int | None, typer.Option(help="Longest side at which masks are computed.")] = None,
+    backbone: BackboneOption = None,
+    model: ModelOption = None,
+    layers: LayersOption = None,
+    grid: GridOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Measure the number of clicks (NoC) on a data set, as the paper does."""
+    with _explained():
+        settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.backbones.registry import BackboneLoader
+        from m2n2_backend.evaluation.methods import MethodOptions
+        from m2n2_backend.evaluation.run import EvaluationOptions
+        from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
-    from m2n2_backend.backbones.registry import load_backbone
-    from m2n2_backend.images import decode_image
-    from m2n2_backend.m2n2.segmenter import Segmenter
-    from m2n2_backend.overlay import draw_overlay
-    from m2n2_backend.worker.local import method_of
-
-    rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
-    backbone = load_backbone(
-        settings.backbone,
-        model=settings.model,
-        layers=settings.layers,
-        grid=settings.grid,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-    )
-    segmenter = Segmenter(backbone, method_of(settings))
-    started = time.perf_counter()
-    state = segmenter.encode(rgb)
-    encode_ms = 1000 * (time.perf_counter() - started)
-    # Clicks are warmed one by one in order; only the last call's mask counts.
-    clicks_ms = []
-    for click in clicks:
-        started = time.perf_counter()
-        segmenter.prompt_map(state, click)
-        clicks_ms.append(1000 * (time.perf_counter() - started))
-    started = time.perf_counter()
-    result = segmenter.segment(state, clicks, boxes)
-    combine_ms = 1000 * (time.perf_counter() - started)
-    _write_png(out, Image.fromarray(result.mask.astype(np.uint8) * 255))
-    if overlay is not None:
-        _write_png(overlay, Image.fromarray(draw_overlay(rgb, result.mask, clicks, boxes)))
-    return {
-        "width": rgb.shape[1],
-        "height": rgb.shape[0],
-        "area": int(result.mask.sum()),
-        "score": result.score,
-        "thresholds": list(result.thresholds),
-        "backbone": backbone.fingerprint,
-        "grid": state.grid[0],
-        "timings_ms": {"encode": encode_ms, "clicks": clicks_ms, "combine": combine_ms},
-    }
+        chosen = MethodOptions(
+            name=method,
+            drop_scores=tuple(drop_score or ()),
+            temperature=temperature,
+            threshold=threshold,
+            tolerance=tolerance,
+            radius=radius,
+            samples=samples,
+            despeckle=despeckle,
+            working_size=working_size,
+        )
+        options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
+        result = run_evaluation(options, BackboneLoader.of(settings), console=console)
+        figures = {name: result[name] for name in ("dataset", "method", "n", "noc85", "noc90", "not_reached_90")}
+        print(json.dumps(figures))
 
 
 def _settings(
@@ -246,22 +244,3 @@ def _explained() -> Iterator[None]:
     except M2N2Error as error:
         console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(1)
-
-
-def _read(path: Path) -> bytes:
-    from m2n2_backend.errors import ImageUnavailable
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageUnavailable(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _write_png(path: Path, picture: Any) -> None:
-    from m2n2_backend.errors import SettingsError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -25,8 +25,8 @@ from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config, sample_photograph
 
-CLICKS = (Click(225, 110), Click(215, 380), Click(420, 300, positive=False))
-"""On the sample photograph: face, suit, and the space shuttle model behind."""
+CLICKS = (Click(230, 60), Click(215, 380), Click(120, 60, positive=False))
+"""On the sample photograph: hair, suit, and the wall behind."""
 
 _LOAD_SECONDS = 300
 
@@ -127,7 +127,7 @@ def _ready(process: subprocess.Popen[bytes], base: str) -> dict[str, Any]:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with status {process.returncode}; its reason stands above")
         try:
-            health = _call(f"{base}/health")
+            health: dict[str, Any] = _call(f"{base}/health")
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"the server cannot answer: {error.code} {error.reason}") from error
         except OSError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -112,6 +113,53 @@ def load_backbone(
         return StableDiffusion.load(folder, name=name, grid=grid, device=where, cache_dir=cache_dir)
     own_grid = DINOV2_GRID if name == "dinov2" else VIT_GRID
     return _vit(folder, repository, layers, grid or own_grid, where)
+
+
+class Choice(Protocol):
+    """What settings say of the backbone."""
+
+    @property
+    def backbone(self) -> Name: ...  # noqa: D102
+    @property
+    def model(self) -> str | None: ...  # noqa: D102
+    @property
+    def layers(self) -> tuple[int, ...] | None: ...  # noqa: D102
+    @property
+    def grid(self) -> int | None: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def cache_dir(self) -> Path: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class BackboneLoader:
+    """``load_backbone`` with its arguments: a value that other processes can be given."""
+
+    name: Name
+    model: str | None
+    layers: tuple[int, ...] | None
+    grid: int | None
+    device: str
+    cache_dir: Path
+
+    @staticmethod
+    def of(choice: Choice) -> BackboneLoader:
+        """What the settings choose."""
+        return BackboneLoader(
+            choice.backbone, choice.model, choice.layers, choice.grid, choice.device, choice.cache_dir
+        )
+
+    def __call__(self) -> Backbone:
+        """Load it; see :func:`load_backbone`."""
+        return load_backbone(
+            self.name,
+            model=self.model,
+            layers=self.layers,
+            grid=self.grid,
+            device=self.device,
+            cache_dir=self.cache_dir,
+        )
 
 
 def _auto(grid: int | None, device: torch.device, cache_dir: Path) -> Backbone:

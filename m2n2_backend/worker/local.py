@@ -12,7 +12,7 @@ import torch
 
 from m2n2_backend import __version__
 from m2n2_backend.backbones.device_memory import memory_advice
-from m2n2_backend.backbones.registry import load_backbone
+from m2n2_backend.backbones.registry import BackboneLoader
 from m2n2_backend.errors import BackboneUnavailable, M2N2Error, NotReady
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.method import Method
@@ -82,14 +82,7 @@ class LocalPool:
                 torch.set_num_threads(settings.threads)
                 numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))
             started = time.monotonic()
-            backbone = load_backbone(
-                settings.backbone,
-                model=settings.model,
-                layers=settings.layers,
-                grid=settings.grid,
-                device=settings.device,
-                cache_dir=settings.cache_dir,
-            )
+            backbone = BackboneLoader.of(settings)()
             self._segmenter = Segmenter(backbone, method_of(settings))
             seconds = time.monotonic() - started
             logger.info("model ready after %.1f s: %s on %s", seconds, backbone.description, backbone.device)

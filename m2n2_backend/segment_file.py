@@ -1,0 +1,122 @@
+"""``m2n2-backend segment``: one object of one photograph on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
+from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.overlay import draw_overlay
+from m2n2_backend.prompts import Box, Click
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.local import method_of
+
+
+def segment_file(
+    settings: Settings,
+    image: Path,
+    clicks: Sequence[Click],
+    boxes: Sequence[Box],
+    *,
+    out: Path,
+    overlay: Path | None = None,
+    explain: Path | None = None,
+) -> dict[str, Any]:
+    """Encode the photograph, compute each click's map as a user would make it, write the mask.
+
+    Args:
+        settings: Backbone, limits, size and speck removal.
+        image: The photograph.
+        clicks: In pixels of it.
+        boxes: In pixels of it.
+        out: Mask, 8-bit PNG, 0 and 255.
+        overlay: Picture of the result.
+        explain: Folder for pictures of the maps and score curves of every click.
+
+    Returns:
+        ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``grid``,
+        ``timings_ms``: ``encode``, ``clicks`` (one new map each) and ``combine`` (thresholds to mask).
+
+    Raises:
+        M2N2Error: The image, a prompt, the backbone or an output path cannot be used.
+    """
+    rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
+    backbone = BackboneLoader.of(settings)()
+    segmenter = Segmenter(backbone, method_of(settings))
+    marks = [time.perf_counter()]
+    state = segmenter.encode(rgb)
+    marks.append(time.perf_counter())
+    for click in clicks:
+        segmenter.prompt_map(state, click)
+        marks.append(time.perf_counter())
+    result = segmenter.segment(state, clicks, boxes)
+    marks.append(time.perf_counter())
+    _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
+    if overlay is not None:
+        _write_png(overlay, draw_overlay(rgb, result.mask, clicks, boxes))
+    if explain is not None:
+        from m2n2_backend.evaluation.explain import explain as draw_explanation
+
+        draw_explanation(segmenter, rgb, clicks, explain)
+    encode, *each, combine = (1000.0 * float(step) for step in np.diff(marks))
+    return {
+        "width": rgb.shape[1],
+        "height": rgb.shape[0],
+        "area": int(result.mask.sum()),
+        "score": result.score,
+        "thresholds": list(result.thresholds),
+        "backbone": backbone.fingerprint,
+        "grid": state.grid[0],
+        "timings_ms": {"encode": encode, "clicks": each, "combine": combine},
+    }
+
+
+def parse_click(text: str) -> Click:
+    """``X,Y[,fg|bg]`` → click.
+
+    Raises:
+        InvalidPrompt: Anything else.
+    """
+    parts = text.split(",")
+    try:
+        if len(parts) in (2, 3) and (len(parts) == 2 or parts[2] in ("fg", "bg")):
+            return Click(int(parts[0]), int(parts[1]), len(parts) == 2 or parts[2] == "fg")
+    except ValueError:
+        pass
+    raise InvalidPrompt(f"--click {text}: expected X,Y or X,Y,fg or X,Y,bg with whole pixels")
+
+
+def parse_box(text: str) -> Box:
+    """``X0,Y0,X1,Y1`` → box; the right and bottom edges are exclusive.
+
+    Raises:
+        InvalidPrompt: Anything else.
+    """
+    try:
+        x0, y0, x1, y1 = (int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidPrompt(f"--box {text}: expected X0,Y0,X1,Y1 with whole pixels") from None
+    return Box(x0, y0, x1, y1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageUnavailable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write_png(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, format="PNG")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror or error}") from error
