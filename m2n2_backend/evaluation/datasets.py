@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from m2n2_backend.errors import DatasetError
 from m2n2_backend.evaluation.masks import MaskRule, read_instances, read_label, read_rgb
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".mat"})
+"""Other files that lie in the folders are passed over."""
+
 SBD_IMAGES = 2857
 """Images of SBD's validation set; they hold 6671 instances."""
 
@@ -70,9 +73,21 @@ class Sample:
         """Photograph, uint8 [H, W, 3]; raises ``DatasetError``."""
         return read_rgb(self.image)
 
-    def label(self) -> NDArray[np.uint8]:
-        """Ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background; raises ``DatasetError``."""
-        return read_label(self.mask, self.rule, self.instance)
+    def label(self, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
+
+        Args:
+            size: (H, W) of the photograph.
+
+        Raises:
+            DatasetError: Cannot be read, holds no object, or is of another size than the photograph.
+        """
+        label = read_label(self.mask, self.rule, self.instance)
+        if label.shape != size:
+            raise DatasetError(
+                f"{self.mask} has {label.shape[1]}x{label.shape[0]} pixels, its photograph {size[1]}x{size[0]}"
+            )
+        return label
 
 
 def load_samples(dataset: str, root: Path, limit: int | None = None) -> list[Sample]:
@@ -149,9 +164,13 @@ def _sbd(root: Path) -> list[Sample]:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """Files by the part of the name before the last dot; hidden and empty files are none."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.stem: path for path in files if path.name[0] != "." and path.is_file() and path.stat().st_size > 0}
+    """Images and .mat files by the part of the name before the last dot; hidden and empty files are none."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    return {
+        path.stem: path
+        for path in files
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.stat().st_size > 0
+    }
 
 
 def _refuse_incomplete(

@@ -82,7 +82,7 @@ def _read_image(path: Path, rule: MaskRule) -> tuple[NDArray[np.bool_], NDArray[
             if rule == "nonzero":
                 # The index itself: an object may be painted black in the palette.
                 values = np.asarray(image if image.mode in ("P", "L", "1") else image.convert("RGB"))
-                truth = values.any(axis=2) if values.ndim == 3 else values != 0
+                truth = np.asarray((values.reshape(*values.shape[:2], -1) != 0).any(axis=2), np.bool_)
                 return truth, np.zeros_like(truth)
             values = np.asarray(image.convert("L"))
     except (OSError, SyntaxError) as error:

@@ -36,7 +36,7 @@ def clicks_per_sample(ious: Mapping[str, Sequence[float]], quality: float) -> ND
 
 def mean_iou_per_click(ious: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:
     """Mean over the samples after each click, float64 [20]."""
-    return np.asarray(list(ious.values()), np.float64).mean(axis=0)
+    return np.asarray(np.asarray(list(ious.values()), np.float64).mean(axis=0))
 
 
 def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:

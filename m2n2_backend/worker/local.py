@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 
 import numba
+import numpy as np
 import torch
 
 from m2n2_backend import __version__
@@ -18,7 +19,7 @@ from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
-from m2n2_backend.prompts import Prompts
+from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Answer, SourceImage, Status
 
@@ -83,7 +84,9 @@ class LocalPool:
                 numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))
             started = time.monotonic()
             backbone = BackboneLoader.of(settings)()
-            self._segmenter = Segmenter(backbone, method_of(settings))
+            segmenter = Segmenter(backbone, method_of(settings))
+            _warm_up(segmenter)
+            self._segmenter = segmenter
             seconds = time.monotonic() - started
             logger.info("model ready after %.1f s: %s on %s", seconds, backbone.description, backbone.device)
         except M2N2Error as error:
@@ -124,6 +127,12 @@ class LocalPool:
 
     def _held(self) -> int:
         return sum(state.nbytes for state in self._states.values())
+
+
+def _warm_up(segmenter: Segmenter) -> None:
+    """Compile and load every kernel, so that the first annotator does not wait for it."""
+    state = segmenter.encode(np.zeros((64, 64, 3), np.uint8))
+    segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False)], Box(4, 4, 40, 40))
 
 
 def method_of(settings: Settings) -> Method:
