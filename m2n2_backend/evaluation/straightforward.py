@@ -186,12 +186,13 @@ def joint_bilateral(small: Floats, rgb: NDArray[np.uint8], *, radius: int = 2, s
     weights = np.zeros_like(total)
     across = list(_guidance(rgb.shape[1], small.shape[1], radius, samples, small.dtype))
     for row, row_cell, row_weight in _guidance(rgb.shape[0], small.shape[0], radius, samples, small.dtype):
+        band, cells = image[row], small[row_cell]
         for col, col_cell, col_weight in across:
-            difference = np.square(image[row][:, col] - image).sum(axis=2)
+            difference = np.square(band[:, col] - image).sum(axis=2)
             # Sparse guidance may hold nothing like the pixel; the floor keeps its weights from vanishing.
             likeness = np.maximum(np.exp(-difference / (2 * SIGMA_RANGE**2)), np.exp(-20.0))
             weight = row_weight[:, None] * col_weight[None, :] * likeness
-            total += weight * small[row_cell][:, col_cell]
+            total += weight * cells[:, col_cell]
             weights += weight
     return np.asarray(total / weights)
 

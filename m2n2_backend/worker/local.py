@@ -48,6 +48,7 @@ class LocalPool:
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise NotReady("the model was busy with other images until the deadline; click again")
         try:
+            self._limit_threads()
             started = time.monotonic()
             state = self._state(segmenter, image)
             encoded = time.monotonic()
@@ -79,9 +80,7 @@ class LocalPool:
     def _load(self) -> None:
         settings = self._settings
         try:
-            if settings.threads is not None:
-                torch.set_num_threads(settings.threads)
-                numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))
+            self._limit_threads()
             started = time.monotonic()
             backbone = BackboneLoader.of(settings)()
             segmenter = Segmenter(backbone, method_of(settings))
@@ -98,6 +97,12 @@ class LocalPool:
             logger.exception("the model cannot be loaded")
         finally:
             self._loaded.set()
+
+    def _limit_threads(self) -> None:
+        """numba's limit belongs to the calling thread, so every thread that computes has to set it."""
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+            numba.set_num_threads(min(self._settings.threads, numba.config.NUMBA_NUM_THREADS))
 
     def _ready(self, deadline: float) -> Segmenter:
         self._loaded.wait(max(0.0, deadline - time.monotonic()))
