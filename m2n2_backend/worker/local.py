@@ -99,7 +99,7 @@ class LocalPool:
             self._loaded.set()
 
     def _limit_threads(self) -> None:
-        """numba's limit belongs to the calling thread, so every thread that computes has to set it."""
+        """Numba's limit belongs to the calling thread, so every thread that computes has to set it."""
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
             numba.set_num_threads(min(self._settings.threads, numba.config.NUMBA_NUM_THREADS))
