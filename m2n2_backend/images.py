@@ -39,7 +39,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """
     with _opened(data, max_pixels) as image:
         image.seek(0)
-        return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+        upright = ImageOps.exif_transpose(image) if _tells_orientation(image) else image
+        return np.ascontiguousarray(_to_rgb(upright))
 
 
 def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
@@ -57,10 +58,11 @@ def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
         ImageTooLarge: More than ``max_pixels``.
     """
     with _opened(data, max_pixels) as image:
+        if image.format == "TIFF":
+            # Some releases of Pillow turn a TIFF by themselves, and its size before its pixels.
+            return ImageOps.exif_transpose(image).size
         width, height = image.size
-        # Pillow decodes a whole PNG to look for an orientation behind the pixels; no browser does.
-        known = image.format != "PNG" or "exif" in image.info
-        turned = known and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        turned = _tells_orientation(image) and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 
@@ -85,6 +87,14 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except Exception as error:
         # A damaged file may raise nearly anything in a decoder: OSError, struct.error, IndexError, …
         raise InvalidImage(f"image cannot be decoded: {error}") from error
+
+
+def _tells_orientation(image: Image.Image) -> bool:
+    """Whether to ask for the orientation; before the pixels are decoded.
+
+    Pillow would decode a whole PNG to look for one behind the pixels; no browser does.
+    """
+    return image.format != "PNG" or "exif" in image.info
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

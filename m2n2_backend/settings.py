@@ -105,7 +105,9 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         SettingsError: An ``M2N2_`` variable is unknown, or a value is out of range; the message names it.
     """
-    known = {(_PREFIX + name).upper() for name in Settings.model_fields}
+    known = {
+        f"{_PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if not field.validation_alias
+    }
     ours = (name for name in os.environ if name.upper().startswith(_PREFIX))
     unknown = sorted(name for name in ours if name.upper() not in known)
     if unknown:

@@ -65,8 +65,7 @@ class Hub(BaseHTTPRequestHandler):
         if "/tree/" in tail:
             size = len("content of ")
             return [
-                {"type": "file", "path": n, "size": size + len(n), "oid": f"{i:040x}"}
-                for i, n in enumerate(names)
+                {"type": "file", "path": n, "size": size + len(n), "oid": f"{i:040x}"} for i, n in enumerate(names)
             ]
         return {"id": "some/whole", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
 

@@ -223,9 +223,7 @@ def test_half_precision_files_are_read(folders: dict[str, Path], rgb: np.ndarray
     assert 0 < (matrix - full).abs().sum(dim=1).max() / 2 < 0.02
 
 
-def test_a_damaged_weight_file_is_named_with_the_cure_in_one_line(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_damaged_weight_file_is_named_with_the_cure_in_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["sd2"], tmp_path / "damaged"))
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])

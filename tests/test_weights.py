@@ -25,9 +25,7 @@ def write(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "present", [PLAIN, HALF, PICKLED, PLAIN + HALF, PLAIN + PICKLED, PLAIN + HALF + PICKLED]
-)
+@pytest.mark.parametrize("present", [PLAIN, HALF, PICKLED, PLAIN + HALF, PLAIN + PICKLED, PLAIN + HALF + PICKLED])
 def test_one_set_of_weights_is_chosen_half_before_plain_before_pickled(present: list[str]) -> None:
     best = next(names for names in (HALF, PLAIN, PICKLED) if set(names) <= set(present))
     assert select_files(COMMON + present + NOT_NEEDED, "stable-diffusion") == sorted(COMMON + best)
@@ -68,9 +66,7 @@ def test_a_folder_that_lacks_a_part_is_refused_with_the_part_and_the_cure(tmp_pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "model", ["/no/such/folder", "./here", "~/weights", "plain", "a/b/c", "../x", "a/b--c"]
-)
+@pytest.mark.parametrize("model", ["/no/such/folder", "./here", "~/weights", "plain", "a/b/c", "../x", "a/b--c"])
 def test_what_is_no_folder_and_no_hub_id_is_said_to_be_neither(model: str) -> None:
     with pytest.raises(BackboneUnavailable, match=r"no (existing )?folder and no hub id"):
         resolve(model, "vit")
@@ -138,9 +134,7 @@ print(time.monotonic() - start)
 
 def call(expression: str, home: Path, endpoint: str, **variables: str) -> tuple[str, float]:
     """In a process of its own: the hub client reads its settings when it is imported. → (answer, seconds)."""
-    clean = {
-        key: value for key, value in os.environ.items() if not re.match("HF_|HUGGING|.*_proxy$", key, re.I)
-    }
+    clean = {key: value for key, value in os.environ.items() if not re.match("HF_|HUGGING|.*_proxy$", key, re.I)}
     environment = {
         **clean,
         "HF_HOME": str(home),
@@ -156,9 +150,7 @@ def call(expression: str, home: Path, endpoint: str, **variables: str) -> tuple[
     return line, float(seconds)
 
 
-def test_a_download_takes_the_needed_files_only_and_is_found_offline_afterwards(
-    hub: str, tmp_path: Path
-) -> None:
+def test_a_download_takes_the_needed_files_only_and_is_found_offline_afterwards(hub: str, tmp_path: Path) -> None:
     answer, _ = call("weights.fetch('some/whole', 'stable-diffusion')", tmp_path, hub)
     folder = Path(answer)
     assert folder.name == COMMIT
@@ -181,9 +173,7 @@ def test_a_download_takes_the_needed_files_only_and_is_found_offline_afterwards(
         ("some/empty", "lacks tokenizer/"),
     ],
 )
-def test_a_refused_download_names_its_cause_and_the_cure(
-    hub: str, tmp_path: Path, model: str, cause: str
-) -> None:
+def test_a_refused_download_names_its_cause_and_the_cure(hub: str, tmp_path: Path, model: str, cause: str) -> None:
     answer, _ = call(f"weights.resolve({model!r}, 'stable-diffusion')", tmp_path, hub)
     assert answer.startswith("refused: ")
     assert cause in answer
@@ -192,9 +182,7 @@ def test_a_refused_download_names_its_cause_and_the_cure(
 
 
 def test_without_connection_the_cause_and_the_command_for_sd2_are_named(nowhere: str, tmp_path: Path) -> None:
-    answer, seconds = call(
-        "weights.resolve(weights.REPOSITORIES['sd2'], 'stable-diffusion')", tmp_path, nowhere
-    )
+    answer, seconds = call("weights.resolve(weights.REPOSITORIES['sd2'], 'stable-diffusion')", tmp_path, nowhere)
     assert "the hub cannot be reached" in answer
     assert "`m2n2-backend fetch-weights --backbone sd2`" in answer
     assert seconds < 10
@@ -209,9 +197,7 @@ def test_offline_mode_is_respected_and_named(hub: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["some/silent", "some/trickling", "some/missing"])
-def test_the_attempt_of_auto_ends_in_time_however_the_hub_behaves(
-    hub: str, tmp_path: Path, model: str
-) -> None:
+def test_the_attempt_of_auto_ends_in_time_however_the_hub_behaves(hub: str, tmp_path: Path, model: str) -> None:
     answer, seconds = call(f"weights.available({model!r}, 'vit', timeout_s=1.0)", tmp_path, hub)
     assert answer == "None"
     assert seconds < 4  # the import of the hub client is in it

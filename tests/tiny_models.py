@@ -15,9 +15,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
-def save_stable_diffusion(
-    folder: Path, name: Version = "sd2", *, seed: int = 0, variant: str | None = None
-) -> Path:
+def save_stable_diffusion(folder: Path, name: Version = "sd2", *, seed: int = 0, variant: str | None = None) -> Path:
     """Write ``unet/ vae/ text_encoder/ tokenizer/ model_index.json``; the topology is the real one."""
     dtype = torch.float16 if variant == "fp16" else torch.float32
     random_unet(name, tiny=True, seed=seed, dtype=dtype).save_pretrained(folder / "unet", variant=variant)

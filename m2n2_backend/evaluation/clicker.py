@@ -48,8 +48,12 @@ class Clicker:
         self._clicked[row, col] = True
         return Click(int(col), int(row), positive)
 
-    def _depth(self, region: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Distance to the nearest pixel outside of the region, float32 [H, W]; -1 at pixels clicked before."""
+    def _depth(self, region: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Squared distance to the nearest pixel outside of the region, float64 [H, W]; -1 at pixels clicked before.
+
+        Squares of exact distances are integers. OpenCV's square root differs in the last digit from pixel to pixel,
+        with the number of threads too, and would decide ties by that.
+        """
         padded = np.pad(region.astype(np.uint8), 1)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-        return np.where(self._clicked, np.float32(-1.0), depth)
+        return np.where(self._clicked, -1.0, np.rint(np.square(depth, dtype=np.float64)))

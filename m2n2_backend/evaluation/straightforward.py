@@ -181,14 +181,14 @@ def joint_bilateral(small: Floats, rgb: NDArray[np.uint8], *, radius: int = 2, s
         radius: Guidance further than this many cells away in x or y is not read.
         samples: Per side of a cell, evenly spread; 0 reads every pixel.
     """
-    image = rgb.astype(small.dtype) / 255.0
+    image = rgb.transpose(2, 0, 1).astype(small.dtype, order="C") / 255.0  # [3, H, W]
     total: Floats = np.zeros(rgb.shape[:2], small.dtype)
     weights = np.zeros_like(total)
     across = list(_guidance(rgb.shape[1], small.shape[1], radius, samples, small.dtype))
     for row, row_cell, row_weight in _guidance(rgb.shape[0], small.shape[0], radius, samples, small.dtype):
-        band, cells = image[row], small[row_cell]
+        band, cells = image[:, row], small[row_cell]
         for col, col_cell, col_weight in across:
-            difference = np.square(band[:, col] - image).sum(axis=2)
+            difference = np.square(band[:, :, col] - image).sum(axis=0)
             # Sparse guidance may hold nothing like the pixel; the floor keeps its weights from vanishing.
             likeness = np.maximum(np.exp(-difference / (2 * SIGMA_RANGE**2)), np.exp(-20.0))
             weight = row_weight[:, None] * col_weight[None, :] * likeness

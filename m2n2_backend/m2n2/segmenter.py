@@ -104,13 +104,21 @@ class Segmenter:
         maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
         thresholds = [self._threshold(index, maps, points, labels) for index in range(len(maps))]
+        levels = [own.levels for own in maps]
         within = [self._box_distance(state, each, points, labels) for each in boxes]
         nearest_box = np.minimum.reduce(within) if within else None
-        distance = nearest_neighbor([own.levels for own in maps], thresholds, labels, nearest_box)
+        distance = nearest_neighbor(levels, thresholds, labels, nearest_box)
         if self.method.despeckle > 0:
             smooth_specks(distance, self.method.despeckle, points)
+        mask = resize_distance(distance, height, width) <= 1.0
+        if boxes:
+            # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
+            allowed = _inside(boxes, height, width)
+            if any(labels):
+                allowed |= resize_distance(nearest_neighbor(levels, thresholds, labels), height, width) <= 1.0
+            mask &= allowed
         return Segmentation(
-            mask=resize_distance(distance, height, width) <= 1.0,
+            mask=mask,
             distance=distance,
             thresholds=tuple(level * own.step for level, own in zip(thresholds, maps, strict=True)),
             score=stability(distance),
@@ -203,6 +211,14 @@ def _relation(attention: torch.Tensor, method: Method) -> Relation:
         doublings=method.doublings,
     )
     return MarkovRelation(transition, method.threshold, method.max_iterations)
+
+
+def _inside(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels of any box, bool [H, W]."""
+    inside = np.zeros((height, width), np.bool_)
+    for box in boxes:
+        inside[box.y0 : box.y1, box.x0 : box.x1] = True
+    return inside
 
 
 def _cells_within(state: ImageState, box: Box, share: float) -> NDArray[np.bool_]:

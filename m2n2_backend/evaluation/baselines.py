@@ -1,0 +1,189 @@
+"""Training-free classics people would otherwise use: GrabCut, random walker, geodesic distance.
+
+All see the same clicks as M2N2. The first click has no counterpart of the other label, and none of the three can do
+without: the image's outermost pixels are the background for the geodesic distance, and until there is a negative
+click for the two others. Each is given what served it best on samples of GrabCut and DAVIS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.prompts import Click
+
+DISC = 0.015
+"""Radius of the disc a click marks for GrabCut and the random walker, as a share of the longest side."""
+
+GRABCUT_SIZE = 640
+"""Longest side at which GrabCut runs."""
+
+GRABCUT_ITERATIONS = 5
+"""Rounds of color models and cut."""
+
+WALKER_SIZE = 256
+"""Longest side at which the random walker runs: its linear system has an unknown per pixel."""
+
+WALKER_BETA = 130.0
+"""Of the random walker, scikit-image's default: the larger, the less the walker crosses edges."""
+
+GEODESIC_SIZE = 640
+"""Longest side at which geodesic distances are computed."""
+
+GEODESIC_FLOOR = 0.002
+"""Cost of a step where colors do not change at all, beside the gradient magnitude of an image in [0, 1]."""
+
+
+class GrabCut:
+    """OpenCV's GrabCut: color models from the clicks' discs and everything not marked, then a graph cut."""
+
+    def start(self, rgb: NDArray[np.uint8]) -> GrabCutSession:
+        """Reduce the photograph."""
+        return GrabCutSession((rgb.shape[0], rgb.shape[1]), _reduce(rgb, GRABCUT_SIZE))
+
+
+class RandomWalker:
+    """scikit-image's random walker: a pixel belongs to the label whose seeds a walker from it meets first."""
+
+    def start(self, rgb: NDArray[np.uint8]) -> RandomWalkerSession:
+        """Reduce the photograph."""
+        return RandomWalkerSession((rgb.shape[0], rgb.shape[1]), _reduce(rgb, WALKER_SIZE))
+
+
+class Geodesic:
+    """Nearest seed by geodesic distance: steps cost the image's gradient magnitude."""
+
+    def start(self, rgb: NDArray[np.uint8]) -> GeodesicSession:
+        """Reduce the photograph and compute the cost of each pixel."""
+        small = _reduce(rgb, GEODESIC_SIZE)
+        smooth = cv2.GaussianBlur(small.astype(np.float32) / 255.0, (0, 0), 1.0)
+        across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125)
+        down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125)
+        gradient = np.sqrt((across**2 + down**2).sum(axis=2))
+        return GeodesicSession((rgb.shape[0], rgb.shape[1]), gradient + np.float32(GEODESIC_FLOOR))
+
+
+@dataclass(frozen=True)
+class GrabCutSession:
+    """One photograph.
+
+    Attributes:
+        size: (H, W) of the photograph.
+        small: What is segmented, uint8 [h, w, 3].
+    """
+
+    size: tuple[int, int]
+    small: NDArray[np.uint8]
+    grid: None = None
+
+    def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
+        """Five iterations from scratch, so that equal clicks give equal masks."""
+        seeds = _seeds(clicks, self.size, self.small.shape[:2])
+        trimap = np.full(seeds.shape, cv2.GC_PR_BGD, np.uint8)
+        trimap[seeds == _BACKGROUND] = cv2.GC_BGD
+        trimap[seeds == _FOREGROUND] = cv2.GC_FGD
+        # k-means inside draws from OpenCV's global generator.
+        cv2.setRNGSeed(0)
+        cv2.grabCut(
+            self.small, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
+        )
+        return _enlarge((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD), self.size)
+
+
+@dataclass(frozen=True)
+class RandomWalkerSession:
+    """One photograph; attributes as for ``GrabCutSession``."""
+
+    size: tuple[int, int]
+    small: NDArray[np.uint8]
+    grid: None = None
+
+    def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
+        """Pixels more probable to reach a positive seed first."""
+        from skimage.segmentation import random_walker
+
+        seeds = _seeds(clicks, self.size, self.small.shape[:2])
+        labels = random_walker(self.small, seeds, beta=WALKER_BETA, mode="bf", channel_axis=-1)
+        return _enlarge(labels == _FOREGROUND, self.size)
+
+
+@dataclass(frozen=True)
+class GeodesicSession:
+    """One photograph.
+
+    Attributes:
+        size: (H, W) of the photograph.
+        cost: Of a step over each pixel, float32 [h, w], > 0.
+        distances: From seeds computed so far.
+    """
+
+    size: tuple[int, int]
+    cost: NDArray[np.float32]
+    distances: dict[tuple[int, int] | None, NDArray[np.float64]] = field(default_factory=dict)
+    grid: None = None
+
+    def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
+        """Pixels whose nearest positive click is nearer than the nearest negative one and the border."""
+        points = _points(clicks, self.size, self.cost.shape)
+        positive = [self._distance(point) for point, click in zip(points, clicks, strict=True) if click.positive]
+        negative = [self._distance(point) for point, click in zip(points, clicks, strict=True) if not click.positive]
+        negative.append(self._distance(None))
+        return _enlarge(np.minimum.reduce(positive) < np.minimum.reduce(negative), self.size)
+
+    def _distance(self, point: tuple[int, int] | None) -> NDArray[np.float64]:
+        """From one pixel, or from the image's border, to every pixel."""
+        from skimage.graph import MCP_Geometric
+
+        if point not in self.distances:
+            starts = [point] if point else list(zip(*np.nonzero(_border(self.cost.shape)), strict=True))
+            self.distances[point] = MCP_Geometric(self.cost).find_costs(starts)[0]
+        return self.distances[point]
+
+
+_FOREGROUND = 1
+_BACKGROUND = 2
+
+
+def _seeds(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Discs at the clicks, uint8 [h, w]: 1 foreground, 2 background, 0 not known."""
+    seeds = np.zeros(small[:2], np.uint8)
+    if all(click.positive for click in clicks):
+        seeds[_border(small)] = _BACKGROUND
+    radius = max(2, round(DISC * max(small)))
+    for (row, col), click in zip(_points(clicks, size, small), clicks, strict=True):
+        # Later clicks correct earlier ones, so they are drawn on top.
+        cv2.circle(seeds, (col, row), radius, _FOREGROUND if click.positive else _BACKGROUND, cv2.FILLED)
+    return seeds
+
+
+def _points(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Pixels of the photograph → (row, col) in the reduced one."""
+    return [
+        ((2 * click.y + 1) * small[0] // (2 * size[0]), (2 * click.x + 1) * small[1] // (2 * size[1]))
+        for click in clicks
+    ]
+
+
+def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The outermost pixels, bool [h, w]."""
+    border = np.ones(shape[:2], np.bool_)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    height, width = rgb.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else rgb
+
+
+def _enlarge(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    if mask.shape == size:
+        return mask
+    soft = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(soft > 0.5)

@@ -1,0 +1,137 @@
+"""Pictures: curves, histograms, and photographs with clicks and outlines.
+
+Drawn with matplotlib's objects alone: nothing global, so threads and notebooks are left in peace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from m2n2_backend.evaluation.clicker import OBJECT
+from m2n2_backend.evaluation.noc import MAX_CLICKS
+from m2n2_backend.prompts import Click
+
+POSITIVE = (30, 200, 60)
+"""RGB of foreground clicks."""
+
+NEGATIVE = (230, 40, 40)
+"""RGB of background clicks."""
+
+MASK_COLOR = (40, 150, 255)
+"""RGB of the mask's outline and tint."""
+
+TRUTH_COLOR = (255, 220, 40)
+"""RGB of the ground truth's outline."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure with its own canvas; sizes in inches at 100 pixels each."""
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG without the date, so that equal pictures are equal files."""
+    figure.savefig(path, metadata={"Software": None})
+
+
+def plot_iou_per_click(curve: NDArray[np.float64], path: Path) -> None:
+    """Mean IoU after each click (the paper's Fig. 6).
+
+    Args:
+        curve: float64 [20], in [0, 1].
+        path: PNG to write.
+    """
+    figure = new_figure(6.0, 3.6)
+    axes = figure.add_subplot()
+    clicks = np.arange(1, len(curve) + 1)
+    for quality in (0.85, 0.90):
+        axes.axhline(quality, color="0.6", linewidth=1, linestyle="--")
+    axes.plot(clicks, curve, marker="o", markersize=4, color="#1f6feb")
+    axes.set(xlabel="clicks", ylabel="mean IoU", xticks=clicks, ylim=(min(0.5, float(curve.min())) - 0.02, 1.0))
+    axes.set_yticks([0.85, 0.95], minor=True, labels=["0.85", "0.95"])
+    axes.grid(axis="y", color="0.93")
+    _plain(axes)
+    save(figure, path)
+
+
+def plot_noc_histogram(counts85: NDArray[np.int64], counts90: NDArray[np.int64], path: Path) -> None:
+    """Share of the objects by number of clicks (the paper's Fig. 7).
+
+    Args:
+        counts85: Clicks to IoU 0.85, int64 [n], 1 to 20.
+        counts90: Clicks to IoU 0.90.
+        path: PNG to write.
+    """
+    figure = new_figure(6.0, 3.6)
+    axes = figure.add_subplot()
+    clicks = np.arange(1, MAX_CLICKS + 1)
+    for offset, counts, label, color in ((-0.2, counts85, "NoC85", "#9ec5fe"), (0.2, counts90, "NoC90", "#1f6feb")):
+        shares = np.bincount(counts, minlength=MAX_CLICKS + 1)[1:] / len(counts)
+        axes.bar(clicks + offset, shares * 100.0, width=0.4, label=label, color=color)
+    axes.set(xlabel="clicks (20: reached at the last click or never)", ylabel="% of the objects", xticks=clicks)
+    axes.legend(frameon=False)
+    _plain(axes)
+    save(figure, path)
+
+
+def overlay(
+    rgb: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    clicks: Sequence[Click],
+    label: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Photograph with tinted and outlined mask, the truth's outline, and the clicks.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        mask: bool [H, W].
+        clicks: Green where positive, red where negative; the newest has a black rim.
+        label: Ground truth, uint8 [H, W].
+
+    Returns:
+        A new uint8 [H, W, 3].
+    """
+    tint = 0.65 * rgb + 0.35 * np.asarray(MASK_COLOR)
+    picture = np.where(mask[..., None], tint, rgb * 0.9).astype(np.uint8)
+    scale = max(rgb.shape[:2]) / 640.0
+    line = max(1, round(2 * scale))
+    if label is not None:
+        _outline(picture, label == OBJECT, TRUTH_COLOR, line)
+    _outline(picture, mask, MASK_COLOR, line)
+    for index, click in enumerate(clicks, start=1):
+        rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)
+        cv2.circle(picture, (click.x, click.y), round(8 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
+        color = POSITIVE if click.positive else NEGATIVE
+        cv2.circle(picture, (click.x, click.y), max(2, round(6 * scale)), color, cv2.FILLED, cv2.LINE_AA)
+    return picture
+
+
+def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
+    """A photograph with some text above it."""
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=12)
+    axes.set_axis_off()
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 click``, ``2 clicks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], color: tuple[int, int, int], line: int) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, color, line, cv2.LINE_AA)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,211 @@
+"""``m2n2-backend evaluate``: a method on a data set → the JSON of results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import m2n2_backend
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.evaluation.datasets import Sample, data_fingerprint, load_samples
+from m2n2_backend.evaluation.journal import Entry, Journal
+from m2n2_backend.evaluation.methods import MethodOptions, start_method
+from m2n2_backend.evaluation.noc import summary
+from m2n2_backend.evaluation.workers import (
+    Group,
+    evaluate_group,
+    evaluate_in_processes,
+    group_by_photograph,
+    one_torch_thread,
+)
+from m2n2_backend.m2n2.attention import Backbone
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What to evaluate on what, and where the results go.
+
+    Attributes:
+        dataset: One of ``datasets.DATASETS``.
+        root: Folder of the data set.
+        json: File of the results; ``<json>.partial`` beside it keeps finished samples until all are done.
+        method: What is evaluated; the paper's exact method by default.
+        limit: Only the first so many samples.
+        jobs: Processes; does not change the results. PyTorch has one thread in each, the kernels share the cores.
+        fresh: Do not continue an unfinished run.
+        report: Folder of the HTML page; None for none.
+        explain: Sample whose maps and score curves the page shows; the median one by default.
+    """
+
+    dataset: str
+    root: Path
+    json: Path
+    method: MethodOptions = field(default_factory=MethodOptions)
+    limit: int | None = None
+    jobs: int = 1
+    fresh: bool = False
+    report: Path | None = None
+    explain: str | None = None
+
+
+def evaluate(
+    options: EvaluationOptions,
+    load_backbone: Callable[[], Backbone] | None = None,
+    *,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run, or finish, one evaluation; write its JSON and, if wanted, its page.
+
+    Args:
+        options: What to do.
+        load_backbone: Needed by the framework's methods; picklable where ``jobs`` > 1, as each process calls it.
+        console: Where progress is shown; standard error by default.
+
+    Returns:
+        The JSON's content: ``dataset``, ``method``, ``backbone`` and ``grid`` (None for a classic), the figures of
+        ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the samples), ``fingerprint``,
+        and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ from run to run.
+
+    Raises:
+        DatasetError: Files are missing or cannot be read.
+        SettingsError: Unknown names, or the journal belongs to other settings.
+        BackboneUnavailable: It cannot be loaded.
+    """
+    if options.jobs < 1:
+        raise SettingsError(f"{options.jobs} jobs cannot do anything")
+    options.method.validate()
+    samples = load_samples(options.dataset, options.root, options.limit)
+    names = {sample.name for sample in samples}
+    if options.report and options.explain and options.explain not in names:
+        raise SettingsError(f"there is no sample {options.explain} to explain")
+    with one_torch_thread():
+        return _run(options, samples, load_backbone, console or Console(stderr=True))
+
+
+def _run(
+    options: EvaluationOptions,
+    samples: Sequence[Sample],
+    load_backbone: Callable[[], Backbone] | None,
+    console: Console,
+) -> dict[str, Any]:
+    """What ``evaluate`` does once its options are known to be right."""
+    backbone = load_backbone() if load_backbone and options.method.needs_backbone else None
+    loaded = (lambda: backbone) if backbone is not None else None
+    fingerprint = make_fingerprint(options, samples, backbone)
+    journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
+    with closing(journal):
+        groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
+        if options.jobs > 1 and len(groups) > 1:
+            finished = evaluate_in_processes(groups, options.method, load_backbone, options.jobs)
+        else:
+            finished = _one_by_one(groups, options.method, loaded)
+        _follow(finished, journal, len(samples), options, console)
+        result = _result(options, backbone, fingerprint, journal.entries)
+        write_json(options.json, result)
+        journal.remove()
+    if options.report:
+        from m2n2_backend.evaluation.report import write_report
+
+        write_report(result, samples, start_method(options.method, loaded), options.report, explain=options.explain)
+    return result
+
+
+def make_fingerprint(
+    options: EvaluationOptions, samples: Sequence[Sample], backbone: Backbone | None
+) -> dict[str, Any]:
+    """Everything that decides the results, as JSON: code, backbone, settings, data."""
+    method: dict[str, Any] = {"name": options.method.name}
+    if options.method.needs_backbone:
+        method |= asdict(options.method.hyperparameters())
+    fingerprint = {
+        "version": m2n2_backend.__version__,
+        "code": _code_fingerprint(),
+        "backbone": backbone.fingerprint if backbone else None,
+        "method": method,
+        "data": {"dataset": options.dataset, "samples": len(samples), "files": data_fingerprint(samples)},
+    }
+    return dict(json.loads(json.dumps(fingerprint)))
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Replace the file in one step: it is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _code_fingerprint() -> str:
+    """12 hex digits over the sources that results depend on."""
+    package = Path(m2n2_backend.__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("m2n2", "backbones", "evaluation"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _one_by_one(
+    groups: Sequence[Group], options: MethodOptions, load_backbone: Callable[[], Backbone] | None
+) -> Iterator[list[Entry]]:
+    method = start_method(options, load_backbone)
+    for group in groups:
+        yield evaluate_group(method, group)
+
+
+def _follow(
+    finished: Iterator[list[Entry]], journal: Journal, count: int, options: EvaluationOptions, console: Console
+) -> None:
+    """Journal what is finished and show progress, the running NoC and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[running]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        title = f"{options.method.name} on {options.dataset}"
+        task = progress.add_task(title, total=count, completed=len(journal.entries), running=_running(journal))
+        for entries in finished:
+            for entry in entries:
+                journal.add(entry)
+            progress.update(task, completed=len(journal.entries), running=_running(journal))
+
+
+def _running(journal: Journal) -> str:
+    if not journal.entries:
+        return ""
+    figures = summary({name: entry.ious for name, entry in journal.entries.items()})
+    return f"NoC85 {figures['noc85']:.2f} NoC90 {figures['noc90']:.2f}"
+
+
+def _result(
+    options: EvaluationOptions, backbone: Backbone | None, fingerprint: dict[str, Any], entries: dict[str, Entry]
+) -> dict[str, Any]:
+    """The JSON's content."""
+    done = [entries[name] for name in sorted(entries)]
+    ious = {entry.sample: list(entry.ious) for entry in done}
+    encodes = [entry.encode_seconds for entry in done if entry.encode_seconds is not None]
+    return {
+        "dataset": options.dataset,
+        "method": options.method.name,
+        "backbone": backbone.description if backbone else None,
+        "grid": done[0].grid,
+        **summary(ious),
+        # Medians: the first sample compiles kernels, and others may meet a busy machine.
+        "seconds_per_click": median(entry.click_seconds / entry.clicks for entry in done),
+        "seconds_per_encode": median(encodes),
+        "fingerprint": fingerprint,
+        "samples": ious,
+    }

@@ -1,0 +1,232 @@
+"""One evaluation from samples to JSON: figures, determinism, processes, and runs that are killed."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_backbone import FakeBackbone
+from rich.console import Console
+from shared_data import GRABCUT, VIT_TINY, needs_grabcut, needs_vit_tiny
+from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
+
+from m2n2_backend.backbones.registry import load_backbone
+from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.evaluation import run
+from m2n2_backend.evaluation.methods import MethodOptions
+from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
+
+KEYS = [
+    "dataset", "method", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "iou_at",
+    "seconds_per_click", "seconds_per_encode", "fingerprint", "samples",
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    with one_thread():
+        yield write_data(tmp_path / "data")
+
+
+def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if not key.startswith("seconds")}
+
+
+def journal_of(options: EvaluationOptions) -> Path:
+    return options.json.with_name("result.json.partial")
+
+
+def test_the_json_has_the_agreed_keys_in_order_and_is_what_was_returned(data: Path) -> None:
+    options = options_for(data)
+    result = quietly(options)
+    assert list(result) == KEYS
+    assert json.loads(options.json.read_text()) == result
+    assert list(result["iou_at"]) == ["1", "3", "5", "10", "20"]
+    assert list(result["samples"]) == [f"{index:02d}" for index in range(SAMPLES)]
+    assert all(len(ious) == 20 for ious in result["samples"].values())
+    assert (result["backbone"], result["grid"], result["n"]) == ("fake", 12, SAMPLES)
+    assert result["seconds_per_click"] > 0
+    assert result["seconds_per_encode"] > 0
+
+
+def test_the_figures_follow_from_the_samples_in_the_json(data: Path) -> None:
+    result = quietly(options_for(data))
+    ious = np.array(list(result["samples"].values()))
+    for key, quality in (("noc85", 0.85), ("noc90", 0.90)):
+        reached = ious >= quality
+        counts = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, 20)
+        assert result[key] == counts.mean()
+    assert result["not_reached_90"] == (ious.max(axis=1) < 0.90).sum()
+    assert result["iou_at"]["5"] == pytest.approx(ious[:, 4].mean())
+
+
+def test_a_photograph_is_encoded_once_and_a_second_run_gives_the_same(data: Path) -> None:
+    backbone = FakeBackbone()
+    first = quietly(options_for(data), lambda: backbone)
+    assert backbone.calls == SAMPLES
+    assert without_seconds(quietly(options_for(data))) == without_seconds(first)
+
+
+def test_a_limit_gives_the_figures_of_the_first_samples(data: Path) -> None:
+    everything, two = quietly(options_for(data)), quietly(options_for(data, limit=2))
+    assert two["samples"] == {name: everything["samples"][name] for name in ("00", "01")}
+
+
+def test_a_classic_has_neither_backbone_nor_grid(data: Path) -> None:
+    def load() -> FakeBackbone:
+        raise AssertionError("a classic loads nothing")
+
+    result = quietly(options_for(data, limit=1, method=MethodOptions("geodesic")), load)
+    assert (result["backbone"], result["grid"], result["method"]) == (None, None, "geodesic")
+    assert result["fingerprint"]["backbone"] is None
+
+
+def test_the_fingerprint_names_code_backbone_settings_and_data(data: Path) -> None:
+    result = quietly(options_for(data, limit=1))
+    fingerprint = result["fingerprint"]
+    assert set(fingerprint) == {"version", "code", "backbone", "method", "data"}
+    assert fingerprint["backbone"] == "fake"
+    assert fingerprint["method"]["temperature"] == 0.65
+    other = quietly(options_for(data, limit=1, method=MethodOptions(temperature=0.5)))
+    assert other["fingerprint"]["method"]["temperature"] == 0.5
+
+
+class Interrupted:
+    """A backbone that is stopped from outside at its n-th photograph."""
+
+    def __init__(self, at: int) -> None:
+        self.inner = FakeBackbone()
+        self.at = at
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "features" and self.inner.calls >= self.at:
+            raise KeyboardInterrupt
+        return getattr(self.inner, name)
+
+
+def test_an_interrupted_run_continues_and_gives_the_same_json(data: Path) -> None:
+    whole = quietly(options_for(data))
+    options = options_for(data, json=data.parent / "second" / "result.json")
+    with pytest.raises(KeyboardInterrupt):
+        quietly(options, lambda: Interrupted(at=3))
+    assert not options.json.exists()
+    backbone = FakeBackbone()
+    result = quietly(options, lambda: backbone)
+    assert backbone.calls == SAMPLES - 3
+    assert without_seconds(result) == without_seconds(whole)
+    assert not journal_of(options).exists()
+
+
+def test_a_line_torn_by_a_kill_is_done_again_and_nothing_is_counted_twice(data: Path) -> None:
+    whole = quietly(options_for(data))
+    options = options_for(data)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(options, lambda: Interrupted(at=3))
+    content = journal_of(options).read_bytes()
+    journal_of(options).write_bytes(content[:-25])
+    with pytest.raises(KeyboardInterrupt):
+        quietly(options, lambda: Interrupted(at=2))
+    lines = [json.loads(line) for line in journal_of(options).read_text().splitlines()]
+    assert [line["sample"] for line in lines[1:]] == ["00", "01", "02", "03"]
+    assert without_seconds(quietly(options)) == without_seconds(whole)
+
+
+def slowly(options: EvaluationOptions) -> None:
+    """Body of a process that is killed: half a second per photograph."""
+
+    class Slow(FakeBackbone):
+        def features(self, rgb: Any) -> Any:
+            time.sleep(0.5)
+            return super().features(rgb)
+
+    quietly(options, Slow)
+
+
+def test_a_process_killed_in_the_middle_leaves_what_it_finished(data: Path) -> None:
+    options = options_for(data)
+    process = multiprocessing.get_context("spawn").Process(target=slowly, args=(options,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if journal_of(options).exists() and len(journal_of(options).read_bytes().splitlines()) >= 4:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    backbone = FakeBackbone()
+    result = quietly(options, lambda: backbone)
+    assert 0 < backbone.calls <= SAMPLES - 3
+    whole = quietly(options_for(data, json=data.parent / "whole.json"))
+    assert without_seconds(result) == without_seconds(whole)
+
+
+def test_a_journal_of_other_settings_is_refused_with_what_differs(data: Path) -> None:
+    options = options_for(data)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(options, lambda: Interrupted(at=2))
+    other = replace(options, method=MethodOptions(temperature=0.5))
+    with pytest.raises(SettingsError, match=r"differs in method\.temperature; .*--fresh"):
+        quietly(other)
+    assert journal_of(options).exists()
+    quietly(replace(other, fresh=True))
+    assert not journal_of(options).exists()
+
+
+def test_two_processes_give_what_one_gives(data: Path) -> None:
+    load = functools.partial(FakeBackbone, 12, 12)
+    alone, together = quietly(options_for(data), load), quietly(options_for(data, jobs=2, fresh=True), load)
+    assert without_seconds(together) == without_seconds(alone)
+
+
+def test_an_error_in_a_process_reaches_the_caller(data: Path) -> None:
+    path = data / "images" / "04.png"
+    path.write_bytes(path.read_bytes()[:200])
+    load = functools.partial(FakeBackbone, 12, 12)
+    with pytest.raises(M2N2Error, match=r"04\.png cannot be read"):
+        quietly(options_for(data, jobs=2), load)
+
+
+def test_objects_of_one_photograph_share_its_encoding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [replace(sample, image=data / "images" / "00.png") for sample in run.load_samples("folder", data, 3)]
+    samples = [replace(sample, mask=data / "masks" / "00.png") for sample in samples]
+    monkeypatch.setattr(run, "load_samples", lambda *_: samples)
+    backbone = FakeBackbone()
+    result = quietly(options_for(data), lambda: backbone)
+    assert backbone.calls == 1
+    assert result["n"] == 3
+
+
+def test_progress_shows_the_running_figures(data: Path) -> None:
+    shown = io.StringIO()
+    evaluate(options_for(data), FakeBackbone, console=Console(file=shown, force_terminal=True, width=120))
+    assert "NoC85" in shown.getvalue()
+    assert f"{SAMPLES}/{SAMPLES}" in shown.getvalue()
+
+
+def test_no_jobs_and_a_sample_that_is_not_there_are_refused(data: Path) -> None:
+    with pytest.raises(SettingsError, match="0 jobs"):
+        quietly(options_for(data, jobs=0))
+    with pytest.raises(SettingsError, match="no sample xyz"):
+        quietly(options_for(data, report=data.parent / "report", explain="xyz"))
+
+
+@needs_grabcut
+@needs_vit_tiny
+def test_vit_tiny_needs_few_clicks_on_photographs_of_grabcut(tmp_path: Path) -> None:
+    load = functools.partial(
+        load_backbone, "vit", model=str(VIT_TINY), layers=(6,), grid=40, device="cpu", cache_dir=tmp_path
+    )
+    options = EvaluationOptions("grabcut", GRABCUT, tmp_path / "result.json", limit=2)
+    with one_thread():
+        result = quietly(options, load)
+    assert result["noc85"] <= 5
+    assert result["iou_at"]["20"] > 0.9

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
+from test_transition import random_attention
+
+from m2n2_backend.evaluation.straightforward import markov_map
+from m2n2_backend.m2n2 import markov
+from m2n2_backend.m2n2.attention import aggregate
+from m2n2_backend.m2n2.markov import MAX_ITERATIONS, THRESHOLD, markov_maps
+from m2n2_backend.m2n2.transition import transition_matrix
+
+
+def ring(cells: int, stay: float = 0.5) -> torch.Tensor:
+    """A slow doubly stochastic chain: half stays, a quarter goes to each neighbor."""
+    matrix = stay * torch.eye(cells)
+    for shift in (1, -1):
+        matrix += (1 - stay) / 2 * torch.eye(cells).roll(shift, dims=1)
+    return matrix
+
+
+def powers_of(matrix: torch.Tensor, doublings: int) -> list[torch.Tensor]:
+    return [torch.linalg.matrix_power(matrix.double(), 2**k).float() for k in range(doublings + 1)]
+
+
+def one_hot(*cells: int, size: int) -> torch.Tensor:
+    return torch.eye(size)[list(cells)]
+
+
+def test_threshold_and_iterations_are_those_of_the_paper() -> None:
+    assert (THRESHOLD, MAX_ITERATIONS) == (0.3, 1000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cells=st.integers(1, 25),
+    seed=st.integers(0, 999),
+    start=st.integers(0, 24),
+    threshold=st.floats(0.1, 0.9),
+    sharp=st.floats(0.3, 2.0),
+)
+def test_a_map_equals_the_chain_run_step_by_step(
+    cells: int, seed: int, start: int, threshold: float, sharp: float
+) -> None:
+    matrix = transition_matrix(random_attention(cells, seed), temperature=sharp).powers[0]
+    start %= cells
+
+    ours = markov_maps([matrix], one_hot(start, size=cells), threshold=threshold)[0].numpy()
+
+    plain = markov_map(matrix.double().numpy(), start, threshold=threshold)
+    np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3)
+    assert ours[start] == 0.0
+    assert ours.min() >= 0.0
+    assert ours.max() <= MAX_ITERATIONS
+
+
+@pytest.mark.parametrize("doublings", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("limit", [1, 7, 60, 1000])
+def test_blocks_of_steps_with_powers_equal_single_steps(doublings: int, limit: int) -> None:
+    matrix = ring(60)
+    starts = one_hot(5, size=60)
+
+    blocks = markov_maps(powers_of(matrix, doublings), starts, max_iterations=limit)[0].numpy()
+
+    plain = markov_map(matrix.double().numpy(), 5, max_iterations=limit)
+    np.testing.assert_allclose(blocks, plain, rtol=1e-3)
+    assert blocks.max() == pytest.approx(min(limit, plain.max()), rel=1e-3)
+
+
+@pytest.mark.parametrize("doublings", [0, 1, 3])
+def test_a_batch_of_chains_equals_each_chain_alone(doublings: int) -> None:
+    powers = powers_of(ring(40), doublings)
+    starts = torch.cat([one_hot(0, 7, 39, size=40), torch.full((1, 40), 1 / 40)])
+
+    together = markov_maps(powers, starts)
+
+    for index in range(len(starts)):
+        torch.testing.assert_close(
+            together[index], markov_maps(powers, starts[index : index + 1])[0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_the_crossing_is_interpolated_between_its_two_steps() -> None:
+    stay, go = 0.8, 0.2
+    matrix = torch.tensor([[stay, go], [go, stay]])
+
+    reached = float(markov_maps([matrix], one_hot(0, size=2))[0, 1])
+
+    # p_1 = (0.8, 0.2), p_2 = (0.68, 0.32): the ratio rises from 0.25 to 0.4706 in the second step
+    assert reached == pytest.approx(1 + (0.3 - 0.25) / (0.32 / 0.68 - 0.25), rel=1e-5)
+
+
+def test_a_cell_reached_in_the_first_step_counts_from_step_0() -> None:
+    matrix = torch.tensor([[0.6, 0.4], [0.4, 0.6]])
+
+    reached = float(markov_maps([matrix], one_hot(0, size=2))[0, 1])
+
+    assert reached == pytest.approx(0.3 / (0.4 / 0.6), rel=1e-5)
+
+
+@pytest.mark.parametrize("doublings", [0, 2])
+def test_cells_that_are_never_reached_get_the_largest_number_of_iterations(doublings: int) -> None:
+    matrix = torch.block_diag(torch.full((2, 2), 0.5), torch.full((3, 3), 1 / 3))
+
+    reached = markov_maps(powers_of(matrix, doublings), one_hot(0, size=5), max_iterations=50)[0]
+
+    assert reached[2:].tolist() == [50.0] * 3
+    assert reached[0] == 0.0
+    assert 0.0 < reached[1] <= 1.0
+
+
+def test_stopping_once_all_cells_are_reached_changes_nothing() -> None:
+    matrix = ring(20)
+    cut_off = torch.block_diag(matrix, torch.eye(1))  # the extra cell is never reached: this chain runs to the end
+
+    early = markov_maps([matrix], one_hot(3, size=20))[0]
+    late = markov_maps([cut_off], one_hot(3, size=21))[0]
+
+    torch.testing.assert_close(early, late[:20])
+    assert early.max() < 100 < late[20]
+
+
+def test_no_step_is_made_after_all_cells_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = markov._step
+    monkeypatch.setattr(markov, "_step", lambda block, matrix: steps.append(1) or step(block, matrix))
+
+    reached = markov_maps([ring(20)], one_hot(3, size=20))
+
+    assert len(steps) == int(np.ceil(float(reached.max())))
+
+
+def test_cells_above_the_threshold_at_the_start_are_0() -> None:
+    starts = torch.tensor([[0.5, 0.4, 0.1, 0.0]])
+
+    reached = markov_maps([ring(4)], starts)[0]
+
+    assert reached[:2].tolist() == [0.0, 0.0]
+    assert (reached[2:] > 0).all()
+
+
+def test_a_chain_on_one_cell_has_nothing_to_reach() -> None:
+    assert markov_maps([torch.ones(1, 1)], torch.ones(1, 1)).tolist() == [[0.0]]
+
+
+@needs_grabcut
+@needs_vit_tiny
+@pytest.mark.parametrize("doublings", [0, 1])
+def test_real_maps_equal_the_chain_run_step_by_step(doublings: int) -> None:
+    attention = aggregate(vit_tiny().features(grabcut_photograph("124080")), "cpu")
+    transition = transition_matrix(attention, doublings=doublings)
+    exact = transition.powers[0].double().numpy()
+    cells = [0, 39, 777, 820, 1599]
+
+    maps = markov_maps(transition.powers, one_hot(*cells, size=1600)).numpy()
+
+    for cell, own in zip(cells, maps, strict=True):
+        plain = markov_map(exact, cell)
+        assert np.abs(own - plain).max() <= 1e-3 * plain.max()
+        assert own[cell] == 0.0

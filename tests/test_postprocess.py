@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+
+
+def distance_of(picture: str) -> NDArray[np.float32]:
+    """# is object."""
+    rows = picture.split()
+    return np.array([[0.5 if cell == "#" else 3.0 for cell in row] for row in rows], np.float32)
+
+
+def picture_of(distance: NDArray[np.float32]) -> str:
+    return " ".join("".join("#" if value <= 1 else "." for value in row) for row in distance)
+
+
+SPECKLED = ".......#. .####..#. .####.... .#.##.... .####.#.. ......... #........"
+
+
+def test_islands_and_pinholes_smaller_than_the_share_go() -> None:
+    distance = distance_of(SPECKLED)
+
+    smooth_specks(distance, 3 / distance.size, points=[])
+
+    assert picture_of(distance) == "......... .####.... .####.... .####.... .####.... ......... ........."
+
+
+def test_a_share_of_0_changes_nothing() -> None:
+    distance = distance_of(SPECKLED)
+
+    smooth_specks(distance, 0.0, points=[])
+
+    assert (distance == distance_of(SPECKLED)).all()
+
+
+def test_an_island_and_a_pinhole_that_hold_a_prompt_stay() -> None:
+    distance = distance_of(SPECKLED)
+
+    smooth_specks(distance, 3 / distance.size, points=[(6, 0), (3, 2)])
+
+    assert picture_of(distance) == "......... .####.... .####.... .#.##.... .####.... ......... #........"
+
+
+def test_the_largest_island_stays_however_small() -> None:
+    distance = distance_of("#.... ..... ..##.")
+
+    smooth_specks(distance, 0.5, points=[])
+
+    assert picture_of(distance) == "..... ..... ..##."
+
+
+def test_islands_are_not_joined_by_a_corner_but_holes_are() -> None:
+    islands = distance_of("##... ##... ..#.. ..... .....")
+    holes = distance_of("##### #.### ##.## ##### #####")
+
+    smooth_specks(islands, 2 / 25, points=[])
+    smooth_specks(holes, 2 / 25, points=[])
+
+    assert picture_of(islands) == "##... ##... ..... ..... ....."
+    assert picture_of(holes) == "##### #.### ##.## ##### #####"
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_a_mask_that_is_all_or_nothing_stays(value: float) -> None:
+    distance = np.full((6, 6), value, np.float32)
+
+    smooth_specks(distance, 0.01, points=[(2, 2)])
+
+    assert (distance == value).all()
+
+
+def test_a_distance_of_the_right_size_is_handed_back_as_it_is() -> None:
+    distance = distance_of(SPECKLED)
+
+    assert resize_distance(distance, *distance.shape) is distance
+
+
+def test_a_resized_edge_is_smooth_where_a_resized_mask_has_stairs() -> None:
+    y, x = np.mgrid[:50, :50]
+    radius = 15.0
+    distance = (np.hypot(y - 24.5, x - 24.5) / radius).astype(np.float32)
+
+    mask = resize_distance(distance, 400, 400) <= 1.0
+
+    y, x = np.mgrid[:400, :400]
+    exact = np.hypot((y + 0.5) / 8 - 25, (x + 0.5) / 8 - 25) <= radius
+    stairs = np.kron(distance <= 1.0, np.ones((8, 8), bool))
+    assert (mask != exact).sum() < 0.25 * (stairs != exact).sum()
+
+
+def test_infinite_distances_do_not_spread_when_resized() -> None:
+    distance = np.full((10, 10), np.inf, np.float32)
+    distance[3:7, 3:7] = 0.0
+
+    resized = resize_distance(distance, 80, 80)
+
+    assert np.isfinite(resized).all()
+    rows, cols = np.nonzero(resized <= 1.0)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (24, 55, 24, 55)
+
+
+def test_a_sharp_edge_is_stable_and_a_slow_slope_is_not() -> None:
+    sharp = np.where(np.arange(100) < 50, 0.1, 9.0)[None].astype(np.float32)
+    slope = np.linspace(0.85, 1.15, 100, dtype=np.float32)[None]
+
+    assert stability(sharp) == 1.0
+    assert stability(slope) < 0.3
+    assert stability(np.full((4, 4), 9.0, np.float32)) == 0.0

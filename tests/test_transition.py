@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
+
+from m2n2_backend.evaluation.straightforward import sharpen, sinkhorn
+from m2n2_backend.m2n2.attention import aggregate
+from m2n2_backend.m2n2.transition import TEMPERATURE, transition_matrix
+
+
+def random_attention(cells: int, seed: int = 0, spread: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.softmax(spread * torch.randn(cells, cells, generator=generator), dim=1)
+
+
+def test_the_temperature_is_the_one_of_the_paper() -> None:
+    assert TEMPERATURE == 0.65
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 999), st.floats(0.3, 12.0))
+def test_the_matrix_equals_plain_sinkhorn_on_the_sharpened_attention(
+    cells: int, seed: int, temperature: float
+) -> None:
+    attention = random_attention(cells, seed)
+
+    transition = transition_matrix(attention.clone(), temperature=temperature)
+
+    # Rounding may tip a residual right at the tolerance; asking for the residual reached compares the same sweep.
+    reached = 1.001 * transition.residual + 1e-6
+    plain = sinkhorn(sharpen(attention.double().numpy(), temperature), tolerance=reached, max_sweeps=300)
+    np.testing.assert_allclose(transition.powers[0].numpy(), plain, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 999))
+def test_rows_and_columns_sum_to_1_after_ipf(cells: int, seed: int) -> None:
+    transition = transition_matrix(random_attention(cells, seed))
+    matrix = transition.powers[0]
+
+    assert matrix.min() >= 0
+    np.testing.assert_allclose(matrix.sum(dim=0), 1.0, atol=1e-5)
+    np.testing.assert_allclose(matrix.sum(dim=1), 1.0, atol=1.1e-3)
+    assert float((matrix.sum(dim=1) - 1).abs().max()) == pytest.approx(transition.residual, abs=1e-5)
+
+
+def test_what_the_cap_on_sweeps_leaves_undone_is_in_the_residual() -> None:
+    attention = random_attention(40, spread=1.5)
+
+    capped = transition_matrix(attention.clone(), max_sweeps=2)
+    full = transition_matrix(attention.clone())
+
+    assert capped.sweeps == 2
+    assert capped.residual > 1e-3
+    assert float((capped.powers[0].sum(dim=1) - 1).abs().max()) == pytest.approx(capped.residual, rel=1e-3)
+    np.testing.assert_allclose(capped.powers[0].sum(dim=0), 1.0, atol=1e-5)
+    assert full.residual <= 1e-3
+    assert full.sweeps > 2
+
+
+def test_a_tighter_tolerance_takes_more_sweeps_and_is_reached() -> None:
+    loose = transition_matrix(random_attention(40, spread=1.5), tolerance=1e-2)
+    tight = transition_matrix(random_attention(40, spread=1.5), tolerance=1e-5)
+
+    assert tight.residual <= 1e-5 < loose.residual <= 1e-2
+    assert tight.sweeps > loose.sweeps
+
+
+def test_a_matrix_that_is_doubly_stochastic_already_stays_as_it_is() -> None:
+    uniform = torch.full((6, 6), 1 / 6)
+
+    transition = transition_matrix(uniform.clone())
+
+    torch.testing.assert_close(transition.powers[0], uniform)
+    assert transition.sweeps == 1
+
+
+def test_each_power_is_the_square_of_the_one_before() -> None:
+    transition = transition_matrix(random_attention(20), doublings=3)
+    first = transition.powers[0].double()
+
+    assert len(transition.powers) == 4
+    assert transition.nbytes == 4 * 20 * 20 * 4
+    for index, power in enumerate(transition.powers):
+        torch.testing.assert_close(power.double(), torch.linalg.matrix_power(first, 2**index), atol=1e-6, rtol=1e-5)
+
+
+def test_attention_that_underflowed_to_0_still_gives_a_doubly_stochastic_matrix() -> None:
+    attention = torch.full((8, 8), 1e-3)
+    attention[:, 5] = 0.0  # no cell attends to this one
+    attention[5, 5] = 1e-30
+
+    transition = transition_matrix(attention)
+
+    matrix = transition.powers[0]
+    assert torch.isfinite(matrix).all()
+    np.testing.assert_allclose(matrix.sum(dim=0), 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [float("nan"), 1.0]])
+def test_a_row_of_zeros_or_a_nan_is_refused(row: list[float]) -> None:
+    with pytest.raises(FloatingPointError, match="row of zeros or a non-finite"):
+        transition_matrix(torch.tensor([row, [0.5, 0.5]]))
+
+
+@needs_grabcut
+@needs_vit_tiny
+def test_real_attention_equals_plain_sinkhorn() -> None:
+    attention = aggregate(vit_tiny().features(grabcut_photograph("124080")), "cpu")
+    plain = sinkhorn(sharpen(attention.double().numpy(), TEMPERATURE), tolerance=1e-3, max_sweeps=300)
+
+    transition = transition_matrix(attention)
+
+    matrix = transition.powers[0].numpy()
+    assert transition.residual <= 1e-3
+    assert np.abs(matrix - plain).max() <= 1e-3 * plain.max()
+    assert np.abs(matrix - plain).sum(axis=1).max() < 1e-3
