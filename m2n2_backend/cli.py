@@ -176,6 +176,7 @@ def evaluate(
     radius: Annotated[int | None, typer.Option(help="Of the JBU window, in cells.")] = None,
     samples: Annotated[int | None, typer.Option(help="JBU guidance samples per side of a cell; 0 = all.")] = None,
     despeckle: Annotated[float, typer.Option(help="Share of the image below which specks go.")] = 0.0,
+    least_cells: Annotated[float, typer.Option(help="Segments of fewer cells are no candidates.")] = 0.0,
     working_size: Annotated[int | None, typer.Option(help="Longest side at which masks are computed.")] = None,
     backbone: BackboneOption = None,
     model: ModelOption = None,
@@ -200,6 +201,7 @@ def evaluate(
             radius=radius,
             samples=samples,
             despeckle=despeckle,
+            least_cells=least_cells,
             working_size=working_size,
         )
         options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)

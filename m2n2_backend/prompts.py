@@ -58,6 +58,16 @@ class Prompts:
         Raises:
             InvalidPrompt: A click or box lies outside the image, a box is empty, or nothing is foreground.
         """
+        self.check_inside(width, height)
+        if not self.boxes and not any(click.positive for click in self.clicks):
+            raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
+
+    def check_inside(self, width: int, height: int) -> None:
+        """Check that everything lies in an image of ``width`` × ``height`` pixels.
+
+        Raises:
+            InvalidPrompt: A click or box lies outside the image, or a box is empty.
+        """
         for click in self.clicks:
             if not (0 <= click.x < width and 0 <= click.y < height):
                 raise InvalidPrompt(f"click ({click.x}, {click.y}) is outside the {width}x{height} image")
@@ -68,8 +78,6 @@ class Prompts:
                 raise InvalidPrompt(
                     f"box ({box.x0}, {box.y0}, {box.x1}, {box.y1}) is outside the {width}x{height} image"
                 )
-        if not self.boxes and not any(click.positive for click in self.clicks):
-            raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
 
 
 def pixel_from_percent(percent: float, size: int) -> int:

@@ -15,7 +15,7 @@ from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.overlay import draw_overlay
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.local import method_of
 
@@ -49,6 +49,7 @@ def segment_file(
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.
     """
     rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
+    Prompts(tuple(clicks), tuple(boxes)).validate(rgb.shape[1], rgb.shape[0])  # before the model is loaded
     backbone = BackboneLoader.of(settings)()
     segmenter = Segmenter(backbone, method_of(settings))
     marks = [time.perf_counter()]

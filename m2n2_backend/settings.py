@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     despeckle: float = Field(
         1e-4, ge=0.0, le=0.01, description="Specks and holes below this share of the image go; 0 keeps all"
     )
+    least_cells: float = Field(
+        4.0, ge=0.0, le=100.0, description="One click's segment has at least this many attention cells; 0 = any size"
+    )
     image_memory: int = Field(
         2 * 1024**3, ge=0, description="Bytes for prepared images kept in memory; the newest one always stays"
     )

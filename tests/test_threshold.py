@@ -169,3 +169,22 @@ def test_on_a_photograph_the_threshold_is_the_one_of_one_mask_per_level() -> Non
         flooded = levels.astype(float)
         candidates = np.unique(np.maximum(levels, 1)).astype(float)
         assert chosen == plain.best_threshold(flooded, candidates, same, other)
+
+
+def small_sharp_object() -> NDArray[np.uint16]:
+    """A prompt on a spot of 4 pixels with the strongest edge, on an object of 81 pixels with a weaker one."""
+    levels = np.full((20, 20), 500, np.uint16)
+    levels[4:13, 4:13] = 400
+    levels[7:9, 7:9] = 0
+    return levels
+
+
+def test_segments_below_the_least_area_are_no_candidates() -> None:
+    own = profile(small_sharp_object())
+    assert choose_threshold(own, [0], [], scores=Scores()) < 400
+    assert choose_threshold(own, [0], [], scores=Scores(), least_area=5 / 400) == 400
+
+
+def test_a_point_of_the_other_label_counts_more_than_the_least_area() -> None:
+    own = profile(small_sharp_object())
+    assert choose_threshold(own, [0], [400], scores=Scores(), least_area=5 / 400) < 400

@@ -69,6 +69,7 @@ class MethodOptions:
         radius: Of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         despeckle: Share of the image below which specks and holes are removed; 0 is the paper's exact output.
+        least_cells: Thresholds whose segment is smaller are no candidates; 0 takes all, as the paper does.
         working_size: Longest side at which masks are computed; None is the photograph's own.
     """
 
@@ -80,6 +81,7 @@ class MethodOptions:
     radius: int | None = None
     samples: int | None = None
     despeckle: float = 0.0
+    least_cells: float = 0.0
     working_size: int | None = None
 
     @property
@@ -111,6 +113,7 @@ class MethodOptions:
         method = Method(
             scores=Scores(**{score: score not in self.drop_scores for score in SCORES}),
             despeckle=self.despeckle,
+            least_cells=self.least_cells,
             working_size=self.working_size or PHOTOGRAPH_SIZE,
             flood_fill=self.name != "m2n2-no-flood",
             relation={"attention-nn": "attention", "kl-nn": "kl"}.get(self.name, "markov"),  # type: ignore[arg-type]
@@ -157,7 +160,12 @@ class HalfwaySegmenter(Segmenter):
     """Ablation without any score: every λ is half of its map's maximum (first row of the paper's Table 2)."""
 
     def _threshold(
-        self, index: int, maps: Sequence[PromptMap], points: Sequence[tuple[int, int]], labels: Sequence[bool]
+        self,
+        index: int,
+        maps: Sequence[PromptMap],
+        points: Sequence[tuple[int, int]],
+        labels: Sequence[bool],
+        cells: int,
     ) -> int:
         return max(1, int(maps[index].levels.max()) // 2)
 

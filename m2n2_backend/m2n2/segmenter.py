@@ -103,7 +103,8 @@ class Segmenter:
         points = [self._pixel(state, click) for click in clicks]
         maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
-        thresholds = [self._threshold(index, maps, points, labels) for index in range(len(maps))]
+        cells = state.grid[0] * state.grid[1]
+        thresholds = [self._threshold(index, maps, points, labels, cells) for index in range(len(maps))]
         levels = [own.levels for own in maps]
         within = [self._box_distance(state, each, points, labels) for each in boxes]
         nearest_box = np.minimum.reduce(within) if within else None
@@ -125,7 +126,12 @@ class Segmenter:
         )
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
-        """M' and threshold profile of one click (for explanations; ``segment`` uses the same)."""
+        """M' and threshold profile of one click, which ``segment`` then finds in the memo.
+
+        Raises:
+            InvalidPrompt: The click lies outside the photograph.
+        """
+        Prompts((click,)).check_inside(state.size[1], state.size[0])
         return self._prompt_maps(state, [self._pixel(state, click)])[0]
 
     @staticmethod
@@ -157,13 +163,22 @@ class Segmenter:
         return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
 
     def _threshold(
-        self, index: int, maps: Sequence[PromptMap], points: Sequence[tuple[int, int]], labels: Sequence[bool]
+        self,
+        index: int,
+        maps: Sequence[PromptMap],
+        points: Sequence[tuple[int, int]],
+        labels: Sequence[bool],
+        cells: int,
     ) -> int:
         own = maps[index]
         at = [int(own.levels[point]) for point in points]
         same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
         other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
-        return choose_threshold(own.profile, same, other, scores=self.method.scores, prior=self.method.prior)
+        method = self.method
+        least_area = method.least_cells / cells
+        return choose_threshold(
+            own.profile, same, other, scores=method.scores, prior=method.prior, least_area=least_area
+        )
 
     def _box_distance(
         self, state: ImageState, box: Box, points: Sequence[tuple[int, int]], labels: Sequence[bool]

@@ -62,6 +62,7 @@ def choose_threshold(
     *,
     scores: Scores,
     prior: float = PRIOR,
+    least_area: float = 0.0,
 ) -> int:
     """λ_i = argmax s_i(λ) (Eq. 8): the smallest of the best thresholds, from 1 to 65535.
 
@@ -74,14 +75,18 @@ def choose_threshold(
         other: M'_i, in levels, at the points of the other label.
         scores: Factors to use.
         prior: Share of the image at which the prior turns 0.
+        least_area: Segments of a smaller share of the image are no candidates, unless there are no others.
     """
     stop = min(other, default=LEVELS) if scores.neg else LEVELS  # s_neg: λ must stay below the other label
     if scores.prior:
         stop = min(stop, int(np.searchsorted(own.area, prior)))  # area < prior
+    start = max(1, int(np.searchsorted(own.area, least_area)))
+    if start >= stop:
+        start = 1
     stops = sorted({level for level in same if level < stop} | {stop}) if scores.pos else [0, stop]
     best, best_score = 0, 0.0
     for low, high in pairwise(stops):
-        low = max(low, 1)
+        low = max(low, start)
         if high <= low:
             continue
         share = sum(level <= low for level in same) / len(same) if scores.pos else 1.0

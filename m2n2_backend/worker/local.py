@@ -141,8 +141,8 @@ def _warm_up(segmenter: Segmenter) -> None:
 
 
 def method_of(settings: Settings) -> Method:
-    """The method as the product runs it: the paper's, with the settings' size limit and speck removal."""
-    return Method(working_size=settings.working_size, despeckle=settings.despeckle)
+    """The method as the product runs it: the paper's, with the settings' limits of size, specks and segments."""
+    return Method(working_size=settings.working_size, despeckle=settings.despeckle, least_cells=settings.least_cells)
 
 
 def _device_name(device: torch.device) -> str:
