@@ -16,7 +16,6 @@ from m2n2_backend.evaluation.methods import (
     CLASSICS,
     FRAMEWORK,
     METHODS,
-    HalfwaySegmenter,
     InteractiveMethod,
     MethodOptions,
     SegmenterMethod,
@@ -145,7 +144,6 @@ def test_names_and_switches_without_meaning_are_refused(options: MethodOptions, 
 
 def test_without_any_score_every_threshold_is_half_of_its_maps_maximum() -> None:
     segmenter = make_segmenter(MethodOptions(drop_scores=("prior", "edge", "pos", "neg")), FakeBackbone())
-    assert isinstance(segmenter, HalfwaySegmenter)
     state = segmenter.encode(scene())
     thresholds = segmenter.segment(state, [DISK, GROUND]).thresholds
     for click, threshold in zip([DISK, GROUND], thresholds, strict=True):

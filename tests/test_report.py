@@ -179,8 +179,17 @@ def test_the_product_of_the_drawn_scores_is_largest_at_the_threshold_that_is_cho
     state = segmenter.encode(scene())
     own = segmenter.prompt_map(state, CLICKS[0])
     at = [int(own.levels[click.y, click.x]) for click in CLICKS]
-    curves = score_curves(own.profile, at[:2], at[2:], 0.4)
+    curves = score_curves(own.profile, at[:2], at[2:], Method())
     chosen = choose_threshold(own.profile, at[:2], at[2:], scores=Scores())
     assert curves.total[chosen] == pytest.approx(curves.total[1:].max())
     assert set(curves.scores) == {"prior", "edge", "pos", "neg"}
     assert all(score.min() >= 0 and score.max() <= 1 for score in curves.scores.values())
+
+
+def test_the_drawn_product_leaves_out_what_the_method_leaves_out() -> None:
+    segmenter = Segmenter(FakeBackbone())
+    own = segmenter.prompt_map(segmenter.encode(scene()), CLICKS[0])
+    without_edge = score_curves(own.profile, [0], [], Method(scores=Scores(edge=False)))
+    assert set(np.unique(without_edge.total)) <= {0.0, 1.0}
+    large_only = score_curves(own.profile, [0], [], Method(), least_area=0.1)
+    assert not large_only.total[own.profile.area < 0.1].any()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.plots import draw_image, new_figure, overlay, plural, save
 from m2n2_backend.m2n2.flood_fill import LEVELS
+from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
 from m2n2_backend.m2n2.state import ImageState, Memo, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
@@ -28,7 +29,7 @@ class ScoreCurves:
     Attributes:
         scores: By name, each float64 [65536] in [0, 1]; ``edge`` is divided by its largest value, which changes no
             choice.
-        total: Their product.
+        total: Product of those the method uses; 0 where the segment is too small to be a candidate.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -61,23 +62,30 @@ def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click
     return paths
 
 
-def score_curves(profile: Profile, same: Sequence[int], other: Sequence[int], prior: float) -> ScoreCurves:
+def score_curves(
+    profile: Profile, same: Sequence[int], other: Sequence[int], method: Method, least_area: float = 0.0
+) -> ScoreCurves:
     """The four scores for all thresholds.
 
     Args:
         profile: Of the click's map.
         same: Levels of its map at the clicks of its own label, its own included.
         other: Levels at the clicks of the other label.
-        prior: Share of the image at which the prior turns 0.
+        method: Which scores count, and the prior's share of the image.
+        least_area: Share of the image below which a segment is no candidate.
     """
     thresholds = np.arange(LEVELS)
     scores = {
-        "prior": (profile.area < prior).astype(np.float64),
+        "prior": (profile.area < method.prior).astype(np.float64),
         "edge": profile.edge / max(float(profile.edge.max()), 1e-12),
         "pos": np.mean([thresholds >= level for level in same], axis=0),
         "neg": (thresholds < min(other, default=LEVELS)).astype(np.float64),
     }
-    return ScoreCurves(scores, np.prod(list(scores.values()), axis=0))
+    total = (profile.area >= least_area).astype(np.float64)
+    for name, score in scores.items():
+        if getattr(method.scores, name):
+            total *= score
+    return ScoreCurves(scores, total)
 
 
 def _draw_result(rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Sequence[Click], path: Path) -> None:
@@ -147,14 +155,16 @@ def _draw_scores(
     at = [int(own.levels[segmenter._pixel(state, click)]) for click in clicks]
     same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
     other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
-    curves = score_curves(own.profile, same, other, segmenter.method.prior)
+    method = segmenter.method
+    least_area = method.least_cells / (state.grid[0] * state.grid[1])
+    curves = score_curves(own.profile, same, other, method, least_area)
     # Up to where everything is inside, or a little past what can be chosen at all.
     last = min(LEVELS - 1, max(int(own.levels.max()), level, 1))
     possible = np.flatnonzero(curves.total[: last + 1] > 0)
     last = min(last, int(1.5 * max(level, possible[-1] if possible.size else 0)) + 1)
     thresholds = np.arange(last + 1) * own.step
     for name, color in CURVES.items():
-        style = "-" if getattr(segmenter.method.scores, name) else ":"
+        style = "-" if getattr(method.scores, name) else ":"
         # Where curves lie on each other, the thicker one below still shows.
         width = 3.5 if name == "prior" else 1.2
         axes.plot(thresholds, curves.scores[name][: last + 1], style, color=color, linewidth=width, label=f"s_{name}")
@@ -162,7 +172,7 @@ def _draw_scores(
     axes.axvline(level * own.step, color="black", linewidth=1.2, linestyle="--", label=f"λ = {level * own.step:.3g}")
     axes.set(xlabel="threshold λ", ylim=(-0.02, 1.05), xlim=(0, thresholds[-1]))
     axes.set_title("scores of all thresholds", fontsize=12)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.state import ImageState, PromptMap
+from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.m2n2.threshold import Scores
 from m2n2_backend.prompts import Click
 
@@ -112,6 +112,7 @@ class MethodOptions:
         """All choices of the framework, for one of the names in ``FRAMEWORK``."""
         method = Method(
             scores=Scores(**{score: score not in self.drop_scores for score in SCORES}),
+            fixed_threshold=0.5 if set(self.drop_scores) == set(SCORES) else None,
             despeckle=self.despeckle,
             least_cells=self.least_cells,
             working_size=self.working_size or PHOTOGRAPH_SIZE,
@@ -152,22 +153,7 @@ def start_method(options: MethodOptions, load_backbone: Callable[[], Backbone] |
 
 def make_segmenter(options: MethodOptions, backbone: Backbone) -> Segmenter:
     """The segmenter of one of the framework's methods."""
-    kind = HalfwaySegmenter if set(options.drop_scores) == set(SCORES) else Segmenter
-    return kind(backbone, options.hyperparameters())
-
-
-class HalfwaySegmenter(Segmenter):
-    """Ablation without any score: every λ is half of its map's maximum (first row of the paper's Table 2)."""
-
-    def _threshold(
-        self,
-        index: int,
-        maps: Sequence[PromptMap],
-        points: Sequence[tuple[int, int]],
-        labels: Sequence[bool],
-        cells: int,
-    ) -> int:
-        return max(1, int(maps[index].levels.max()) // 2)
+    return Segmenter(backbone, options.hyperparameters())
 
 
 @dataclass(frozen=True)

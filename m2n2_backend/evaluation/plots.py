@@ -40,8 +40,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the date, so that equal pictures are equal files."""
-    figure.savefig(path, metadata={"Software": None})
+    """Write a PNG without white margins. Equal pictures are equal files: the software is not named in them."""
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
 
 
 def plot_iou_per_click(curve: NDArray[np.float64], path: Path) -> None:
@@ -104,15 +104,15 @@ def overlay(
     tint = 0.65 * rgb + 0.35 * np.asarray(MASK_COLOR)
     picture = np.where(mask[..., None], tint, rgb * 0.9).astype(np.uint8)
     scale = max(rgb.shape[:2]) / 640.0
-    line = max(1, round(2 * scale))
+    line = max(1, round(1.5 * scale))
     if label is not None:
         _outline(picture, label == OBJECT, TRUTH_COLOR, line)
     _outline(picture, mask, MASK_COLOR, line)
     for index, click in enumerate(clicks, start=1):
         rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)
-        cv2.circle(picture, (click.x, click.y), round(8 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(picture, (click.x, click.y), round(6.5 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
         color = POSITIVE if click.positive else NEGATIVE
-        cv2.circle(picture, (click.x, click.y), max(2, round(6 * scale)), color, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(picture, (click.x, click.y), max(2, round(5 * scale)), color, cv2.FILLED, cv2.LINE_AA)
     return picture
 
 

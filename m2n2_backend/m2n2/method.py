@@ -28,6 +28,8 @@ class Method:
         flood_fill: False is the paper's "without flood fill".
         scores: Factors of Eq. 9.
         prior: Share of the image from which on s_prior is 0.
+        fixed_threshold: Share of each map's maximum that is taken as λ instead of Eq. 8; 0.5 is the first row of
+            the paper's Table 2.
         least_cells: Thresholds whose segment is smaller than so many cells are no candidates; 0 takes all, as the
             paper does.
         working_size: Longest side, in pixels, at which steps 4 to 7 run; larger photographs are reduced for them.
@@ -46,6 +48,7 @@ class Method:
     flood_fill: bool = True
     scores: Scores = field(default_factory=Scores)
     prior: float = PRIOR
+    fixed_threshold: float | None = None
     least_cells: float = 0.0
     working_size: int = 1024
     despeckle: float = 0.0

@@ -170,11 +170,12 @@ class Segmenter:
         labels: Sequence[bool],
         cells: int,
     ) -> int:
-        own = maps[index]
+        own, method = maps[index], self.method
+        if method.fixed_threshold is not None:
+            return max(1, int(method.fixed_threshold * int(own.levels.max())))
         at = [int(own.levels[point]) for point in points]
         same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
         other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
-        method = self.method
         least_area = method.least_cells / cells
         return choose_threshold(
             own.profile, same, other, scores=method.scores, prior=method.prior, least_area=least_area
