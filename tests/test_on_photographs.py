@@ -47,6 +47,7 @@ def first_click_iou(backbone: Backbone) -> float:
         truth = grabcut_mask(stem)
         state = segmenter.encode(grabcut_photograph(stem))
         found.append(iou(segmenter.segment(state, [center(truth)]).mask, truth))
+    print(f"mean IoU of the first click: {np.mean(found):.4f}, {backbone.description}")
     return float(np.mean(found))
 
 

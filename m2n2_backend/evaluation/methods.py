@@ -66,6 +66,7 @@ class MethodOptions:
         temperature: T of Eq. 5.
         threshold: τ of Eq. 6.
         tolerance: Of IPF.
+        flood_fill: Whether the map is flooded; by default for ``m2n2`` alone.
         radius: Of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         despeckle: Share of the image below which specks and holes are removed; 0 is the paper's exact output.
@@ -78,6 +79,7 @@ class MethodOptions:
     temperature: float | None = None
     threshold: float | None = None
     tolerance: float | None = None
+    flood_fill: bool | None = None
     radius: int | None = None
     samples: int | None = None
     despeckle: float = 0.0
@@ -116,7 +118,7 @@ class MethodOptions:
             despeckle=self.despeckle,
             least_cells=self.least_cells,
             working_size=self.working_size or PHOTOGRAPH_SIZE,
-            flood_fill=self.name != "m2n2-no-flood",
+            flood_fill=self.name == "m2n2" if self.flood_fill is None else self.flood_fill,
             relation={"attention-nn": "attention", "kl-nn": "kl"}.get(self.name, "markov"),  # type: ignore[arg-type]
         )
         changes = {
