@@ -106,6 +106,15 @@ def test_the_default_is_the_papers_exact_method_at_the_photographs_own_size() ->
     assert method.working_size > 10_000
 
 
+def test_only_m2n2_floods_by_default() -> None:
+    assert {name: MethodOptions(name).hyperparameters().flood_fill for name in FRAMEWORK} == {
+        "m2n2": True,
+        "m2n2-no-flood": False,
+        "attention-nn": False,
+        "kl-nn": False,
+    }
+
+
 def test_switches_reach_the_method() -> None:
     options = MethodOptions(
         "m2n2-no-flood",
@@ -124,6 +133,7 @@ def test_switches_reach_the_method() -> None:
     scores = method.scores
     assert (scores.prior, scores.edge, scores.pos, scores.neg) == (True, False, True, False)
     assert not method.flood_fill
+    assert MethodOptions("kl-nn", flood_fill=True).hyperparameters().flood_fill
     assert MethodOptions("kl-nn").hyperparameters().relation == "kl"
     assert MethodOptions("attention-nn").hyperparameters().relation == "attention"
 
@@ -135,6 +145,7 @@ def test_switches_reach_the_method() -> None:
         (MethodOptions(drop_scores=("edges",)), "unknown scores edges"),
         (MethodOptions("geodesic", radius=2), "none of the switches"),
         (MethodOptions("kl-nn", temperature=0.5), "fixed temperature"),
+        (MethodOptions("m2n2-no-flood", flood_fill=True), "is m2n2"),
     ],
 )
 def test_names_and_switches_without_meaning_are_refused(options: MethodOptions, message: str) -> None:
