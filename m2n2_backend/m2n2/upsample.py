@@ -25,6 +25,7 @@ SAMPLES = 4
 
 _FULL = 65535  # weights of a pixel are 16-bit and sum to this
 _DARKEST = 20.0  # the range term is not let below exp(-20): a pixel unlike all samples falls back to the spatial term
+_PIECES = 16.0  # exp(-z) is computed as exp(-z/16) squared four times
 
 
 @dataclass(frozen=True)
@@ -95,35 +96,48 @@ def joint_bilateral(
     """
     rows = _Axis(rgb.shape[0], height, samples, radius, sigma_spatial)
     cols = _Axis(rgb.shape[1], width, samples, radius, sigma_spatial)
-    squares = 2.0 * (sigma_range * 255.0) ** 2
-    table = np.exp(-np.arange(int(np.ceil(_DARKEST * squares)) + 1) / squares).astype(np.float32)
-    pixels = np.ascontiguousarray(rgb.transpose(2, 0, 1)).astype(np.int32)  # [3, H, W]
+    pixels = np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32)  # [3, H, W]
     guide = np.ascontiguousarray(pixels[:, rows.position][:, :, cols.position])  # [3, samples down, samples across]
+    seats, block = _seats(cols.first_pixel)
+    # Of a sample's column, the weight it has for the pixel in each seat of the cells around it.
+    reach = np.maximum(cols.cell_of_sample - radius, 0) * block  # first such seat
+    band = np.minimum(reach[:, None] + np.arange((2 * radius + 1) * block), len(seats) - 1)
     side = 2 * radius + 1
-    weights = np.zeros((rgb.shape[0], side * side, rgb.shape[1]), np.uint16)
+    weights = np.empty((rgb.shape[0], side * side, rgb.shape[1]), np.uint16)
     _build(
-        pixels, guide, table, radius, weights,
-        rows.cell_of_pixel, rows.first, rows.count, rows.weight, rows.cell_of_sample,
-        cols.cell_of_pixel, cols.first, cols.count, cols.weight, cols.cell_of_sample,
+        np.ascontiguousarray(pixels[:, :, seats]), guide, 1.0 / (2.0 * _PIECES * (sigma_range * 255.0) ** 2), radius,
+        rows.cell_of_pixel, rows.first_sample, np.ascontiguousarray(rows.weight.T),
+        cols.first_pixel, cols.first_sample, np.take_along_axis(cols.weight, seats[band], axis=1), reach, block,
+        weights,
     )  # fmt: skip
     return JointBilateral(weights, height, width, radius)
 
 
 class _Axis:
-    """One axis of the separable part: which samples each pixel sees, and how strongly."""
+    """One axis of the separable part: which samples there are, and how strongly each pixel sees them."""
 
     def __init__(self, pixels: int, cells: int, samples: int, radius: int, sigma: float) -> None:
         self.cell_of_pixel = cell_of_pixels(pixels, cells)
         self.position, share = _sample_positions(self.cell_of_pixel, samples)
         self.cell_of_sample = self.cell_of_pixel[self.position]
-        distance = (self.position[None, :] - np.arange(pixels)[:, None]) * (cells / pixels)
-        near = np.abs(distance) <= radius
-        self.first = near.argmax(axis=1).astype(np.int32)
-        self.count = near.sum(axis=1).astype(np.int32)
-        dense = np.exp(-0.5 * (distance / sigma) ** 2) * share[None, :]
-        columns = self.first[:, None] + np.arange(int(self.count.max()))[None, :]
-        self.weight = np.take_along_axis(dense, np.minimum(columns, len(self.position) - 1), axis=1)
-        self.weight = np.ascontiguousarray(self.weight, dtype=np.float32)
+        # Of the pixels and of the samples in cell c: first[c] to first[c + 1]; a small photograph leaves cells empty.
+        self.first_pixel = np.searchsorted(self.cell_of_pixel, np.arange(cells + 1))
+        self.first_sample = np.searchsorted(self.cell_of_sample, np.arange(cells + 1))
+        distance = (self.position[:, None] - np.arange(pixels)[None, :]) * (cells / pixels)
+        gaussian = np.exp(-0.5 * (distance / sigma) ** 2) * share[:, None]
+        self.weight = np.where(np.abs(distance) <= radius, gaussian, 0.0).astype(np.float32)  # [samples, pixels]
+
+
+def _seats(first_pixel: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Pixels of a row with those of each cell in a block of equal length, and that length.
+
+    Blocks of a multiple of eight let the innermost loop of ``_build`` run in whole vectors, which halves its time.
+    The last pixel of a cell is repeated to fill its block.
+    """
+    sizes = np.diff(first_pixel)
+    block = -(-int(sizes.max()) // 8) * 8
+    inside = np.minimum(np.arange(block)[None, :], np.maximum(sizes - 1, 0)[:, None])
+    return np.minimum(first_pixel[:-1, None] + inside, first_pixel[-1] - 1).ravel(), block
 
 
 def _sample_positions(cell_of_pixel: NDArray[np.int32], samples: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -139,47 +153,63 @@ def _sample_positions(cell_of_pixel: NDArray[np.int32], samples: int) -> tuple[N
     return np.asarray(positions, np.intp), np.asarray(shares)
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(parallel=True, cache=True, nogil=True, fastmath={"contract", "reassoc", "nnan"})
 def _build(
-    pixels, guide, table, radius, weights,
-    row_cell, row_first, row_count, row_weight, row_sample_cell,
-    col_cell, col_first, col_count, col_weight, col_sample_cell,
+    pixels, guide, scale, radius, row_cell, row_first, row_weight, col_pixel, col_first, col_weight, reach, block, out
 ):  # fmt: skip
     side = 2 * radius + 1
-    last = table.shape[0] - 1
+    height, width = row_first.shape[0] - 1, col_first.shape[0] - 1
+    factor, most = np.float32(scale), np.float32(_DARKEST / _PIECES)
     for y in prange(pixels.shape[1]):
-        sums = np.zeros(side * side, np.float32)
-        line = np.empty(col_weight.shape[1], np.float32)
-        for x in range(pixels.shape[2]):
-            sums[:] = 0.0
-            red, green, blue = pixels[0, y, x], pixels[1, y, x], pixels[2, y, x]
-            left, across = col_first[x], col_count[x]
-            for i in range(row_count[y]):
-                sample_row = row_first[y] + i
-                for j in range(across):
-                    r = guide[0, sample_row, left + j] - red
-                    g = guide[1, sample_row, left + j] - green
-                    b = guide[2, sample_row, left + j] - blue
-                    line[j] = col_weight[x, j] * table[min(r * r + g * g + b * b, last)]
-                base = (row_sample_cell[sample_row] - row_cell[y] + radius) * side - col_cell[x] + radius
+        sums = np.zeros((side * side, pixels.shape[2]), np.float32)
+        for c in range(side * side * width):
+            at, own = c // width, c % width
+            row, col = row_cell[y] + at // side - radius, own + at % side - radius
+            if row < 0 or row >= height or col < 0 or col >= width or col_pixel[own] == col_pixel[own + 1]:
+                continue
+            first = own * block
+            total = sums[at, first : first + block]
+            red = pixels[0, y, first : first + block]
+            green = pixels[1, y, first : first + block]
+            blue = pixels[2, y, first : first + block]
+            for i in range(row_first[row], row_first[row + 1]):
                 strength = row_weight[y, i]
-                for j in range(across):
-                    sums[base + col_sample_cell[left + j]] += strength * line[j]
-            _quantize(sums, weights, y, x)
+                for j in range(col_first[col], col_first[col + 1]):
+                    place = col_weight[j, first - reach[j] : first - reach[j] + block]
+                    r, g, b = guide[0, i, j], guide[1, i, j], guide[2, i, j]
+                    for x in range(block):
+                        dr, dg, db = r - red[x], g - green[x], b - blue[x]
+                        piece = min((dr * dr + dg * dg + db * db) * factor, most)
+                        total[x] += strength * place[x] * _exp(piece)
+        for own in range(width):
+            for x in range(col_pixel[own], col_pixel[own + 1]):
+                _quantize(sums, own * block + x - col_pixel[own], out, y, x)
 
 
 @njit(inline="always")
-def _quantize(sums, weights, y, x):
+def _exp(piece):
+    """exp(-16·piece) for piece in [0, 1.25], relative error 5e-5; without call and table, so that loops vectorize."""
+    c1, c2, c3 = np.float32(-0.99991237), np.float32(0.49910018), np.float32(-0.16352947)
+    c4, c5 = np.float32(0.03667403), np.float32(-0.00445393)
+    value = np.float32(1.0) + piece * (c1 + piece * (c2 + piece * (c3 + piece * (c4 + piece * c5))))
+    value *= value
+    value *= value
+    value *= value
+    return value * value
+
+
+@njit(inline="always")
+def _quantize(sums, seat, weights, y, x):
     """Write 16-bit weights whose sum is exact: the largest takes what rounding left over."""
     total = np.float32(0.0)
     best = 0
     for c in range(sums.shape[0]):
-        total += sums[c]
-        if sums[c] > sums[best]:
+        total += sums[c, seat]
+        if sums[c, seat] > sums[best, seat]:
             best = c
     left_over = _FULL
     for c in range(sums.shape[0]):
-        weight = np.int64(sums[c] / total * _FULL + np.float32(0.5))
+        weight = np.int64(sums[c, seat] / total * _FULL + np.float32(0.5))
         weights[y, c, x] = weight
         left_over -= weight
     weights[y, best, x] += left_over
