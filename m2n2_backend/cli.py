@@ -173,6 +173,9 @@ def evaluate(
     temperature: Annotated[float | None, typer.Option(help="T of Eq. 5.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Relative probability τ of Eq. 6.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of IPF.")] = None,
+    flood_fill: Annotated[
+        bool | None, typer.Option("--flood-fill/--no-flood-fill", help="By default for m2n2 alone.")
+    ] = None,
     radius: Annotated[int | None, typer.Option(help="Of the JBU window, in cells.")] = None,
     samples: Annotated[int | None, typer.Option(help="JBU guidance samples per side of a cell; 0 = all.")] = None,
     despeckle: Annotated[float, typer.Option(help="Share of the image below which specks go.")] = 0.0,
@@ -198,6 +201,7 @@ def evaluate(
             temperature=temperature,
             threshold=threshold,
             tolerance=tolerance,
+            flood_fill=flood_fill,
             radius=radius,
             samples=samples,
             despeckle=despeckle,
