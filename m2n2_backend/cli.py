@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from m2n2_backend import __version__
+from m2n2_backend.backbones.quiet import quiet_downloads
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.settings import BackboneName, DeviceName, Settings, load_settings
 
@@ -80,13 +81,13 @@ def serve(
     """Serve Label Studio until stopped."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device, host=host, port=port)
-        from m2n2_backend.backbones.registry import check_backbone
+        from m2n2_backend.backbones.names import check_backbone
         from m2n2_backend.server.run import serve as run_server
-        from m2n2_backend.worker.local import LocalPool
+        from m2n2_backend.worker.process_pool import ProcessPool
 
         # Before the port is bound, so that missing weights end the start and not an annotator's click.
         check_backbone(settings.backbone, model=settings.model)
-        run_server(settings, LocalPool)
+        run_server(settings, ProcessPool)
 
 
 @app.command()
@@ -226,20 +227,8 @@ def _settings(
     logging.basicConfig(
         level=settings.log_level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    _quiet_libraries()
+    quiet_downloads()
     return settings
-
-
-def _quiet_libraries() -> None:
-    """Progress bars and load reports of libraries say nothing a user of a command could act on."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    for name in ("httpx", "httpcore", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class ImageUnavailable(M2N2Error):
     """The image could not be downloaded or read: refused token, missing file, no connection."""
 
 
+class ImageNeeded(M2N2Error):
+    """An image is only known by its hash and no cache holds it; a signal to read it, never shown to users."""
+
+
 class BackboneUnavailable(M2N2Error):
     """The chosen backbone cannot be used: weights missing, device missing, too little memory."""
 

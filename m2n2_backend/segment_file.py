@@ -17,7 +17,7 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.local import method_of
+from m2n2_backend.worker.engine import method_of
 
 
 def segment_file(

@@ -40,8 +40,8 @@ class Settings(BaseSettings):
         None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset"
     )
     device: DeviceName = Field("auto", description="Where the model runs")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores if unset")
-    cache_dir: Path = Field(default_factory=_default_cache_dir, description="Folder for small cached files")
+    threads: int | None = Field(None, ge=1, description="CPU threads of each model process; all cores if unset")
+    cache_dir: Path = Field(default_factory=_default_cache_dir, description="Folder of the disk cache")
 
     working_size: int = Field(
         1024, ge=64, le=4096, description="Longest side, in pixels, at which masks are computed"
@@ -52,13 +52,27 @@ class Settings(BaseSettings):
     least_cells: float = Field(
         4.0, ge=0.0, le=100.0, description="One click's segment has at least this many attention cells; 0 = any size"
     )
-    image_memory: int = Field(
-        2 * 1024**3, ge=0, description="Bytes for prepared images kept in memory; the newest one always stays"
+    device_cache: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes for matrices and maps of images in work; 256 MB on a CPU, 4 GB on an accelerator if unset",
     )
+    memory_cache: int = Field(
+        512 * 1024**2, ge=0, description="Bytes for attention features and upsampling tables in memory"
+    )
+    disk_cache: int = Field(
+        10 * 1024**3, ge=0, description="Bytes for attention features on disk, below `M2N2_CACHE_DIR`; 0 keeps none"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=64, description="Model processes; one for each GPU, or one on a CPU, if unset"
+    )
+    queue: int = Field(64, ge=1, description="Clicks that may wait for one worker; one more is told to come back")
 
     host: str = Field("127.0.0.1", description="Address that `serve` binds")
     port: int = Field(9090, ge=1, le=65535, description="Port that `serve` binds")
-    http_threads: int = Field(8, ge=1, le=128, description="Requests handled at once")
+    http_threads: int = Field(
+        40, ge=1, le=512, description="Prompts answered at once; most of them wait for the model"
+    )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
     basic_auth_user: str | None = Field(None, description="User name Label Studio must send; none if unset")
     basic_auth_password: SecretStr | None = Field(None, description="Password that belongs to it")
@@ -79,6 +93,9 @@ class Settings(BaseSettings):
         (), description="Further hosts, comma separated, that images may come from although private"
     )
     download_timeout: float = Field(20.0, gt=0, description="Seconds for one image download")
+    image_fresh: float = Field(
+        300.0, ge=0, description="Seconds for which an address is taken to hold the same image without asking"
+    )
     max_image_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Most pixels of an image")
 

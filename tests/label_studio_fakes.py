@@ -17,12 +17,12 @@ from flask import Flask
 from numpy.typing import NDArray
 from werkzeug.serving import make_server
 
-from m2n2_backend.errors import BackboneUnavailable, NotReady
+from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, NotReady
 from m2n2_backend.images import decode_image
 from m2n2_backend.labelstudio.media import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.pool import Answer, SourceImage, Status
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, Tier, WorkerStats
 
 
 def labels(*names: str) -> str:
@@ -82,17 +82,27 @@ class DiscPool:
         self.state = state
         self.radius = radius
         self.calls: list[tuple[SourceImage, Prompts]] = []
+        self.subjects: list[Subject | None] = []
+        self.prefetched: list[SourceImage] = []
         self.closed = False
+        self.known: dict[str, tuple[int, ...]] = {}
 
-    def segment(self, image: SourceImage, prompts: Prompts, *, deadline: float) -> Answer:
+    def segment(
+        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+    ) -> Answer:
         self.calls.append((image, prompts))
+        self.subjects.append(subject)
         if self.state == "loading":
             raise NotReady("the model is still loading")
         if self.state == "failed":
             raise BackboneUnavailable("no weights: run m2n2-backend fetch-weights")
         if time.monotonic() >= deadline:
             raise NotReady("the deadline passed")
-        height, width = decode_image(image.data, max_pixels=10**8).shape[:2]
+        if image.data is None and image.key not in self.known:
+            raise ImageNeeded("the file is needed")
+        if image.data is not None:
+            self.known[image.key] = decode_image(image.data, max_pixels=10**8).shape[:2]
+        height, width = self.known[image.key]
         prompts.validate(width, height)
         return Answer(self.mask(prompts, width, height), 0.875, "disc-1", {})
 
@@ -109,6 +119,14 @@ class DiscPool:
         detail = "no weights: run m2n2-backend fetch-weights" if self.state == "failed" else ""
         return Status(self.state, "disc-1", "discs", "paper", detail)  # type: ignore[arg-type]
 
+    def prefetch(self, image: SourceImage) -> bool:
+        self.prefetched.append(image)
+        return True
+
+    def stats(self) -> list[WorkerStats]:
+        tiers = {name: Tier(10, 100, 1, 5, 3, 2) for name in ("device", "memory", "disk")}
+        return [WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, 8000, tiers)]
+
     def close(self) -> None:
         self.closed = True
 
@@ -119,7 +137,7 @@ class CountingMedia:
     def __init__(self) -> None:
         self.refs: list[ImageRef] = []
 
-    def fetch(self, ref: ImageRef, *, deadline: float) -> SourceImage:
+    def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
         return MediaReader(settings()).read("data:image/png;base64," + base64.b64encode(png()).decode())
 

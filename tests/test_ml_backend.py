@@ -35,7 +35,7 @@ def client(pool: DiscPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         warnings.simplefilter("ignore")
         api = pytest.importorskip("label_studio_ml.api")
         from m2n2_backend.labelstudio.ml_backend import ml_backend_class
-    predictor = Predictor(pool, MediaReader(settings()), max_pixels=10**8, at_once=2)
+    predictor = Predictor(pool, MediaReader(settings()), at_once=2)
     app = api.init_app(ml_backend_class(predictor, deadline=20.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -226,7 +226,13 @@ def test_a_memo_drops_what_was_used_least_recently() -> None:
     assert memo.get("b", lambda: "made again") == "made again"
 
 
-def test_a_state_states_at_least_the_bytes_of_its_parts() -> None:
-    state = Segmenter(FakeBackbone()).encode(scene())
+def test_a_state_states_the_bytes_of_its_parts_and_grows_with_new_clicks() -> None:
+    segmenter = Segmenter(FakeBackbone())
+    state = segmenter.encode(scene())
 
-    assert state.nbytes >= state.relation.nbytes + state.upsample.nbytes + 48 * 60 * 90 * 2
+    assert state.nbytes == state.relation.nbytes + state.upsample.nbytes
+    before = state.nbytes
+    segmenter.segment(state, [Click(22, 30)])
+    assert state.nbytes == before + 60 * 90 * 2 + 2 * 65536 * 4 + 12 * 12 * 4
+    segmenter.segment(state, [Click(22, 30)])
+    assert state.nbytes == before + 60 * 90 * 2 + 2 * 65536 * 4 + 12 * 12 * 4

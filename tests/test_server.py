@@ -216,10 +216,10 @@ class BlockedPool(DiscPool):
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
-    def segment(self, image: SourceImage, prompts: Prompts, *, deadline: float) -> Answer:
+    def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
         self.entered.set()
         assert self.go_on.wait(10)
-        return super().segment(image, prompts, deadline=deadline)
+        return super().segment(image, prompts, **more)
 
 
 def test_while_every_slot_waits_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:

@@ -28,12 +28,28 @@ def test_the_matrix_equals_plain_sinkhorn_on_the_sharpened_attention(
 ) -> None:
     attention = random_attention(cells, seed)
 
-    transition = transition_matrix(attention.clone(), temperature=temperature)
+    transition = transition_matrix(attention.clone(), temperature=temperature, tolerance=1e-5)
 
-    # Rounding may tip a residual right at the tolerance; asking for the residual reached compares the same sweep.
-    reached = 1.001 * transition.residual + 1e-6
-    plain = sinkhorn(sharpen(attention.double().numpy(), temperature), tolerance=reached, max_sweeps=300)
+    plain = sinkhorn(sharpen(attention.double().numpy(), temperature), tolerance=1e-9, max_sweeps=10_000)
+    assert transition.residual <= 1e-5
     np.testing.assert_allclose(transition.powers[0].numpy(), plain, atol=2e-5)
+
+
+def test_slow_matrices_take_less_than_a_third_of_the_sweeps_of_plain_ipf() -> None:
+    place = torch.arange(200, dtype=torch.float32)
+    color = (place > 120) * 3.0
+    distance = (place[:, None] - place[None, :]) ** 2 / 40 + (color[:, None] - color[None, :]) ** 2
+    attention = torch.softmax(-distance, dim=1)
+
+    transition = transition_matrix(attention.clone())
+
+    plain = sharpen(attention.double().numpy(), TEMPERATURE)
+    for _ in range(3 * transition.sweeps):
+        plain /= plain.sum(axis=0, keepdims=True)
+        plain /= plain.sum(axis=1, keepdims=True)
+    plain /= plain.sum(axis=0, keepdims=True)
+    assert transition.residual <= 1e-4
+    assert np.abs(plain.sum(axis=1) - 1).max() > 2e-4
 
 
 @settings(max_examples=30, deadline=None)
@@ -44,7 +60,7 @@ def test_rows_and_columns_sum_to_1_after_ipf(cells: int, seed: int) -> None:
 
     assert matrix.min() >= 0
     np.testing.assert_allclose(matrix.sum(dim=0), 1.0, atol=1e-5)
-    np.testing.assert_allclose(matrix.sum(dim=1), 1.0, atol=1.1e-3)
+    np.testing.assert_allclose(matrix.sum(dim=1), 1.0, atol=1.2e-4)
     assert float((matrix.sum(dim=1) - 1).abs().max()) == pytest.approx(transition.residual, abs=1e-5)
 
 
@@ -55,10 +71,10 @@ def test_what_the_cap_on_sweeps_leaves_undone_is_in_the_residual() -> None:
     full = transition_matrix(attention.clone())
 
     assert capped.sweeps == 2
-    assert capped.residual > 1e-3
+    assert capped.residual > 1e-4
     assert float((capped.powers[0].sum(dim=1) - 1).abs().max()) == pytest.approx(capped.residual, rel=1e-3)
     np.testing.assert_allclose(capped.powers[0].sum(dim=0), 1.0, atol=1e-5)
-    assert full.residual <= 1e-3
+    assert full.residual <= 1e-4
     assert full.sweeps > 2
 
 

@@ -6,20 +6,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.names import Name, check_backbone, check_model, kind_of, repository_of
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
-from m2n2_backend.backbones.weights import REPOSITORIES, Kind, available, resolve, revision_of
-from m2n2_backend.errors import BackboneUnavailable, SettingsError
+from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, revision_of
+from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import Backbone
 
-logger = logging.getLogger(__name__)
+__all__ = ["BackboneLoader", "check_backbone", "kind_of", "load_backbone", "own_weights", "resolve_device"]
 
-Name = Literal["auto", "sd2", "sd1", "dinov2", "vit", "color"]
+logger = logging.getLogger(__name__)
 
 VIT_GRID = 40
 """For ``vit`` on any device, and for the small DINOv2 that ``auto`` takes on a CPU."""
@@ -49,30 +50,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def kind_of(name: Name) -> Kind:
-    """Which files a backbone's weights consist of."""
-    return "stable-diffusion" if name in ("sd1", "sd2") else "vit"
-
-
 def own_weights(name: Name, device: torch.device) -> str | None:
     """Hub id of the weights a backbone uses where no model is named; None where it needs none or has none."""
     if name == "auto":
         return REPOSITORIES["dinov2-small" if device.type == "cpu" else "sd2"]
     return REPOSITORIES.get(name)
-
-
-def check_backbone(name: Name, *, model: str | None) -> None:
-    """Find out, without loading anything or using the network, whether a named backbone's weights are on disk.
-
-    ``auto`` and ``color`` can always be had.
-
-    Raises:
-        BackboneUnavailable: They are not; the message names the command that gets them.
-        SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
-    """
-    _check_model(name, model)
-    if name not in ("auto", "color"):
-        resolve(_repository(name, model), kind_of(name), local_only=True)
 
 
 def load_backbone(
@@ -101,13 +83,13 @@ def load_backbone(
         BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
         SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
     """
-    _check_model(name, model)
+    check_model(name, model)
     where = resolve_device(device)
     if name == "auto":
         return _auto(grid, where, cache_dir)
     if name == "color":
         return ColorAffinity(grid=grid, device=where)
-    repository = _repository(name, model)
+    repository = repository_of(name, model)
     folder = resolve(repository, kind_of(name))
     if name == "sd1" or name == "sd2":
         return StableDiffusion.load(folder, name=name, grid=grid, device=where, cache_dir=cache_dir)
@@ -119,17 +101,17 @@ class Choice(Protocol):
     """What settings say of the backbone."""
 
     @property
-    def backbone(self) -> Name: ...  # noqa: D102
+    def backbone(self) -> Name: ...
     @property
-    def model(self) -> str | None: ...  # noqa: D102
+    def model(self) -> str | None: ...
     @property
-    def layers(self) -> tuple[int, ...] | None: ...  # noqa: D102
+    def layers(self) -> tuple[int, ...] | None: ...
     @property
-    def grid(self) -> int | None: ...  # noqa: D102
+    def grid(self) -> int | None: ...
     @property
-    def device(self) -> str: ...  # noqa: D102
+    def device(self) -> str: ...
     @property
-    def cache_dir(self) -> Path: ...  # noqa: D102
+    def cache_dir(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -183,16 +165,3 @@ def _vit(folder: Path, name: str, layers: Sequence[int] | None, grid: int, devic
     title = Path(name).name if Path(name).is_dir() else name
     revision = revision_of(folder)
     return VisionTransformer.load(folder, name=title, revision=revision, layers=layers, grid=grid, device=device)
-
-
-def _repository(name: Name, model: str | None) -> str:
-    return model or REPOSITORIES[name]
-
-
-def _check_model(name: Name, model: str | None) -> None:
-    if name not in get_args(Name):
-        raise SettingsError(f"no backbone is called {name}; there are {', '.join(get_args(Name))}")
-    if name == "vit" and model is None:
-        raise SettingsError("backbone vit needs --model (M2N2_MODEL): a hub id or a folder of a vision transformer")
-    if name in ("auto", "color") and model is not None:
-        raise SettingsError(f"--model (M2N2_MODEL) has no meaning for backbone {name}: name vit, sd2, sd1 or dinov2")

@@ -23,6 +23,7 @@ from m2n2_backend.backbones.attention_capture import (
 )
 from m2n2_backend.backbones.device_memory import default_grid, is_out_of_memory, memory_advice
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
+from m2n2_backend.backbones.quiet import quiet_diffusers
 from m2n2_backend.backbones.weights import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
@@ -128,6 +129,7 @@ class StableDiffusion:
         """
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
+        quiet_diffusers()
         chosen = grid or default_grid(device, GRID_CHOICES[name])
         precision = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         with memory_advice(chosen, device):

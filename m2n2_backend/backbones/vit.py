@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from m2n2_backend.backbones.quiet import quiet_transformers
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
 
@@ -88,6 +89,7 @@ class VisionTransformer:
         """
         from transformers import AutoModel
 
+        quiet_transformers()
         try:
             model = AutoModel.from_pretrained(folder, local_files_only=True, **_without_pooler(folder))
         except (OSError, ValueError, KeyError) as error:

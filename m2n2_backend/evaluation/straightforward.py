@@ -64,8 +64,8 @@ def encode(
     rgb: NDArray[np.uint8],
     features: AttentionFeatures,
     *,
-    tolerance: float = 1e-3,
-    max_sweeps: int = 300,
+    tolerance: float = 1e-4,
+    max_sweeps: int = 2000,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> PlainState:
     """Attention, temperature and IPF.

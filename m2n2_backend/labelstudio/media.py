@@ -14,6 +14,7 @@ from typing import Protocol
 import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage
+from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.addresses import AddressPolicy
 from m2n2_backend.labelstudio.download import Reply, exchange, shown
 from m2n2_backend.labelstudio.local_media import from_data_url, from_disk
@@ -44,11 +45,36 @@ class ImageRef:
     hostname: str | None = None
 
 
-class Media(Protocol):
-    """Whoever turns a reference into a file: a :class:`MediaReader`, or a cache around one."""
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a server said to recognize this version of a file by.
 
-    def fetch(self, ref: ImageRef, *, deadline: float) -> SourceImage:
-        """Read one image; see :meth:`MediaReader.fetch`."""
+    Attributes:
+        etag: Of the response, "" where it had none.
+        modified: Its ``Last-Modified``, "" where it had none.
+    """
+
+    etag: str = ""
+    modified: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of a request that wants the file only if it is another version."""
+        named = {"If-None-Match": self.etag, "If-Modified-Since": self.modified}
+        return {name: value for name, value in named.items() if value}
+
+
+class Media(Protocol):
+    """Whoever turns a reference into a file: a :class:`MediaReader`, or a memory around one."""
+
+    def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
+        """Read one image; see :meth:`MediaReader.fetch`.
+
+        Args:
+            ref: The image.
+            deadline: ``time.monotonic()`` after which nobody waits.
+            data_needed: False where the image's hash will do, if it is known.
+        """
         ...
 
     def close(self) -> None:
@@ -83,39 +109,61 @@ class MediaReader:
         """Shorthand for :meth:`fetch` with nothing but the download's own limit of time."""
         return self.fetch(ImageRef(url, task_id, hostname_fallback))
 
-    def fetch(self, ref: ImageRef, *, deadline: float = float("inf")) -> SourceImage:
+    def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image file.
 
         Args:
             ref: The image.
             deadline: ``time.monotonic()`` after which nobody waits; ``download_timeout`` holds besides.
+            data_needed: Without a memory there is no other way to know the hash.
 
         Raises:
             ImageNotAllowed: The address or path is outside of what this server may read.
             ImageTooLarge: The file has more than ``max_image_bytes``.
             ImageUnavailable: It could not be read; the message says why, and the setting that helps.
-            InvalidImage: A data URL that cannot be decoded, or an address that is none.
+            InvalidImage: No image, a data URL that cannot be decoded, or an address that is none.
         """
-        data = self._data(ref, min(deadline, time.monotonic() + self._settings.download_timeout))
-        return SourceImage(key=hashlib.sha256(data).hexdigest(), data=data)
+        image, _ = self.fetch_if_changed(ref, Validators(), deadline=deadline)
+        assert image is not None, "without validators nothing is unchanged"
+        return image
+
+    def fetch_if_changed(
+        self, ref: ImageRef, known: Validators, *, deadline: float
+    ) -> tuple[SourceImage | None, Validators]:
+        """Read one image file unless its server says that it is the version known by ``known``.
+
+        Returns:
+            The image, None if it has not changed, and what to recognize it by the next time.
+
+        Raises:
+            M2N2Error: As ``fetch``.
+        """
+        data, validators = self._data(ref, known, min(deadline, time.monotonic() + self._settings.download_timeout))
+        if data is None:
+            return None, known
+        size = natural_size(data, max_pixels=self._settings.max_image_pixels)
+        return SourceImage(hashlib.sha256(data).hexdigest(), data, size), validators
 
     def close(self) -> None:
         """Do nothing: no connection outlives a read. A cache around the reader has more to do here."""
 
-    def _data(self, ref: ImageRef, deadline: float) -> bytes:
+    def _data(self, ref: ImageRef, known: Validators, deadline: float) -> tuple[bytes | None, Validators]:
         limit = self._settings.max_image_bytes
         if ref.url[:5].lower() == "data:":
-            return from_data_url(ref.url, limit)
+            return from_data_url(ref.url, limit), Validators()
         try:
             root = self._settings.local_files_root
             named = httpx.URL(ref.url.strip())
             if root is not None and self._is_local_file(named):
-                return from_disk(root, named.params.get("d", ""), limit)
+                return from_disk(root, named.params.get("d", ""), limit), Validators()
             url = self._locate(ref)
             _require_port(url)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidImage(f"the image's address cannot be parsed: {error}") from error
-        return self._download(url, deadline)
+        reply = self._download(url, known, deadline)
+        if reply.status == HTTPStatus.NOT_MODIFIED:
+            return None, known
+        return reply.body, Validators(reply.headers.get("etag", ""), reply.headers.get("last-modified", ""))
 
     def _locate(self, ref: ImageRef) -> httpx.URL:
         """The http(s) address to ask."""
@@ -150,11 +198,14 @@ class MediaReader:
     def _is_label_studio(self, url: httpx.URL) -> bool:
         return self._base is not None and _origin(url) == _origin(self._base)
 
-    def _download(self, url: httpx.URL, deadline: float) -> bytes:
+    def _download(self, url: httpx.URL, known: Validators, deadline: float) -> Reply:
         for _ in range(_REDIRECTS + 1):
-            reply = self._get(url, deadline)
+            reply = self._get(url, known, deadline)
+            if reply.status == HTTPStatus.NOT_MODIFIED and known.headers:
+                return reply
             if reply.status not in (301, 302, 303, 307, 308):
-                return self._checked(reply, url)
+                self._check(reply, url)
+                return reply
             try:
                 url = url.join(reply.headers.get("location", ""))
                 _require_port(url)
@@ -162,18 +213,20 @@ class MediaReader:
                 raise ImageUnavailable(f"image download failed: redirect to no address by {shown(url)}") from error
         raise ImageUnavailable(f"image download failed: more than {_REDIRECTS} redirects, last to {shown(url)}")
 
-    def _get(self, url: httpx.URL, deadline: float) -> Reply:
+    def _get(self, url: httpx.URL, known: Validators, deadline: float) -> Reply:
         if url.scheme not in ("http", "https") or not url.raw_host:
             raise ImageNotAllowed("the image's address leads away from http and https")
         if url.userinfo:
             raise ImageNotAllowed("the image's address holds a user name: credentials in addresses are not sent")
         own = self._is_label_studio(url)
-        reply = self._send("GET", url, self._token.headers(deadline) if own else {}, None, deadline)
+        token = self._token.headers(deadline) if own else {}
+        reply = self._send("GET", url, {**known.headers, **token}, None, deadline)
         if own and reply.status == HTTPStatus.UNAUTHORIZED and self._token.is_personal:
-            reply = self._send("GET", url, self._token.headers(deadline, renew=True), None, deadline)
+            token = self._token.headers(deadline, renew=True)
+            reply = self._send("GET", url, {**known.headers, **token}, None, deadline)
         return reply
 
-    def _checked(self, reply: Reply, url: httpx.URL) -> bytes:
+    def _check(self, reply: Reply, url: httpx.URL) -> None:
         own = self._is_label_studio(url)
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if own:
@@ -190,7 +243,6 @@ class MediaReader:
                     "check LABEL_STUDIO_API_KEY"
                 )
             raise ImageUnavailable(f"image download failed: {shown(url)} is a web page, not an image")
-        return reply.body
 
     def _refresh(self, content: bytes, deadline: float) -> Reply:
         assert self._base is not None, "tokens are only used for the Label Studio of the settings"

@@ -8,15 +8,10 @@ it is installed. A ``_wsgi.py`` for it:
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
     from m2n2_backend.labelstudio.predictor import Predictor
     from m2n2_backend.settings import load_settings
-    from m2n2_backend.worker.local import LocalPool
+    from m2n2_backend.worker.process_pool import ProcessPool
 
     settings = load_settings()
-    predictor = Predictor(
-        LocalPool(settings),
-        MediaReader(settings),
-        max_pixels=settings.max_image_pixels,
-        at_once=settings.http_threads,
-    )
+    predictor = Predictor(ProcessPool(settings), MediaReader(settings), at_once=settings.http_threads)
     app = init_app(model_class=ml_backend_class(predictor, deadline=settings.deadline))
 
 Errors reach Label Studio as "500 INTERNAL SERVER ERROR" there, with the cause in that server's log only; the

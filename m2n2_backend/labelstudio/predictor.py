@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from m2n2_backend.errors import InvalidImage, NotReady
-from m2n2_backend.images import natural_size
+from m2n2_backend.errors import ImageNeeded, InvalidImage, NotReady
 from m2n2_backend.labelstudio.fields import as_list, as_object, as_text
 from m2n2_backend.labelstudio.label_config import parse_label_config
 from m2n2_backend.labelstudio.media import ImageRef, Media
+from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.request import InteractiveRequest, context_items, parse_request
 from m2n2_backend.labelstudio.response import prediction
-from m2n2_backend.worker.pool import Answer, Pool, SourceImage
+from m2n2_backend.worker.pool import Pool, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +23,20 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Answers prediction requests; threads share one."""
 
-    def __init__(self, pool: Pool, media: Media, *, max_pixels: int, at_once: int) -> None:
+    def __init__(self, pool: Pool, media: Media, *, at_once: int, prefetcher: Prefetcher | None = None) -> None:
         """Set up the predictor.
 
         Args:
             pool: The model.
             media: Where images are read.
-            max_pixels: Most pixels of an image.
             at_once: Most objects that are segmented at a time; one more is told to come back. A server keeps more
                 threads than that, so that waiting for the model never blocks what must be answered at once.
+            prefetcher: Told of opened tasks.
         """
         self.pool = pool
         self._media = media
-        self._max_pixels = max_pixels
         self._at_once = at_once
+        self._prefetcher = prefetcher
         self._slots = threading.BoundedSemaphore(at_once)
 
     def predict(
@@ -72,6 +72,9 @@ class Predictor:
             as_object(task, f"tasks[{index}]")
         items = context_items(context)
         if not items:
+            # One task is one that an annotator opens; many are a batch, whose images nobody is looking at.
+            if self._prefetcher is not None and len(listed) == 1:
+                self._prefetcher.opened(listed[0], label_config, project=project, hostname=hostname)
             return [[] for _ in listed]
         config = parse_label_config(as_text(label_config, "label_config"))
         request = parse_request(listed, items, config, project=project)
@@ -87,42 +90,40 @@ class Predictor:
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()
-        image = self._media.fetch(ImageRef(request.image, request.task_id, hostname), deadline=deadline)
-        self._check_size(image, request)
+        ref = ImageRef(request.image, request.task_id, hostname)
+        subject = Subject(request.project, str(request.task_id), request.label, request.prompt_ids)
+        image = self._media.fetch(ref, deadline=deadline, data_needed=False)
         read = time.monotonic()
-        answer = self.pool.segment(image, request.prompts, deadline=deadline)
-        _check_mask(answer, request)
+        try:
+            _check_size(image.size, request)
+            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+        except ImageNeeded:
+            image = self._media.fetch(ref, deadline=deadline, data_needed=True)
+            _check_size(image.size, request)
+            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+        _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
-            "task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, segment %.0f ms, encode %.0f ms",
+            "task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), response %.0f ms",
             request.task_id,
             len(request.prompts.clicks),
             len(request.prompts.boxes),
             answer.score,
             1000 * (read - started),
             1000 * (segmented - read),
+            ", ".join(f"{name} {milliseconds:.0f}" for name, milliseconds in answer.timings_ms.items()),
             1000 * (time.monotonic() - segmented),
         )
         return result
 
-    def _check_size(self, image: SourceImage, request: InteractiveRequest) -> None:
-        width, height = natural_size(image.data, max_pixels=self._max_pixels)
-        if (width, height) != (request.width, request.height):
-            raise _size_error(width, height, request)
 
-
-def _check_mask(answer: Answer, request: InteractiveRequest) -> None:
-    height, width = answer.mask.shape
-    if (width, height) != (request.width, request.height):
-        raise _size_error(width, height, request)
-
-
-def _size_error(width: int, height: int, request: InteractiveRequest) -> InvalidImage:
-    return InvalidImage(
-        f"the image is {width}x{height} pixels, but Label Studio showed {request.width}x{request.height}: "
-        "another file, or its EXIF orientation was changed; reload the task"
-    )
+def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:
+    if size is not None and size != (request.width, request.height):
+        raise InvalidImage(
+            f"the image is {size[0]}x{size[1]} pixels, but Label Studio showed {request.width}x{request.height}: "
+            "another file, or its EXIF orientation was changed; reload the task"
+        )
 
 
 def _ids(tasks: Sequence[Any]) -> str:

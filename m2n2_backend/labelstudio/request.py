@@ -35,6 +35,7 @@ class InteractiveRequest:
         height: Its height.
         image_rotation: Rotation of the view in degrees; coordinates are not rotated, so it is only echoed.
         region_id: The same for every request about the same object.
+        prompt_ids: Label Studio's ids of the prompts; empty where one has none.
     """
 
     task_id: int | str | None
@@ -49,6 +50,7 @@ class InteractiveRequest:
     height: int
     image_rotation: float
     region_id: str
+    prompt_ids: frozenset[str] = frozenset()
 
 
 def context_items(context: object) -> Sequence[Any]:
@@ -108,6 +110,7 @@ def parse_request(
     prompts.validate(width, height)
     task_id = _task_id(task)
     label = config.output_label(newest.label)
+    ids = [item.id for item in group]
     return InteractiveRequest(
         task_id=task_id,
         project=project,
@@ -121,6 +124,7 @@ def parse_request(
         height=height,
         image_rotation=newest.rotation,
         region_id=_region_id(task_id, config.output.name, label, newest.item_index or 0, group[0]),
+        prompt_ids=frozenset(id for id in ids if id is not None) if None not in ids else frozenset(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,13 @@ class AttentionFeatures:
     def nbytes(self) -> int:
         """Bytes of all queries and keys."""
         return sum(tensor.nbytes for block in self.blocks for tensor in (block.queries, block.keys))
+
+    def to(self, device: torch.device | str) -> AttentionFeatures:
+        """The same on another device."""
+        moved = (
+            replace(block, queries=block.queries.to(device), keys=block.keys.to(device)) for block in self.blocks
+        )
+        return AttentionFeatures(tuple(moved), self.height, self.width)
 
 
 class Backbone(Protocol):

@@ -26,10 +26,10 @@ from m2n2_backend.m2n2.relations import (
     Relation,
     tempered,
 )
-from m2n2_backend.m2n2.state import ImageState, PromptMap
+from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import choose_threshold, profile
 from m2n2_backend.m2n2.transition import transition_matrix
-from m2n2_backend.m2n2.upsample import cell_of_pixels, joint_bilateral
+from m2n2_backend.m2n2.upsample import JointBilateral, cell_of_pixels, joint_bilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 
 
@@ -58,29 +58,49 @@ class Segmenter:
         self.backbone = backbone
         self.method = method or Method()
 
-    @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8]) -> ImageState:
-        """Steps 1 and 2, and the JBU operator.
+        """Run the model and prepare for clicks: steps 1 and 2, and the JBU operator.
 
         Args:
             rgb: uint8 [H, W, 3].
         """
-        method = self.method
+        return self.prepare(self.extract(rgb))
+
+    def extract(self, rgb: NDArray[np.uint8]) -> EncodedImage:
+        """Run the model: the part of ``encode`` that is worth keeping on disk.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+        """
         features = self.backbone.features(rgb)
+        return EncodedImage((rgb.shape[0], rgb.shape[1]), features, _reduce(rgb, self.method.working_size))
+
+    @torch.inference_mode()
+    def prepare(self, encoded: EncodedImage, upsample: JointBilateral | None = None) -> ImageState:
+        """Build what clicks need: matrix (steps 1 and 2) and JBU operator.
+
+        Args:
+            encoded: Of a segmenter with equal backbone and working size.
+            upsample: The operator of an earlier state of the same photograph, if it is still there.
+
+        Raises:
+            FloatingPointError: The features are not finite.
+        """
+        features = encoded.features
         attention = aggregate(features, self.backbone.device)
-        upsample = joint_bilateral(
-            _reduce(rgb, method.working_size),
-            features.height,
-            features.width,
-            radius=method.radius,
-            samples=method.samples,
-        )
         return ImageState(
-            size=(rgb.shape[0], rgb.shape[1]),
+            size=encoded.size,
             grid=(features.height, features.width),
-            relation=_relation(attention, method),
-            upsample=upsample,
+            relation=_relation(attention, self.method),
+            upsample=upsample or self.joint_bilateral(encoded),
             device=attention.device,
+        )
+
+    def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
+        """The JBU operator of one photograph."""
+        method, features = self.method, encoded.features
+        return joint_bilateral(
+            encoded.guide, features.height, features.width, radius=method.radius, samples=method.samples
         )
 
     @torch.inference_mode()

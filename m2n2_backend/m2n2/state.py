@@ -6,17 +6,40 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.relations import Relation
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.m2n2.upsample import JointBilateral
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """What the model says of one photograph, and all that has to be kept to never ask it again.
+
+    Attributes:
+        size: (H, W) of the photograph.
+        features: Queries and keys.
+        guide: The photograph at working size, uint8 [H', W', 3].
+    """
+
+    size: tuple[int, int]
+    features: AttentionFeatures
+    guide: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of features and guide."""
+        return self.features.nbytes + self.guide.nbytes
+
+    def to(self, device: torch.device | str) -> EncodedImage:
+        """The same with its features on another device."""
+        return EncodedImage(self.size, self.features.to(device), self.guide)
 
 
 @dataclass(frozen=True)
@@ -39,20 +62,32 @@ class PromptMap:
         return self.levels.nbytes + self.profile.area.nbytes + self.profile.edge.nbytes
 
 
-class Memo:
+class Sized(Protocol):
+    """Whatever knows its own size: arrays, tensors, prompt maps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class Memo(Generic[S]):
     """Least-recently-used results of one image; safe between threads, bounded in number."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[object, object] = OrderedDict()
+        self._entries: OrderedDict[object, S] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: object, make: Callable[[], T]) -> T:
+    def get(self, key: object, make: Callable[[], S]) -> S:
         """The entry of ``key``, made now if it is not there; two threads may both make it, with equal results."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
-                return self._entries[key]  # type: ignore[return-value]
+                return self._entries[key]
         value = make()
         with self._lock:
             self._entries[key] = value
@@ -60,8 +95,17 @@ class Memo:
                 self._entries.popitem(last=False)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries."""
+        with self._lock:
+            return sum(entry.nbytes for entry in self._entries.values())
 
 
 @dataclass(frozen=True)
@@ -83,8 +127,8 @@ class ImageState:
     relation: Relation
     upsample: JointBilateral
     device: torch.device
-    cells: Memo = field(default_factory=lambda: Memo(256))
-    clicks: Memo = field(default_factory=lambda: Memo(48))
+    cells: Memo[NDArray[np.float32]] = field(default_factory=lambda: Memo(256))
+    clicks: Memo[PromptMap] = field(default_factory=lambda: Memo(48))
 
     @property
     def working_size(self) -> tuple[int, int]:
@@ -93,7 +137,5 @@ class ImageState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of matrix and table, and of the memos were they full."""
-        pixels = self.working_size[0] * self.working_size[1]
-        memos = 48 * (2 * pixels + 2 * 4 * 65536) + 256 * 4 * self.grid[0] * self.grid[1]
-        return self.relation.nbytes + self.upsample.nbytes + memos
+        """Bytes of matrix, table and memos; it grows with new clicks, to 48 of 2 bytes a pixel and 0.5 MB each."""
+        return self.relation.nbytes + self.upsample.nbytes + self.cells.nbytes + self.clicks.nbytes

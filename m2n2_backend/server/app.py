@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
@@ -19,8 +20,10 @@ from m2n2_backend.labelstudio.fields import as_object, as_text
 from m2n2_backend.labelstudio.label_config import parse_label_config
 from m2n2_backend.labelstudio.media import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
+from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
-from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.server.metrics import MeteredPool, Metrics
+from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool, Status
 
@@ -31,15 +34,20 @@ MAX_BODY_BYTES = 64 * 1024**2
 
 MAX_PROJECTS = 1024
 _OPEN_ROUTES = ("/webhook",)
+_SHOWN_ROUTES = ("/setup", "/predict")
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def create_app(settings: Settings, pool: Pool, media: Media | None = None) -> Flask:
+def create_app(
+    settings: Settings, pool: Pool, media: Media | None = None, prefetcher: Prefetcher | None = None
+) -> Flask:
     """Make the web application.
 
     Args:
         settings: Limits, credentials, deadline.
         pool: The model; it stays the caller's to close.
         media: Where images are read; a :class:`MediaReader` of the settings if None.
+        prefetcher: Told of opened tasks; nothing is prefetched if None.
 
     Raises:
         SettingsError: Only one of basic auth's user name and password is set.
@@ -47,7 +55,7 @@ def create_app(settings: Settings, pool: Pool, media: Media | None = None) -> Fl
     app = Flask("m2n2_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    routes = _Routes(settings, pool, media or MediaReader(settings))
+    routes = _Routes(settings, pool, media or MediaReader(settings), prefetcher)
     app.before_request(routes.start)
     app.after_request(routes.finish)
     app.add_url_rule("/", view_func=routes.index)
@@ -64,13 +72,14 @@ def create_app(settings: Settings, pool: Pool, media: Media | None = None) -> Fl
 class _Routes:
     """The routes of one app and what they share."""
 
-    def __init__(self, settings: Settings, pool: Pool, media: Media) -> None:
-        self._pool = pool
+    def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
+        self._metrics = Metrics(pool)
+        self._pool = MeteredPool(pool, self._metrics)
+        self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
-        self._predictor = Predictor(pool, media, max_pixels=settings.max_image_pixels, at_once=settings.http_threads)
+        self._predictor = Predictor(self._pool, media, at_once=settings.http_threads, prefetcher=prefetcher)
         self._hostnames = _Hostnames()
-        self._metrics = Metrics(pool)
 
     def start(self) -> None:
         g.started = time.monotonic()
@@ -80,11 +89,18 @@ class _Routes:
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
-        self._metrics.observe(route, response.status_code, time.monotonic() - g.started)
+        seconds = time.monotonic() - g.started
+        self._metrics.observe(route, response.status_code, seconds)
+        if request.path in _SHOWN_ROUTES:
+            cause = response.status.partition(" ")[2] if response.status_code >= HTTPStatus.BAD_REQUEST else ""
+            self._recent.add(f"{request.method} {route}", response.status_code, cause, seconds)
         return response
 
     def index(self) -> Response:
         status = self._pool.status()
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            page = status_page(status, self._pool.stats(), self._recent.latest())
+            return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
         return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
 
     def health(self) -> Response:

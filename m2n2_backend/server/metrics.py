@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
 
-from m2n2_backend.worker.pool import Pool
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from m2n2_backend.errors import ImageNeeded
+from m2n2_backend.prompts import Prompts
+from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
+
+_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 100)
 
 
 class Metrics:
@@ -14,21 +22,30 @@ class Metrics:
         """Set up all metrics.
 
         Args:
-            pool: Asked for its state at every scrape.
+            pool: Asked for its state and its workers' figures at every scrape.
         """
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "m2n2_http_requests", "Requests by route and status", ["route", "status"], registry=self._registry
         )
         self._seconds = Histogram(
-            "m2n2_http_request_seconds",
-            "Time to answer, by route",
-            ["route"],
-            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+            "m2n2_http_request_seconds", "Time to answer, by route", ["route"], buckets=_SECONDS,
+            registry=self._registry,
+        )  # fmt: skip
+        self._segments = Counter(
+            "m2n2_segments", "Objects asked of the model by kind of prompt and outcome", ["kind", "outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._parts = Histogram(
+            "m2n2_model_seconds",
+            "Parts of an answer: wait (queue), encode (model), prepare (matrix and table), segment (clicks to mask)",
+            ["part"],
+            buckets=_SECONDS,
             registry=self._registry,
         )
         ready = Gauge("m2n2_model_ready", "1 where the model can answer, else 0", registry=self._registry)
-        ready.set_function(lambda: float(pool.status().state == "ready"))
+        ready.set_function(lambda: float(pool.status().state in ("ready", "degraded")))
+        self._registry.register(_WorkerCollector(pool))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request.
@@ -41,6 +58,98 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
+    def segmented(self, prompts: Prompts, answer: Answer | None, error: Exception | None) -> None:
+        """Count one object: its answer, or the error it ended with."""
+        kind = "box" if prompts.boxes else "clicks"
+        self._segments.labels(kind, "ok" if error is None else type(error).__name__).inc()
+        for part, milliseconds in (answer.timings_ms if answer else {}).items():
+            self._parts.labels(part).observe(milliseconds / 1000.0)
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class MeteredPool:
+    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted."""
+
+    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+        self._pool = pool
+        self._metrics = metrics
+
+    def segment(
+        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+    ) -> Answer:
+        """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
+        try:
+            answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject)
+        except ImageNeeded:
+            raise  # the same object is asked for once more, with its image
+        except Exception as error:
+            self._metrics.segmented(prompts, None, error)
+            raise
+        self._metrics.segmented(prompts, answer, None)
+        return answer
+
+    def prefetch(self, image: SourceImage) -> bool:
+        """See :meth:`m2n2_backend.worker.pool.Pool.prefetch`."""
+        return self._pool.prefetch(image)
+
+    def status(self) -> Status:
+        """See :meth:`m2n2_backend.worker.pool.Pool.status`."""
+        return self._pool.status()
+
+    def stats(self) -> list[WorkerStats]:
+        """See :meth:`m2n2_backend.worker.pool.Pool.stats`."""
+        return self._pool.stats()
+
+    def close(self) -> None:
+        """See :meth:`m2n2_backend.worker.pool.Pool.close`."""
+        self._pool.close()
+
+
+class _WorkerCollector(Collector):
+    """Figures that the workers count themselves, read at every scrape."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus-client."""
+        workers = self._pool.stats()
+        for name, text in (
+            ("alive", "1 where the worker can take work"),
+            ("waiting", "Requests in the worker's queue"),
+            ("rss", "Resident memory of the worker in bytes"),
+        ):
+            gauge = GaugeMetricFamily(f"m2n2_worker_{name}", text, labels=["worker"])
+            for index, worker in enumerate(workers):
+                gauge.add_metric([str(index)], float(getattr(worker, name)))
+            yield gauge
+        for name, text in (
+            ("restarts", "Times the worker was started again"),
+            ("superseded", "Requests answered with a newer one's mask"),
+            ("timed_out", "Requests whose deadline passed"),
+            ("refused", "Requests that found the queue full"),
+            ("encoded", "Times the model ran"),
+        ):
+            counter = CounterMetricFamily(f"m2n2_worker_{name}", text, labels=["worker"])
+            for index, worker in enumerate(workers):
+                counter.add_metric([str(index)], float(getattr(worker, name)))
+            yield counter
+        yield from _tiers(workers)
+
+
+def _tiers(workers: list[WorkerStats]) -> Iterator[Metric]:
+    for name in ("bytes", "limit", "entries"):
+        gauge = GaugeMetricFamily(f"m2n2_cache_{name}", f"{name} of a cache tier", labels=["worker", "tier"])
+        for index, worker in enumerate(workers):
+            for tier, figures in worker.tiers.items():
+                gauge.add_metric([str(index), tier], float(getattr(figures, name)))
+        yield gauge
+    for name in ("hits", "misses", "evictions"):
+        counter = CounterMetricFamily(f"m2n2_cache_{name}", f"{name} of a cache tier", labels=["worker", "tier"])
+        for index, worker in enumerate(workers):
+            for tier, figures in worker.tiers.items():
+                counter.add_metric([str(index), tier], float(getattr(figures, name)))
+        yield counter

@@ -11,6 +11,8 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from m2n2_backend.labelstudio.media import MediaReader
+from m2n2_backend.labelstudio.media_memory import RememberingMedia
+from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server.app import create_app, credentials
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool
@@ -22,7 +24,7 @@ PoolFactory = Callable[[Settings], Pool]
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _WATCHDOG_SECONDS = 300
 # Beside those that may all wait for the model: /health and /setup have one and three seconds to answer.
-_SPARE_THREADS = 4
+_SPARE_THREADS = 8
 _GRACE_SECONDS = 20
 
 
@@ -51,7 +53,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
-        self._open: list[Pool | MediaReader] = []
+        self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 
     def load_config(self) -> None:
@@ -76,9 +78,11 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Called by gunicorn in the serving process."""
         pool = self._pool_factory(self._settings)
         self._open.append(pool)
-        media = MediaReader(self._settings)
+        media = RememberingMedia(MediaReader(self._settings), fresh_seconds=self._settings.image_fresh)
         self._open.append(media)
-        app = create_app(self._settings, pool, media)
+        prefetcher = Prefetcher(pool, media, timeout=self._settings.download_timeout)
+        self._open.append(prefetcher)
+        app = create_app(self._settings, pool, media, prefetcher)
         logger.info(
             "listening on http://%s, backbone %s; Label Studio refuses backends on private addresses unless "
             "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false is in its environment",

@@ -17,12 +17,37 @@ class SourceImage:
     """One photograph as it was read.
 
     Attributes:
-        key: Hash of ``data``; equal keys mean equal pixels.
-        data: The encoded file (JPEG, PNG, …), at most ``max_image_bytes``.
+        key: Hash of the file's bytes; equal keys mean equal pixels.
+        data: The encoded file (JPEG, PNG, …), at most ``max_image_bytes``; None where it is only known from before.
+        size: Width and height in pixels as a browser shows it; None where nobody has looked yet.
     """
 
     key: str
-    data: bytes = field(repr=False)
+    data: bytes | None = field(repr=False)
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The object somebody is clicking on, so that waiting requests about an older state of it can be told.
+
+    Attributes:
+        project: Label Studio's id of the project.
+        task: Label Studio's id of the task.
+        label: The output control's label.
+        prompts: Ids of the prompts that were drawn. A later request with all of these, and the same project, task and
+            label, makes this one obsolete; one without them is about another object, or another annotator's.
+    """
+
+    project: str
+    task: str
+    label: str | None
+    prompts: frozenset[str]
+
+    def replaces(self, other: Subject) -> bool:
+        """Whether a request about this one makes a waiting request about the other obsolete."""
+        mine, theirs = (self.project, self.task, self.label), (other.project, other.task, other.label)
+        return mine == theirs and bool(other.prompts) and other.prompts <= self.prompts
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,7 @@ class Answer:
         mask: bool [H, W], the size of the natural image.
         score: In [0, 1]; see ``m2n2.segmenter.Segmentation.score``.
         model_version: Changes whenever the same clicks may give another mask.
-        timings_ms: Wall time of the parts that ran, by name.
+        timings_ms: Wall time of the parts that ran, by name: ``wait`` (queue), ``encode``, ``prepare``, ``segment``.
     """
 
     mask: NDArray[np.bool_]
@@ -47,42 +72,105 @@ class Status:
     """What /health and the log say about the model.
 
     Attributes:
-        state: ``loading`` until the first request can be answered, ``ready``, or ``failed``.
+        state: ``loading`` until the first request can be answered; ``ready``; ``degraded`` while a worker that died
+            is being replaced; ``failed`` where the model cannot be loaded.
         model_version: Known before the model is loaded.
         backbone: Its name in words, with a plain remark where it is only the embedded default.
         device: The device in words.
-        detail: Cause and cure where ``state`` is ``failed``, else empty.
+        detail: Cause and cure where ``state`` is ``failed`` or ``degraded``, else empty.
     """
 
-    state: Literal["loading", "ready", "failed"]
+    state: Literal["loading", "ready", "degraded", "failed"]
     model_version: str
     backbone: str
     device: str
     detail: str = ""
 
 
-class Pool(Protocol):
-    """The seam between web process and model."""
+@dataclass(frozen=True)
+class Tier:
+    """One cache tier of one worker.
 
-    def segment(self, image: SourceImage, prompts: Prompts, *, deadline: float) -> Answer:
+    Attributes:
+        bytes: Held now.
+        limit: Most bytes.
+        entries: Images held.
+        hits: Since the worker started.
+        misses: Since the worker started.
+        evictions: Since the worker started.
+    """
+
+    bytes: int
+    limit: int
+    entries: int
+    hits: int
+    misses: int
+    evictions: int
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """One worker as of its latest answer.
+
+    Attributes:
+        device: In words.
+        alive: Whether it can take work now.
+        waiting: Requests in its queue.
+        restarts: Times it was started again after it died.
+        superseded: Requests answered with a newer request's mask.
+        timed_out: Requests whose deadline passed before their answer.
+        refused: Requests that found the queue full.
+        encoded: Times the model ran.
+        rss: Resident memory in bytes; 0 where the system does not tell.
+        tiers: ``device``, ``memory`` and ``disk``.
+    """
+
+    device: str
+    alive: bool
+    waiting: int
+    restarts: int
+    superseded: int
+    timed_out: int
+    refused: int
+    encoded: int
+    rss: int
+    tiers: Mapping[str, Tier]
+
+
+class Pool(Protocol):
+    """The seam between web process and model: one process here, or a cluster."""
+
+    def segment(
+        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+    ) -> Answer:
         """Segment one object.
 
         Args:
             image: The photograph.
             prompts: Clicks and boxes in pixels of the natural image.
             deadline: ``time.monotonic()`` after which nobody waits for the answer.
+            subject: What the clicks are about; a newer request may then answer for one that still waits.
 
         Raises:
+            ImageNeeded: ``image.data`` is None and no cache has the image: ask again with its data.
             InvalidImage: ``image`` cannot be decoded.
             ImageTooLarge: ``image`` has more pixels than the settings allow.
             InvalidPrompt: A prompt lies outside the image or none is foreground.
-            NotReady: The model is not loaded yet, or the deadline passed.
-            BackboneUnavailable: Loading failed; the message names the cure.
+            NotReady: The model is not loaded yet, too many requests wait, or the deadline passed.
+            BackboneUnavailable: Loading failed, or memory is too small; the message names the cure.
         """
+        ...
+
+    def prefetch(self, image: SourceImage) -> bool:
+        """Encode an image when nothing else is to do; False where too much waits already. Never blocks."""
         ...
 
     def status(self) -> Status:
         """Answer at once, whatever the model is doing."""
+        ...
+
+    def stats(self) -> list[WorkerStats]:
+        """Answer at once with figures of every worker."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,229 @@
+"""The cache tier that outlives the process: one safetensors file per photograph, shared between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
+from m2n2_backend.m2n2.state import EncodedImage
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 300.0
+"""After a failed write nothing is written for so long: a full disk is not cured by trying at every click."""
+
+_FORMAT = "m2n2-encoded-1"
+_SUFFIX = ".safetensors"
+_TRIMMED_TO = 0.9  # of the limit, so that not every write has to look for something to evict
+_LOST_AFTER_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
+_SCAN_SECONDS = 60.0  # other processes write into the folder too
+
+
+class _File(NamedTuple):
+    used: float
+    size: int
+    path: Path
+
+
+class DiskCache:
+    """What the model said of photographs, by the hash of their files.
+
+    Files are written under another name and then renamed, so that nobody ever reads half a file, and carry a checksum
+    of all they hold. What is damaged, or was written for another model, is removed and counts as absent. Nothing here
+    raises for the disk's sake: without it the model is asked again.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, limit: int) -> None:
+        """Name the folder; nothing is written yet.
+
+        Args:
+            folder: Of all models; each gets a folder inside.
+            fingerprint: Of whatever decides the contents: model, grid, working size.
+            limit: Bytes that all files in ``folder`` may have together; 0 keeps nothing.
+        """
+        self.fingerprint = fingerprint
+        self.limit = limit
+        self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
+        self._root = folder
+        self._own = folder / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+        self._held = self._count = 0  # as of the latest look at the folder, and written since
+        self._scanned_at = -_SCAN_SECONDS
+        self._resume_at = 0.0
+
+    def path(self, key: str) -> Path:
+        """The file of a photograph, whether it exists or not."""
+        return self._own / key[:2] / (key + _SUFFIX)
+
+    def __contains__(self, key: str) -> bool:
+        return self.limit > 0 and self.path(key).is_file()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, key: str) -> EncodedImage | None:
+        """Read a photograph's file; None where there is none that can be used."""
+        if self.limit == 0:
+            return None
+        path = self.path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            self.misses += 1
+            return None
+        except OSError as error:
+            self._failed(f"{path.name} cannot be read: {error.strerror}", pause=False)
+            self.misses += 1
+            return None
+        try:
+            encoded = unpack(data, key, self.fingerprint)
+        except ValueError as error:
+            logger.warning("cached file %s is dropped: %s", path.name, error)
+            self.damaged += 1
+            self.misses += 1
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        self.hits += 1
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the time of the last use, which eviction goes by
+        return encoded
+
+    def put(self, key: str, encoded: EncodedImage) -> bool:
+        """Write a photograph's file, then evict others if that is too much; whether it was written."""
+        if self.limit == 0 or time.monotonic() < self._resume_at:
+            return False
+        path = self.path(key)
+        temporary = path.with_name(f".{key}.{os.getpid()}.tmp")
+        data = pack(encoded, key, self.fingerprint)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            self._failed(
+                f"{self._root} cannot be written: {error.strerror}; {PAUSE_SECONDS:.0f} s without", pause=True
+            )
+            return False
+        self._held += len(data)
+        self._count += 1
+        if self._held > self.limit or time.monotonic() - self._scanned_at > _SCAN_SECONDS:
+            self._evict()
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files as of the latest look at the folder, and of those written since."""
+        return self._held
+
+    @property
+    def paused(self) -> bool:
+        """Whether writing is given up for a while."""
+        return time.monotonic() < self._resume_at
+
+    def _evict(self) -> None:
+        files = sorted(self._files())
+        self._held, self._count = sum(file.size for file in files), len(files)
+        self._scanned_at = time.monotonic()
+        if self._held <= self.limit:
+            return
+        for file in files:
+            if self._held <= _TRIMMED_TO * self.limit:
+                break
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                try:
+                    file.path.unlink()
+                except PermissionError as error:
+                    self._failed(f"{file.path} cannot be removed: {error.strerror}", pause=True)
+                    return
+                self.evictions += 1
+            self._held -= file.size
+            self._count -= 1
+
+    def _files(self) -> Iterator[_File]:
+        now = time.time()
+        for path in self._root.glob("*/*/*"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if path.suffix == _SUFFIX:
+                    yield _File(status.st_mtime, status.st_size, path)
+                elif path.suffix == ".tmp" and now - status.st_mtime > _LOST_AFTER_SECONDS:
+                    path.unlink()
+
+    def _failed(self, cause: str, *, pause: bool) -> None:
+        self.failures += 1
+        if pause:
+            self._resume_at = time.monotonic() + PAUSE_SECONDS
+        logger.warning("disk cache: %s", cause)
+
+
+def pack(encoded: EncodedImage, key: str, fingerprint: str) -> bytes:
+    """An encoded photograph as the bytes of a safetensors file that names and checks its contents."""
+    tensors = {"guide": torch.from_numpy(np.require(encoded.guide, requirements=["C", "W"]))}
+    for index, block in enumerate(encoded.features.blocks):
+        tensors[f"queries.{index}"] = block.queries.contiguous().cpu()
+        tensors[f"keys.{index}"] = block.keys.contiguous().cpu()
+    header = {
+        "format": _FORMAT,
+        "fingerprint": fingerprint,
+        "key": key,
+        "size": encoded.size,
+        "grid": (encoded.features.height, encoded.features.width),
+        "scales": [block.scale for block in encoded.features.blocks],
+        "weights": [block.weight for block in encoded.features.blocks],
+    }
+    return save(tensors, {"header": json.dumps(header), "checksum": _checksum(json.dumps(header), tensors)})
+
+
+def unpack(data: bytes, key: str, fingerprint: str) -> EncodedImage:
+    """The photograph that :func:`pack` wrote.
+
+    Raises:
+        ValueError: It is damaged, or of another photograph, model or version; the message says which.
+    """
+    try:
+        tensors = load(data)
+        metadata = _metadata(data)
+        text = metadata["header"]
+        header = json.loads(text)
+        if header["format"] != _FORMAT or header["fingerprint"] != fingerprint or header["key"] != key:
+            raise ValueError("it was written for another image, model or version")
+        if metadata["checksum"] != _checksum(text, tensors):
+            raise ValueError("its checksum is wrong")
+        blocks = tuple(
+            AttentionBlock(tensors[f"queries.{index}"], tensors[f"keys.{index}"], scale, weight)
+            for index, (scale, weight) in enumerate(zip(header["scales"], header["weights"], strict=True))
+        )
+        height, width = header["size"]
+        return EncodedImage((height, width), AttentionFeatures(blocks, *header["grid"]), tensors["guide"].numpy())
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """The free text of a safetensors file, which its reader from bytes leaves out: 8 bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
+
+
+def _checksum(header: str, tensors: dict[str, torch.Tensor]) -> str:
+    """CRC-32 of header and contents: it is there for damage, not for malice."""
+    value = zlib.crc32(header.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().tobytes(), value)
+    return f"{value:08x}"
