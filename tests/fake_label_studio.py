@@ -96,6 +96,8 @@ class FakeLabelStudio:
             self._redirect(to, query.get("to", "/open/a.png?X-Amz-Signature=bucketsecret"))
         elif first == "open":
             self._reply(to, 200, self.files["a.png"], "image/png")
+        elif first == "versioned":
+            self._versioned(to, self.files[rest[0]])
         elif first == "hops":
             count = int(rest[0])
             self._redirect(to, f"/hops/{count - 1}" if count else "/open/a.png")
@@ -123,6 +125,17 @@ class FakeLabelStudio:
             to.wfile.write(b"no HTTP\r\n\r\n")
         else:
             self._reply(to, 404, b"", "text/plain")
+
+    @staticmethod
+    def _versioned(to: BaseHTTPRequestHandler, file: bytes) -> None:
+        """As a bucket serves files: 304 to whoever names the version there is."""
+        etag = f'"{hash(file)}"'
+        unchanged = to.headers.get("If-None-Match") == etag
+        to.send_response(304 if unchanged else 200)
+        to.send_header("ETag", etag)
+        to.send_header("Content-Length", "0" if unchanged else str(len(file)))
+        to.end_headers()
+        to.wfile.write(b"" if unchanged else file)
 
     def _drip(self, to: BaseHTTPRequestHandler, start: bytes, part: bytes, pause: float) -> None:
         to.wfile.write(start)

@@ -27,6 +27,7 @@ STATUS: dict[type[errors.M2N2Error], int] = {
     errors.SettingsError: 500,
     errors.BackboneUnavailable: 503,
     errors.NotReady: 503,
+    errors.ImageNeeded: 503,
 }
 """HTTP status of each kind of error. 424: what failed is the image's server, not this one."""
 

@@ -1,0 +1,115 @@
+"""The page at / and the metrics: what an operator sees at night."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
+
+from m2n2_backend.server.app import create_app
+from m2n2_backend.server.status_page import KEPT, RecentRequests, without_secrets
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.fixture
+def pool() -> DiscPool:
+    return DiscPool()
+
+
+@pytest.fixture
+def client(pool: DiscPool) -> FlaskClient:
+    return create_app(settings(), pool, CountingMedia()).test_client()
+
+
+def page(client: FlaskClient) -> str:
+    answer = client.get("/", headers=HTML)
+    assert answer.mimetype == "text/html"
+    return str(answer.text)
+
+
+def test_a_browser_gets_a_page_and_a_program_json(client: FlaskClient) -> None:
+    assert "<h1>m2n2-backend" in page(client)
+    assert client.get("/").json["backbone"] == "discs"
+
+
+def test_the_page_tells_backbone_device_and_cache_fill(client: FlaskClient) -> None:
+    text = page(client)
+
+    for part in ("discs", "paper", "disc-1", "device cache", "disk cache", "(10 %)", "5 hits", "1 restarts"):
+        assert part in text
+
+
+def test_the_page_tells_why_the_model_cannot_work(client: FlaskClient, pool: DiscPool) -> None:
+    pool.state = "failed"
+
+    assert "no weights: run m2n2-backend fetch-weights" in page(client)
+
+
+def test_the_page_tells_why_the_last_click_failed(client: FlaskClient) -> None:
+    client.post("/predict", json=payload(key_point()))
+    client.post("/predict", json=payload(key_point(label="Cow")))
+    text = page(client)
+
+    assert "POST /predict" in text
+    assert (
+        "add &lt;Label value=&#34;Cow&#34;/&gt; there" in text
+        or "add &lt;Label value=&quot;Cow&quot;/&gt; there" in text
+    )
+
+
+def test_labels_cannot_write_html_into_the_page(client: FlaskClient) -> None:
+    name = "&lt;script&gt;alert(1)&lt;/script&gt;"
+    config = CONFIG.replace(labels("Cat", "Dog", "Cow"), labels("Cat", name))
+    client.post("/predict", json=payload(key_point(label="<script>alert(1)</script>"), config=config))
+
+    assert "<script" not in page(client)
+    assert client.get("/", headers=HTML).headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "https://bucket.s3.amazonaws.com/a.png?X-Amz-Signature=bucketsecret&X-Amz-Credential=bucketsecret",
+        "refused the token eyJhbGciOi.eyJ0b2tlbl90.bucketsecret",
+        "Token 0123456789abcdef0123456789abcdef01234567",
+    ],
+)
+def test_tokens_are_left_out(secret: str) -> None:
+    recent = RecentRequests()
+    recent.add("POST /predict", 424, secret, 0.1)
+
+    assert "bucketsecret" not in recent.latest()[0].cause
+    assert "0123456789abcdef" not in recent.latest()[0].cause
+    assert without_secrets("add <Label value='Dog'/> there") == "add <Label value='Dog'/> there"
+
+
+def test_only_the_latest_requests_are_kept() -> None:
+    recent = RecentRequests()
+    for index in range(KEPT + 5):
+        recent.add("POST /predict", 200, "", index)
+
+    assert len(recent.latest()) == KEPT
+    assert recent.latest()[0].milliseconds == 1000.0 * (KEPT + 4)
+
+
+def test_metrics_tell_outcomes_caches_and_workers(client: FlaskClient, pool: DiscPool) -> None:
+    client.post("/predict", json=payload(key_point()))
+    pool.state = "loading"
+    client.post("/predict", json=payload(key_point()))
+    text = client.get("/metrics").text
+
+    for line in (
+        'm2n2_segments_total{kind="clicks",outcome="ok"} 1.0',
+        'm2n2_segments_total{kind="clicks",outcome="NotReady"} 1.0',
+        'm2n2_worker_waiting{worker="0"} 4.0',
+        'm2n2_worker_restarts_total{worker="0"} 1.0',
+        'm2n2_worker_superseded_total{worker="0"} 2.0',
+        'm2n2_worker_timed_out_total{worker="0"} 3.0',
+        'm2n2_worker_refused_total{worker="0"} 6.0',
+        'm2n2_worker_encoded_total{worker="0"} 7.0',
+        'm2n2_cache_bytes{tier="disk",worker="0"} 10.0',
+        'm2n2_cache_hits_total{tier="memory",worker="0"} 5.0',
+        'm2n2_cache_evictions_total{tier="device",worker="0"} 2.0',
+    ):
+        assert line in text
