@@ -73,13 +73,16 @@ class FakeLabelStudio:
             def do_POST(self) -> None:
                 fake.requests.append((self.path, dict(self.headers)))
                 sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if sent == {"refresh": PERSONAL}:
-                    fake.generation += 1
-                    fake._reply(self, 200, json.dumps({"access": fake._access()}).encode(), "application/json")
-                else:
-                    fake._reply(self, 401, b'{"detail":"Token is invalid"}', "application/json")
+                fake._post(self, sent)
 
         return Handler
+
+    def _post(self, to: BaseHTTPRequestHandler, sent: Any) -> None:
+        if sent == {"refresh": PERSONAL}:
+            self.generation += 1
+            self._reply(to, 200, json.dumps({"access": self._access()}).encode(), "application/json")
+        else:
+            self._reply(to, 401, b'{"detail":"Token is invalid"}', "application/json")
 
     def _answer(self, to: BaseHTTPRequestHandler, url: Any) -> None:
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
