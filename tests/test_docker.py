@@ -52,6 +52,7 @@ KEYS: dict[str, set[str]] = {
         "environment",
         "expose",
         "healthcheck",
+        "hostname",
         "image",
         "init",
         "ports",

@@ -214,7 +214,7 @@ def test_a_connected_project_with_a_good_config_is_fine(folder: Path, studio: Fa
 def test_a_refused_address_is_told_with_the_line_for_label_studio(folder: Path, studio: FakeStudioApi) -> None:
     studio.bans_private = True
     studio.connect("http://127.0.0.1:9090", state="DI")
-    found = with_studio(folder, studio)
+    found = with_studio(folder, studio, address="http://127.0.0.1:9090")
     for check in (found["model of project 1 (project 1)"], found["reachable for Label Studio"]):
         assert check.state == "fail"
         assert "reserved network address" in check.detail
@@ -231,6 +231,14 @@ def test_before_any_project_is_connected_the_address_to_be_is_judged(folder: Pat
     assert "resolve hostname backend" in check.detail
     studio.bans_private = True
     assert BANNED in with_studio(folder, studio)["reachable for Label Studio"].cure
+
+
+def test_a_backend_that_listens_to_others_is_looked_for_by_its_machines_name(
+    folder: Path, studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2N2_HOST", "0.0.0.0")
+    monkeypatch.setattr(socket, "gethostname", lambda: "backend")
+    assert "the URL http://backend:9090" in with_studio(folder, studio)["reachable for Label Studio"].cure
 
 
 def test_a_backend_that_is_not_running_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+BANNED_SUBNETS = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
+"""What Label Studio needs in its environment to accept a backend on a private address."""
+
 
 @dataclass(frozen=True)
 class Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from m2n2_backend.doctor.check import Check
+from m2n2_backend.doctor.check import BANNED_SUBNETS, Check
 from m2n2_backend.errors import (
     ImageNotAllowed,
     ImageTooLarge,
@@ -28,47 +29,46 @@ MAX_PROJECTS = 30
 
 _MODEL_PAGE = "Settings → Model"
 _CONFIG_PAGE = "Settings → Labeling Interface → Code"
-_BANNED = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
-_OURS = "m2n2-"
 
 
 def expected_address(settings: Settings) -> str:
-    """Where a Label Studio on the same machine finds this backend."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    """Where Label Studio probably finds this backend: by this machine's name if it listens to all others."""
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-def check_projects(api: StudioApi, address: str) -> Iterator[Check]:
+def check_projects(api: StudioApi, settings: Settings, address: str | None) -> Iterator[Check]:
     """Look at the projects that have a model.
 
     Args:
         api: With a token that is accepted.
-        address: Where this backend is expected to be, for Label Studio.
+        settings: Tell where this backend would listen.
+        address: Where Label Studio reaches this backend; guessed if None, where no project has a model.
     """
     try:
-        yield from _projects(api, address)
+        connected = False
+        for check in _projects(api):
+            connected |= check.name.startswith("model")
+            yield check
+        if address is not None or not connected:
+            yield _own_address(api, address or expected_address(settings), connected)
     except (LabelStudioUnavailable, ImageUnavailable) as error:
         yield Check("projects", "fail", str(error), "look into Label Studio's log")
 
 
-def _projects(api: StudioApi, address: str) -> Iterator[Check]:
+def _projects(api: StudioApi) -> Iterator[Check]:
     listed = api.get("/api/projects/", page_size=MAX_PROJECTS, ordering="-created_at")
     projects = _objects(listed.data.get("results")) if isinstance(listed.data, dict) else []
     if listed.status != 200:
         cause = f"the token's user may not list projects ({listed.status} {listed.detail})"
         yield Check("projects", "fail", cause, "take the token of a user of the organization")
         return
-    reached = False
     for project in projects:
         models = _objects(api.get("/api/ml/", project=project["id"]).data)
         for model in models:
-            check = _model(api, project, model)
-            reached |= check.state != "fail" and str(model.get("model_version")).startswith(_OURS)
-            yield check
+            yield _model(api, project, model)
         if models:
             yield from _label_config(project)
-    if not reached:
-        yield _own_address(api, address)
 
 
 def _objects(data: Any) -> list[dict[str, Any]]:
@@ -116,7 +116,10 @@ def _refusal(api: StudioApi, url: str) -> tuple[str, str] | None:
     """Cause and cure where Label Studio would not even try an address."""
     refusal = api.refusal_of_backend(url)
     if "reserved network address" in refusal:
-        return refusal, f"start Label Studio with {_BANNED} in its environment"
+        return refusal, (
+            f"start Label Studio with {BANNED_SUBNETS} in its environment, and without the address in "
+            "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS"
+        )
     if "resolve hostname" in refusal:
         return refusal, "name the backend as Label Studio's machine or container knows it, in both places"
     return None
@@ -151,11 +154,13 @@ def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(name, "ok", f"masks are returned to <{config.output.tag}>")
 
 
-def _own_address(api: StudioApi, address: str) -> Check:
+def _own_address(api: StudioApi, address: str, connected: bool) -> Check:
     name = "reachable for Label Studio"
     refusal = _refusal(api, address)
     if refusal is not None:
         return Check(name, "fail", f"Label Studio would refuse a backend at {address}: {refusal[0]}", refusal[1])
+    if connected:
+        return Check(name, "ok", f"Label Studio would accept a backend at {address}")
     cure = (
         f"{_MODEL_PAGE} → Connect Model: the URL {address} (or another: doctor --address URL checks it), "
         "and tick “Interactive preannotations”"

@@ -9,17 +9,14 @@ from collections.abc import Iterator
 
 import httpx
 
-from m2n2_backend.doctor.check import Check
-from m2n2_backend.doctor.projects import check_projects, expected_address
+from m2n2_backend.doctor.check import BANNED_SUBNETS, Check
+from m2n2_backend.doctor.projects import check_projects
 from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable
 from m2n2_backend.labelstudio.api import StudioApi
 from m2n2_backend.settings import Settings
 
 OLDEST = (1, 20)
 """First release whose answers this backend is written for: personal access tokens, bitmasks, banned subnets."""
-
-BANNED_SUBNETS = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
-"""What Label Studio needs in its environment to accept a backend on a private address."""
 
 _ACCOUNT = "Account & Settings"
 
@@ -35,7 +32,7 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
     for check in _label_studio(settings):
         if isinstance(check, StudioApi):
             asked = True
-            yield from check_projects(check, address or expected_address(settings))
+            yield from check_projects(check, settings, address)
         else:
             yield check
     if not asked:
