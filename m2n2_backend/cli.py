@@ -92,6 +92,9 @@ def serve(
 
 @app.command()
 def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="Where Label Studio reaches this backend, such as http://backend:9090.")
+    ] = None,
     backbone: BackboneOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -104,7 +107,7 @@ def doctor(
         colors = {"ok": "green", "warn": "yellow", "fail": "red"}
         report = Console()
         failed = False
-        for check in diagnose(settings):
+        for check in diagnose(settings, address):
             failed |= check.state == "fail"
             report.print(
                 f"[{colors[check.state]}]{check.state:>4}[/] [bold]{check.name}[/]:", check.detail, soft_wrap=True

@@ -59,3 +59,7 @@ class NotReady(M2N2Error):
 
 class DatasetError(SettingsError):
     """A data set for evaluation is missing, incomplete or not in the layout its name stands for."""
+
+
+class LabelStudioUnavailable(SettingsError):
+    """Label Studio cannot be asked with the settings there are: no connection, or not Label Studio."""

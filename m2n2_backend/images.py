@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from m2n2_backend.errors import ImageTooLarge, InvalidImage, M2N2Error
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Decoders that are opened; Pillow's others (EPS, PDF, …) widen the surface for no user."""
 
+MAX_SCANS = 100
+"""Most passes over the pixels in a JPEG; progressive ones have about ten, and one more may cost 14 bytes."""
+
 _ORIENTATION = 0x0112
+_JPEG = b"\xff\xd8\xff"
+_SCAN = 0xDA
+_END = 0xD9
+# Within the pixels of a JPEG 0xFF is followed by zero or by a restart, else it begins a segment.
+_SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 _WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -35,7 +44,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
     Raises:
         InvalidImage: No image, a truncated one, or a format that is not in ``FORMATS``.
-        ImageTooLarge: More than ``max_pixels``.
+        ImageTooLarge: More than ``max_pixels``, or more passes over them than ``MAX_SCANS``.
     """
     with _opened(data, max_pixels) as image:
         image.seek(0)
@@ -55,7 +64,7 @@ def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
 
     Raises:
         InvalidImage: No image, or a format that is not in ``FORMATS``.
-        ImageTooLarge: More than ``max_pixels``.
+        ImageTooLarge: More than ``max_pixels``, or more passes over them than ``MAX_SCANS``.
     """
     with _opened(data, max_pixels) as image:
         if image.format == "TIFF":
@@ -76,17 +85,39 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise ImageTooLarge(f"image has {width}x{height} pixels, at most {max_pixels} allowed")
+                    raise _too_large(f"image has {width}x{height} pixels", max_pixels)
+                if data.startswith(_JPEG) and data.count(bytes((0xFF, _SCAN))) > MAX_SCANS:
+                    _require_few_scans(data)
+                if any(tile[0] == "bmp_rle" for tile in image.tile):
+                    # Decoded pair by pair in Python, which a large file turns into half a minute.
+                    raise InvalidImage("run-length encoded BMP is not read: save the image as PNG")
                 yield image
     except M2N2Error:
         raise
     except UnidentifiedImageError as error:
         raise InvalidImage(f"not an image, or none of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(str(error)) from error
+        # Pillow's own limit comes first where the header promises twice as much as it likes.
+        raise _too_large("image has too many pixels", max_pixels) from error
     except Exception as error:
         # A damaged file may raise nearly anything in a decoder: OSError, struct.error, IndexError, …
         raise InvalidImage(f"image cannot be decoded: {error}") from error
+
+
+def _too_large(found: str, max_pixels: int) -> ImageTooLarge:
+    return ImageTooLarge(f"{found}, at most {max_pixels} allowed (M2N2_MAX_IMAGE_PIXELS)")
+
+
+def _require_few_scans(data: bytes) -> None:
+    """Count the scans of a JPEG; unlike a search for their marker, without those in metadata."""
+    scans, position = 0, 2
+    while scans <= MAX_SCANS:
+        segment = _SEGMENT.search(data, position)
+        if segment is None or segment[1][0] == _END:
+            return
+        scans += segment[1][0] == _SCAN
+        position = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
+    raise ImageTooLarge(f"JPEG with more than {MAX_SCANS} scans: save it again, or as PNG")
 
 
 def _tells_orientation(image: Image.Image) -> bool:

@@ -29,6 +29,7 @@ class FakeLabelStudio:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
+        self.kinds: dict[str, str] = {}
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -72,13 +73,16 @@ class FakeLabelStudio:
             def do_POST(self) -> None:
                 fake.requests.append((self.path, dict(self.headers)))
                 sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if sent == {"refresh": PERSONAL}:
-                    fake.generation += 1
-                    fake._reply(self, 200, json.dumps({"access": fake._access()}).encode(), "application/json")
-                else:
-                    fake._reply(self, 401, b'{"detail":"Token is invalid"}', "application/json")
+                fake._post(self, sent)
 
         return Handler
+
+    def _post(self, to: BaseHTTPRequestHandler, sent: Any) -> None:
+        if sent == {"refresh": PERSONAL}:
+            self.generation += 1
+            self._reply(to, 200, json.dumps({"access": self._access()}).encode(), "application/json")
+        else:
+            self._reply(to, 401, b'{"detail":"Token is invalid"}', "application/json")
 
     def _answer(self, to: BaseHTTPRequestHandler, url: Any) -> None:
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -98,11 +102,13 @@ class FakeLabelStudio:
             self._reply(to, 200, self.files["a.png"], "image/png")
         elif first == "versioned":
             self._versioned(to, self.files[rest[0]])
+        elif first == "file":
+            self._reply(to, 200, self.files[rest[0]], self.kinds.get(rest[0], "image/png"))
         elif first == "hops":
             count = int(rest[0])
             self._redirect(to, f"/hops/{count - 1}" if count else "/open/a.png")
         elif first == "away":
-            self._redirect(to, query["to"])
+            self._redirect(to, query["to"], int(rest[0]) if rest else 302)
         elif first == "status":
             self._reply(to, int(rest[0]), b"", "text/plain")
         elif first == "login":
@@ -117,6 +123,8 @@ class FakeLabelStudio:
             self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x", 0.05)
         elif first == "slow-headers":
             self._drip(to, b"HTTP/1.0 200 OK\r\nX-Long: ", b"x", 0.05)
+        elif first == "hints":
+            self._drip(to, b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n", 0.05)
         elif first == "gzip":
             to.send_response(200)
             to.send_header("Content-Encoding", "gzip")
@@ -143,8 +151,8 @@ class FakeLabelStudio:
             to.wfile.write(part)
 
     @staticmethod
-    def _redirect(to: BaseHTTPRequestHandler, where: str) -> None:
-        to.send_response(302)
+    def _redirect(to: BaseHTTPRequestHandler, where: str, status: int = 302) -> None:
+        to.send_response(status)
         to.send_header("Location", where)
         to.send_header("Content-Length", "0")
         to.end_headers()

@@ -54,6 +54,10 @@ def test_ways_to_write_a_private_address_are_refused(host: str) -> None:
         "2002:7f00:1::",
         "2002:c0a8:101::",
         "2001:db8::1",
+        "192.0.0.192",
+        "192.88.99.1",
+        "fec0::2",
+        "3fff::1",
     ],
 )
 def test_an_address_that_is_not_of_the_open_internet_is_not_public(address: str) -> None:

@@ -2,62 +2,315 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from fake_label_studio import LEGACY, PERSONAL
+from fake_studio_api import CONFIG, FakeStudioApi
+from label_studio_fakes import DiscPool, serving
+from typer.testing import CliRunner
+
+from m2n2_backend.cli import app
 from m2n2_backend.doctor import Check, diagnose
+from m2n2_backend.server.app import create_app
 from m2n2_backend.settings import Settings, load_settings
 
-
-def checks(tmp_path: Path, **settings: Any) -> dict[str, Check]:
-    values: dict[str, Any] = {"backbone": "color", "device": "cpu", "cache_dir": tmp_path, **settings}
-    return {check.name: check for check in diagnose(load_settings(**values))}
+BANNED = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
 
 
-def with_label_studio(tmp_path: Path, url: str, key: str | None) -> Check:
-    names = {"LABEL_STUDIO_URL": url} | ({"LABEL_STUDIO_API_KEY": key} if key else {})
-    settings = Settings(backbone="color", device="cpu", cache_dir=tmp_path, **names)
-    return next(check for check in diagnose(settings) if check.name == "Label Studio")
+@pytest.fixture
+def studio() -> Iterator[FakeStudioApi]:
+    fake = FakeStudioApi()
+    yield fake
+    fake.close()
 
 
-def test_the_banned_subnets_line_is_always_printed(tmp_path: Path) -> None:
-    cure = checks(tmp_path)["reachable for Label Studio"].cure
-    assert "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false" in cure
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path
 
 
-def test_missing_weights_fail_with_the_command_that_gets_them(tmp_path: Path) -> None:
-    check = checks(tmp_path, backbone="sd2", model=str(tmp_path))["weights of sd2"]
+def checks(folder: Path, *, address: str | None = None, **settings: Any) -> dict[str, Check]:
+    """The findings by name."""
+    values: dict[str, Any] = {"backbone": "color", "device": "cpu", "cache_dir": folder, **settings}
+    return {check.name: check for check in diagnose(load_settings(**values), address)}
+
+
+def with_studio(
+    folder: Path, url: str | FakeStudioApi, key: str | None = LEGACY, address: str | None = None
+) -> dict[str, Check]:
+    where = url if isinstance(url, str) else url.url
+    names = {"LABEL_STUDIO_URL": where} | ({"LABEL_STUDIO_API_KEY": key} if key else {})
+    settings = Settings(backbone="color", device="cpu", cache_dir=folder, **names)
+    return {check.name: check for check in diagnose(settings, address)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# This machine
+
+
+def test_missing_weights_fail_with_the_command_that_gets_them(folder: Path) -> None:
+    check = checks(folder, backbone="sd2", model=str(folder))["weights of sd2"]
     assert (check.state, check.cure) == ("fail", "m2n2-backend fetch-weights --backbone sd2")
 
 
-def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    check = checks(tmp_path, cache_dir=tmp_path / "file" / "below")["cache folder"]
+def test_missing_weights_of_the_default_are_a_warning_with_the_same_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    check = checks(folder, backbone="auto")["weights of auto"]
+    assert (check.state, check.cure) == ("warn", "m2n2-backend fetch-weights")
+    assert "color and texture" in check.detail
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_not_there_fails_with_what_lacks(folder: Path) -> None:
+    check = checks(folder, device="cuda")["device"]
+    assert check.state == "fail"
+    assert ("without CUDA" if torch.version.cuda is None else "nvidia-smi") in check.cure
+    assert "M2N2_DEVICE=cpu" in check.cure
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+    (folder / "file").touch()
+    check = checks(folder, cache_dir=folder / "file" / "below")["cache folder"]
     assert check.state == "warn"
     assert "M2N2_CACHE_DIR" in check.cure
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        check = checks(tmp_path, port=taken.getsockname()[1])["address"]
+        check = checks(folder, port=taken.getsockname()[1])["address"]
     assert check.state == "warn"
     assert "M2N2_PORT" in check.cure
 
 
-def test_a_missing_address_of_label_studio_is_a_warning(tmp_path: Path) -> None:
-    assert "LABEL_STUDIO_URL" in checks(tmp_path)["Label Studio"].cure
+# Label Studio's address and version
 
 
-def test_a_missing_token_fails(tmp_path: Path) -> None:
-    check = with_label_studio(tmp_path, "http://127.0.0.1:9", None)
+def test_a_missing_address_of_label_studio_is_a_warning(folder: Path) -> None:
+    found = checks(folder)
+    assert "LABEL_STUDIO_URL" in found["Label Studio"].cure
+    assert BANNED in found["reachable for Label Studio"].cure
+
+
+def test_a_label_studio_that_does_not_answer_fails(folder: Path) -> None:
+    found = with_studio(folder, "http://127.0.0.1:9")
+    assert found["Label Studio"].state == "fail"
+    assert "Connection refused" in found["Label Studio"].detail
+    assert "container" in found["Label Studio"].cure
+    assert BANNED in found["reachable for Label Studio"].cure
+
+
+def test_another_server_is_not_taken_for_label_studio(folder: Path) -> None:
+    with serving(create_app(load_settings(), DiscPool())) as port:
+        check = with_studio(folder, f"http://127.0.0.1:{port}")["Label Studio"]
     assert check.state == "fail"
-    assert "LABEL_STUDIO_API_KEY" in check.cure
+    assert "not Label Studio" in check.detail
 
 
-def test_a_label_studio_that_does_not_answer_fails(tmp_path: Path) -> None:
-    check = with_label_studio(tmp_path, "http://127.0.0.1:9", "0123456789")
+@pytest.mark.parametrize(("release", "state"), [("1.12.1", "warn"), ("1.19.0.post0", "warn"), ("1.20.0", "ok")])
+def test_an_old_label_studio_is_told_to_be_upgraded(
+    folder: Path, studio: FakeStudioApi, release: str, state: str
+) -> None:
+    studio.release = release
+    check = with_studio(folder, studio)["Label Studio"]
+    assert check.state == state
+    assert release in check.detail
+    assert ("upgrade label-studio" in check.cure) == (state == "warn")
+
+
+# The token
+
+
+def test_a_missing_token_fails(folder: Path, studio: FakeStudioApi) -> None:
+    check = with_studio(folder, studio, None)["token"]
     assert check.state == "fail"
-    assert "legacy token" in check.detail
+    assert "set LABEL_STUDIO_API_KEY" in check.cure
+
+
+@pytest.mark.parametrize(
+    ("key", "cause", "cure"),
+    [
+        ("0" * 40, "does not know the legacy token", "copy it again"),
+        (PERSONAL[:-3] + "abc", "personal access token is wrong, expired or revoked", "make a personal access token"),
+    ],
+)
+def test_a_wrong_token_fails_and_is_not_shown(
+    folder: Path, studio: FakeStudioApi, key: str, cause: str, cure: str
+) -> None:
+    check = with_studio(folder, studio, key)["token"]
+    assert check.state == "fail"
+    assert cause in check.detail
+    assert cure in check.cure
+    assert key not in check.detail + check.cure
+
+
+def test_a_legacy_token_where_they_are_switched_off_fails_with_both_ways_out(
+    folder: Path, studio: FakeStudioApi
+) -> None:
+    studio.legacy_tokens = False
+    check = with_studio(folder, studio)["token"]
+    assert check.state == "fail"
+    assert "legacy tokens are switched off" in check.detail
+    assert "personal access token" in check.cure
+    assert "Access Token Settings" in check.cure
+
+
+def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeStudioApi) -> None:
+    for key, kind in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
+        check = with_studio(folder, studio, key)["token"]
+        assert (check.state, check.detail) == ("ok", f"Label Studio accepts the {kind} of annotator@example.com")
+
+
+def jwt(**claims: Any) -> str:
+    return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.abc"
+
+
+@pytest.mark.parametrize(
+    ("key", "cause"),
+    [
+        (f'"{LEGACY}"', "quotation marks"),
+        (f"Token {LEGACY}", "the word of a header"),
+        (f"Bearer {PERSONAL}", "the word of a header"),
+        (PERSONAL.rpartition(".")[0], "not all of it"),
+        (jwt(token_type="access"), "access token, which lives five minutes"),
+    ],
+)
+def test_a_token_that_was_copied_badly_is_told_so_without_asking(
+    folder: Path, studio: FakeStudioApi, key: str, cause: str
+) -> None:
+    check = with_studio(folder, studio, key)["token"]
+    assert check.state == "fail"
+    assert cause in check.detail
+    assert studio.paths() == ["/api/version"]
+
+
+# The projects
+
+
+def test_a_connected_project_with_a_good_config_is_fine(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect("http://backend:9090")
+    found = with_studio(folder, studio)
+    assert found["model of project 1 (project 1)"].state == "ok"
+    assert found["labeling config of project 1 (project 1)"].state == "ok"
+    assert "reachable for Label Studio" not in found
+
+
+def test_a_refused_address_is_told_with_the_line_for_label_studio(folder: Path, studio: FakeStudioApi) -> None:
+    studio.bans_private = True
+    studio.connect("http://127.0.0.1:9090", state="DI")
+    found = with_studio(folder, studio, address="http://127.0.0.1:9090")
+    for check in (found["model of project 1 (project 1)"], found["reachable for Label Studio"]):
+        assert check.state == "fail"
+        assert "reserved network address" in check.detail
+        assert BANNED in check.cure
+
+
+def test_before_any_project_is_connected_the_address_to_be_is_judged(folder: Path, studio: FakeStudioApi) -> None:
+    check = with_studio(folder, studio, address="http://backend:9090")["reachable for Label Studio"]
+    assert check.state == "warn"
+    assert "Connect Model: the URL http://backend:9090" in check.cure
+    studio.unknown_hosts = {"backend"}
+    check = with_studio(folder, studio, address="http://backend:9090")["reachable for Label Studio"]
+    assert check.state == "fail"
+    assert "resolve hostname backend" in check.detail
+    studio.bans_private = True
+    assert BANNED in with_studio(folder, studio)["reachable for Label Studio"].cure
+
+
+def test_a_backend_that_listens_to_others_is_looked_for_by_its_machines_name(
+    folder: Path, studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2N2_HOST", "0.0.0.0")
+    monkeypatch.setattr(socket, "gethostname", lambda: "backend")
+    assert "the URL http://backend:9090" in with_studio(folder, studio)["reachable for Label Studio"].cure
+
+
+def test_a_backend_that_is_not_running_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect(f"http://127.0.0.1:{free_port()}", state="DI")
+    check = with_studio(folder, studio)["model of project 1 (project 1)"]
+    assert check.state == "fail"
+    assert "Connection refused" in check.detail
+    assert "start the backend" in check.cure
+
+
+def test_a_backend_that_only_label_studio_cannot_reach_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
+    with serving(create_app(load_settings(), DiscPool())) as port:
+        studio.connect(f"http://127.0.0.1:{port}", state="DI")
+        check = with_studio(folder, studio)["model of project 1 (project 1)"]
+    assert "200 from /health" in check.detail
+    assert "within a container localhost is the container" in check.cure
+
+
+def test_a_backend_whose_password_is_missing_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
+    guarded = load_settings(basic_auth_user="u", basic_auth_password="p")
+    with serving(create_app(guarded, DiscPool())) as port:
+        studio.connect(f"http://127.0.0.1:{port}", state="DI")
+        check = with_studio(folder, studio)["model of project 1 (project 1)"]
+    assert "M2N2_BASIC_AUTH_PASSWORD" in check.cure
+
+
+def test_a_setup_that_was_refused_is_told_in_the_backends_words(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect("http://backend:9090", state="ER", error_message='422 Client Error: write smart="true"')
+    check = with_studio(folder, studio)["model of project 1 (project 1)"]
+    assert check.state == "fail"
+    assert 'write smart="true"' in check.detail
+
+
+def test_a_model_that_gets_no_clicks_is_a_warning(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect("http://backend:9090", is_interactive=False)
+    check = with_studio(folder, studio)["model of project 1 (project 1)"]
+    assert check.state == "warn"
+    assert "Interactive preannotations" in check.cure
+
+
+def test_a_labeling_config_that_cannot_work_is_named(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect("http://backend:9090", config='<View><Image name="image" value="$image"/></View>')
+    check = with_studio(folder, studio)["labeling config of project 1 (project 1)"]
+    assert check.state == "fail"
+    assert "add <BrushLabels" in check.detail
+    assert "Labeling Interface" in check.cure
+
+
+def test_a_smart_brush_is_a_warning_that_says_what_to_write(folder: Path, studio: FakeStudioApi) -> None:
+    studio.connect("http://backend:9090", config=CONFIG.replace('toName="image" smart="false"', 'toName="image"'))
+    check = with_studio(folder, studio)["labeling config of project 1 (project 1)"]
+    assert check.state == "warn"
+    assert 'write smart="false" in <BrushLabels name="mask">' in check.detail
+    assert "Labeling Interface" in check.cure
+
+
+def test_nothing_is_changed_in_label_studio(folder: Path, studio: FakeStudioApi) -> None:
+    studio.bans_private = True
+    studio.connect("http://127.0.0.1:9090", state="DI")
+    with_studio(folder, studio, PERSONAL)
+    assert {path for path, _ in studio.posted} == {"/api/ml/", "/api/token/refresh/"}
+    assert all("project" not in sent for _, sent in studio.posted)
+
+
+def test_the_command_prints_causes_and_cures_and_fails(
+    folder: Path, studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.legacy_tokens = False
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    monkeypatch.setenv("M2N2_CACHE_DIR", str(folder))
+    done = CliRunner().invoke(app, ["doctor", "--backbone", "color", "--device", "cpu"])
+    assert done.exit_code == 1
+    assert "fail token: the legacy token is right, but legacy tokens are switched off" in done.stdout
+    assert "cure: make a personal access token" in done.stdout

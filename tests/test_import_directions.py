@@ -26,6 +26,7 @@ ALLOWED = {
     "backbones": BASE | {"m2n2", "settings"},
     "worker": SHARED | {"m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
+    "doctor": SHARED | {"backbones", "labelstudio"},
     "server": SHARED | {"worker", "labelstudio"},
     "evaluation": SHARED | {"m2n2", "backbones"},
     "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation"},

@@ -14,8 +14,18 @@ from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Both look public to ``ipaddress``: Azure's metadata host, and translation to addresses of the own network.
-_REFUSED = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("64:ff9b:1::/48"))
+# All of them look public to some release of ``ipaddress``.
+_REFUSED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's metadata
+        "192.0.0.0/24",  # protocol assignments, among them the metadata of Oracle's older cloud
+        "192.88.99.0/24",  # relays of 6to4
+        "64:ff9b:1::/48",  # translation to addresses of the own network
+        "fec0::/10",  # site-local: no longer assigned, still used by virtual machines for their host
+        "3fff::/20",  # documentation
+    )
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 

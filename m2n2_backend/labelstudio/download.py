@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +25,7 @@ class Reply:
     Attributes:
         status: HTTP status code.
         headers: Names in lower case.
-        body: At most the limit that was asked for; empty unless the status is 200.
+        body: At most the limit that was asked for; empty unless the status is one of those to be read.
     """
 
     status: int
@@ -43,6 +43,7 @@ def exchange(
     tls: ssl.SSLContext,
     limit: int,
     deadline: float,
+    read: Container[int] = (HTTPStatus.OK,),
 ) -> Reply:
     """Send one request and read the answer; redirects are not followed and no proxy is used.
 
@@ -56,6 +57,7 @@ def exchange(
         limit: Most bytes of the answer's body.
         deadline: ``time.monotonic()`` at which everything must have arrived, however steadily bytes drip in.
             Only the system's resolver is outside of it.
+        read: Statuses whose body is read.
 
     Raises:
         ImageNotAllowed: The policy refuses the host.
@@ -71,8 +73,8 @@ def exchange(
             pool.stream(method, target, headers=list({**fixed, **headers}.items()), content=content) as response,
         ):
             received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            ok = response.status == HTTPStatus.OK
-            return Reply(response.status, received, _body(response, received, limit) if ok else b"")
+            body = _body(response, received, limit) if response.status in read else b""
+            return Reply(response.status, received, body)
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
