@@ -117,6 +117,25 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command()
+def precompute(
+    images: Annotated[Path | None, typer.Option(help="Folder of images, searched with all its folders.")] = None,
+    project: Annotated[int | None, typer.Option(help="Label Studio's id of a project.")] = None,
+    backbone: BackboneOption = None,
+    model: ModelOption = None,
+    layers: LayersOption = None,
+    grid: GridOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fill the disk cache, so that no first click waits for the model; may be interrupted and continued."""
+    with _explained():
+        settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.precompute import precompute as run_precompute
+
+        complete = run_precompute(settings, images=images, project=project, console=console)
+    raise typer.Exit(0 if complete else 1)
+
+
 @app.command("fetch-weights")
 def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, device: DeviceOption = None) -> None:
     """Download a backbone's weights into the Hugging Face cache, resuming what was begun."""

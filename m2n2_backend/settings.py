@@ -93,6 +93,9 @@ class Settings(BaseSettings):
         (), description="Further hosts, comma separated, that images may come from although private"
     )
     download_timeout: float = Field(20.0, gt=0, description="Seconds for one image download")
+    prefetch: int = Field(
+        2, ge=0, le=50, description="Next tasks whose images are encoded when a task is opened; needs the token"
+    )
     image_fresh: float = Field(
         300.0, ge=0, description="Seconds for which an address is taken to hold the same image without asking"
     )

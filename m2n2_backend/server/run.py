@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -12,7 +13,8 @@ from gunicorn.app.base import BaseApplication
 
 from m2n2_backend.labelstudio.media import MediaReader
 from m2n2_backend.labelstudio.media_memory import RememberingMedia
-from m2n2_backend.labelstudio.prefetch import Prefetcher
+from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
+from m2n2_backend.labelstudio.tasks import ProjectTasks
 from m2n2_backend.server.app import create_app, credentials
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool
@@ -80,7 +82,9 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._open.append(pool)
         media = RememberingMedia(MediaReader(self._settings), fresh_seconds=self._settings.image_fresh)
         self._open.append(media)
-        prefetcher = Prefetcher(pool, media, timeout=self._settings.download_timeout)
+        prefetcher = Prefetcher(
+            pool, media, timeout=self._settings.download_timeout, upcoming=upcoming_tasks(self._settings)
+        )
         self._open.append(prefetcher)
         app = create_app(self._settings, pool, media, prefetcher)
         logger.info(
@@ -94,6 +98,14 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def _close(self, server: Any, worker: Any) -> None:
         while self._open:
             self._open.pop().close()
+
+
+def upcoming_tasks(settings: Settings) -> Upcoming | None:
+    """How to learn which tasks annotators get next; None where Label Studio cannot be asked or nobody wants to."""
+    tasks = ProjectTasks.of(settings)
+    if tasks is None or settings.prefetch == 0:
+        return None
+    return partial(tasks.upcoming, count=settings.prefetch)
 
 
 def _bind(settings: Settings) -> str:

@@ -102,6 +102,16 @@ class Engine:
             self._table(image.key, encoded, timings)
         return timings
 
+    def encode_to_disk(self, image: SourceImage) -> None:
+        """Run the model and write to disk only, for batches that nobody clicks on yet.
+
+        Raises:
+            InvalidImage: It cannot be decoded.
+            ImageTooLarge: It has too many pixels.
+            BackboneUnavailable: Too little memory, or the model gives no finite values.
+        """
+        self._with_room(lambda: self._encode(image, {}))
+
     @property
     def tiers(self) -> dict[str, Tier]:
         """Fill and counters of every tier."""

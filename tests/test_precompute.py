@@ -1,0 +1,130 @@
+"""The disk cache is filled before anybody clicks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_label_studio import LEGACY
+from fake_studio_api import FakeStudioApi
+from rich.console import Console
+from small_data_set import one_thread, write_data
+
+from m2n2_backend.backbones.registry import load_backbone
+from m2n2_backend.errors import LabelStudioUnavailable, SettingsError
+from m2n2_backend.precompute import precompute
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.engine import Engine
+from m2n2_backend.worker.pool import SourceImage
+
+
+def options(tmp_path: Path, **overrides: Any) -> Settings:
+    return load_settings(backbone="color", device="cpu", grid=8, cache_dir=tmp_path / "cache", **overrides)
+
+
+def run(settings: Settings, **source: Any) -> tuple[bool, str]:
+    out = io.StringIO()
+    given = {"images": None, "project": None, **source}
+    with one_thread():
+        complete = precompute(settings, **given, console=Console(file=out, width=300))
+    return complete, out.getvalue().strip().splitlines()[-1]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data") / "images"
+
+
+def test_what_was_precomputed_is_clicked_on_without_the_file(images: Path, tmp_path: Path) -> None:
+    settings = options(tmp_path)
+    assert run(settings, images=images) == (True, "6 encoded, 0 were there, 0 failed")
+
+    engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)
+    for path in images.iterdir():
+        key = hashlib.sha256(path.read_bytes()).hexdigest()
+        result, timings = engine.segment(SourceImage(key, None), Prompts((Click(9, 9),)))
+        assert "encode" not in timings
+        assert result.mask.any()
+
+
+def test_a_second_run_passes_over_what_is_there_and_does_the_rest(images: Path, tmp_path: Path) -> None:
+    settings = options(tmp_path)
+    last = sorted(images.iterdir())[-1]
+    data = last.read_bytes()
+    last.unlink()
+    run(settings, images=images)
+    last.write_bytes(data)
+
+    assert run(settings, images=images) == (True, "1 encoded, 5 were there, 0 failed")
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
+    (images / "broken.jpg").write_bytes(b"no image")
+    out = io.StringIO()
+
+    complete = precompute(options(tmp_path), images=images, project=None, console=Console(file=out, width=300))
+
+    assert not complete
+    assert "broken.jpg: not an image" in out.getvalue()
+    assert "6 encoded, 0 were there, 1 failed" in out.getvalue()
+
+
+def test_a_cache_too_small_for_all_says_so_instead_of_evicting_what_it_wrote(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="raise M2N2_DISK_CACHE"):
+        run(options(tmp_path, disk_cache=40_000), images=images)
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ({}, "either --images or --project"),
+        ({"images": Path("/no/such/folder")}, "is no folder"),
+        ({"project": 3}, "set LABEL_STUDIO_URL"),
+    ],
+)
+def test_wrong_sources_are_explained(
+    source: dict[str, Any], cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    with pytest.raises(SettingsError, match=cause):
+        run(options(tmp_path), **source)
+
+
+class StudioWithTasks(FakeStudioApi):
+    """Its one project has three tasks with images, one of them gone; lists two tasks a page."""
+
+    def _api(self, to: Any, path: str, query: dict[str, str]) -> None:
+
+        if path == "/api/projects/1/":
+            self._json(to, 200, {"id": 1, "label_config": self.projects[1], "task_number": 3})
+        elif path == "/api/tasks/":
+            asked = json.loads(query["query"])
+            assert asked["ordering"] == ["tasks:id"]
+            least = asked["filters"]["items"][0]["value"]
+            tasks = [
+                {"id": number, "data": {"image": f"/data/upload/1/{name}.png"}}
+                for number, name in ((4, "a"), (5, "gone"), (9, "a"))
+                if number > least
+            ]
+            self._json(to, 200, {"total": 3, "tasks": tasks[: min(2, int(query["page_size"]))]})
+        else:
+            super()._api(to, path, query)
+
+
+def test_a_projects_images_are_read_through_label_studio_task_by_task(tmp_path: Path) -> None:
+    studio = StudioWithTasks()
+    try:
+        studio.connect("http://backend:9090")
+        settings = options(tmp_path, label_studio_url=studio.url, label_studio_api_key=LEGACY)
+        complete, report = run(settings, project=1)
+        with pytest.raises(LabelStudioUnavailable, match="404"):
+            run(settings, project=2)
+    finally:
+        studio.close()
+
+    assert (complete, report) == (False, "1 encoded, 1 were there, 1 failed")
