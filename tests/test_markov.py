@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 from test_transition import random_attention
 
+from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.evaluation.straightforward import markov_map
 from m2n2_backend.m2n2 import markov
 from m2n2_backend.m2n2.attention import aggregate
@@ -126,8 +127,8 @@ def test_stopping_once_all_cells_are_reached_changes_nothing() -> None:
 
 def test_no_step_is_made_after_all_cells_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    step = markov._step
-    monkeypatch.setattr(markov, "_step", lambda block, matrix: steps.append(1) or step(block, matrix))
+    step = markov.advance
+    monkeypatch.setattr(markov, "advance", lambda rows, power: steps.append(1) or step(rows, power))
 
     reached = markov_maps([ring(20)], one_hot(3, size=20))
 
@@ -162,3 +163,37 @@ def test_real_maps_equal_the_chain_run_step_by_step(doublings: int) -> None:
         plain = markov_map(exact, cell)
         assert np.abs(own - plain).max() <= 1e-3 * plain.max()
         assert own[cell] == 0.0
+
+
+def deviations(half: torch.Tensor, single: torch.Tensor) -> torch.Tensor:
+    """By cell, as a share of each map's range: what decides how far a threshold in it moves."""
+    return (half - single).abs() / single.amax(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("doublings", [0, 4])
+def test_16_bit_powers_give_maps_within_one_percent_of_32_bit_ones(spread: float, doublings: int) -> None:
+    attention = random_attention(300, seed=1, spread=spread)
+    starts = torch.eye(300)[[0, 77, 299]]
+    single = markov_maps(transition_matrix(attention.clone(), doublings=0).powers, starts)
+
+    transition = transition_matrix(attention.clone(), doublings=doublings, half=True)
+
+    assert {power.dtype for power in transition.powers} == {torch.float16}
+    found = deviations(markov_maps(transition.powers, starts), single)
+    # A cell whose probability only just touches the threshold and falls again is reached then or much later.
+    assert found.quantile(0.995) <= 1e-2
+    torch.testing.assert_close(transition.matrix, transition_matrix(attention.clone()).matrix, atol=1e-6, rtol=1e-3)
+
+
+@needs_grabcut
+@pytest.mark.parametrize("stem", ["flower", "person7"])
+def test_16_bit_powers_hold_for_chains_of_hundreds_of_steps(stem: str) -> None:
+    features = ColorAffinity().features(grabcut_photograph(stem))
+    starts = torch.eye(1600)[[820, 100, 1500]]
+    single = markov_maps(transition_matrix(aggregate(features, "cpu"), doublings=3).powers, starts)
+
+    half = markov_maps(transition_matrix(aggregate(features, "cpu"), doublings=4, half=True).powers, starts)
+
+    assert single.max() > 200
+    assert deviations(half, single).max() <= 1e-2

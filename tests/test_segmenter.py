@@ -99,6 +99,21 @@ def test_a_click_in_the_cell_of_an_earlier_one_makes_no_new_map() -> None:
     assert relation.maps_made == 1
 
 
+def test_new_clicks_of_one_request_walk_together_and_give_the_maps_they_give_alone() -> None:
+    alone, together = Segmenter(FakeBackbone()), Segmenter(FakeBackbone(), Method(batch=3))
+    expected = alone.encode(scene())
+    state = together.encode(scene())
+
+    result = together.segment(state, CLICKS)
+
+    for click in CLICKS:
+        own, single = together.prompt_map(state, click), alone.prompt_map(expected, click)
+        np.testing.assert_allclose(
+            own.levels * own.step, single.levels * single.step, atol=1e-3 * single.levels.max() * single.step
+        )
+    assert (result.mask == alone.segment(expected, CLICKS).mask).mean() > 0.99
+
+
 def test_the_order_of_the_clicks_does_not_matter() -> None:
     segmenter = Segmenter(FakeBackbone())
     state = segmenter.encode(scene())

@@ -122,6 +122,7 @@ class MethodOptions:
             despeckle=self.despeckle,
             least_cells=self.least_cells,
             working_size=self.working_size or PHOTOGRAPH_SIZE,
+            half=False,  # the paper's precision after the model, on any device
             flood_fill=self.name == "m2n2" if self.flood_fill is None else self.flood_fill,
             relation={"attention-nn": "attention", "kl-nn": "kl"}.get(self.name, "markov"),  # type: ignore[arg-type]
         )

@@ -23,6 +23,8 @@ class Method:
         threshold: τ of Eq. 6.
         max_iterations: Of the chain.
         doublings: k; the chain advances 2^k steps per pass. None decides by device and by how fast the chain mixes.
+        half: Keep the powers of P in 16-bit. None does so on CUDA alone.
+        batch: Chains of new clicks that run together; None decides by device.
         radius: Of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         flood_fill: False is the paper's "without flood fill".
@@ -43,6 +45,8 @@ class Method:
     threshold: float = THRESHOLD
     max_iterations: int = MAX_ITERATIONS
     doublings: int | None = None
+    half: bool | None = None
+    batch: int | None = None
     radius: int = RADIUS
     samples: int = SAMPLES
     flood_fill: bool = True
