@@ -33,7 +33,7 @@ from m2n2_backend.m2n2.upsample import JointBilateral, cell_of_pixels, joint_bil
 from m2n2_backend.prompts import Box, Click, Prompts
 
 ACCELERATOR_BATCH = 8
-"""Chains of new clicks that run together on an accelerator. On a CPU one after the other is faster: see ``advance``."""
+"""Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Segmenter:
         return state.cells.get(cell, lambda: self._maps(state, [cell])[0])
 
     def _walk(self, state: ImageState, cells: Sequence[int]) -> None:
-        """Make the maps of new cells: several in one pass over the matrix, where reading it is what takes the time."""
+        """Make the maps of new cells: several in one pass over the matrix where reading it takes the time."""
         together = self.method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
         for first in range(0, len(cells), together):
             part = cells[first : first + together]
