@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fake_label_studio import LEGACY, PERSONAL
-from fake_studio_api import CONFIG, FakeStudioApi
+from fake_studio_api import CONFIG, PERSONAL_JWT, FakeStudioApi, jwt
 from label_studio_fakes import DiscPool, serving
 from typer.testing import CliRunner
 
@@ -172,13 +170,9 @@ def test_a_legacy_token_where_they_are_switched_off_fails_with_both_ways_out(
 
 
 def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeStudioApi) -> None:
-    for key, kind in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
+    for key, kind in ((LEGACY, "legacy token"), (PERSONAL_JWT, "personal access token")):
         check = with_studio(folder, studio, key)["token"]
         assert (check.state, check.detail) == ("ok", f"Label Studio accepts the {kind} of annotator@example.com")
-
-
-def jwt(**claims: Any) -> str:
-    return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.abc"
 
 
 @pytest.mark.parametrize(
