@@ -136,6 +136,27 @@ def precompute(
     raise typer.Exit(0 if complete else 1)
 
 
+@app.command("predict-project")
+def predict_project(
+    project: Annotated[int, typer.Option(help="Label Studio's id of the project.")],
+    column: Annotated[
+        str | None, typer.Option(help="Data column with prompts; those of annotations and drafts by default.")
+    ] = None,
+    backbone: BackboneOption = None,
+    model: ModelOption = None,
+    layers: LayersOption = None,
+    grid: GridOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Post predictions for every task of a project that holds prompts; done tasks are passed over."""
+    with _explained():
+        settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.predict_project import predict_project as run_batch
+
+        complete = run_batch(settings, project, column, console)
+    raise typer.Exit(0 if complete else 1)
+
+
 @app.command("fetch-weights")
 def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, device: DeviceOption = None) -> None:
     """Download a backbone's weights into the Hugging Face cache, resuming what was begun."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import re
@@ -10,7 +11,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fake_label_studio import LEGACY, FakeLabelStudio
+from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio
+
+
+def jwt(**claims: Any) -> str:
+    """A token whose claims can be read, and whose signature nobody here checks."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".c2lnbmF0dXJl"
+
+
+PERSONAL_JWT = jwt(token_type="refresh", exp=4102444800, user_id="1")
 
 CONFIG = (Path(__file__).resolve().parents[1] / "label_config" / "brush.xml").read_text(encoding="utf-8")
 DISABLED = "Authentication token no longer valid: legacy token authentication has been disabled for this organization"
@@ -26,6 +36,8 @@ class FakeStudioApi(FakeLabelStudio):
         self.unknown_hosts: set[str] = set()
         self.projects: dict[int, str] = {}
         self.models: dict[int, list[dict[str, Any]]] = {}
+        self.tasks: list[dict[str, Any]] = []
+        self.declines_predictions = False
         self.posted: list[tuple[str, Any]] = []
         super().__init__()
 
@@ -55,14 +67,56 @@ class FakeStudioApi(FakeLabelStudio):
         else:
             self._api(to, url.path, query)
 
+    def add_task(self, project: int, *regions: dict[str, Any], drafts: bool = False, **data: Any) -> int:
+        """A task with prompts saved in an annotation or a draft; returns its id."""
+        number = len(self.tasks) + 1
+        saved = [{"id": number, "result": list(regions), "was_cancelled": False}] if regions else []
+        task = {
+            "id": number,
+            "project": project,
+            "data": {"image": "/data/upload/1/a.png", **data},
+            "annotations": [] if drafts else saved,
+            "drafts": saved if drafts else [],
+            "predictions": [],
+        }
+        self.tasks.append(task)
+        return number
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        """What was posted for a task."""
+        return list(self.tasks[task - 1]["predictions"])
+
     def _api(self, to: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
-        self._json(to, 404, {"status_code": 404, "detail": "Not found."})
+        project = re.fullmatch(r"/api/projects/(\d+)/?", path)
+        if project and int(project[1]) in self.projects:
+            number = int(project[1])
+            count = len([task for task in self.tasks if task["project"] == number])
+            self._json(to, 200, {**self._project(number), "task_number": count})
+        elif path == "/api/tasks/":
+            size, page = int(query["page_size"]), int(query.get("page", 1))
+            found = [task for task in self.tasks if task["project"] == int(query["project"])]
+            part = found[(page - 1) * size : page * size]
+            if part or page == 1:
+                self._json(to, 200, {"tasks": part, "total": len(found)})
+            else:
+                self._json(to, 404, {"status_code": 404, "detail": "Invalid page."})
+        else:
+            self._json(to, 404, {"status_code": 404, "detail": "Not found."})
 
     def _post(self, to: BaseHTTPRequestHandler, sent: Any) -> None:
         self.posted.append((to.path, sent))
-        if to.path != "/api/ml/":
-            super()._post(to, sent)
-        elif not self._refused(to):
+        if to.path == "/api/token/refresh/":
+            super()._post(to, {"refresh": PERSONAL} if sent == {"refresh": PERSONAL_JWT} else sent)
+        elif self._refused(to):
+            pass
+        elif to.path == "/api/predictions/":
+            if self.declines_predictions:
+                self._json(to, 400, {"status_code": 400, "detail": "Validation error"})
+                return
+            prediction = {"id": len(self.posted), **sent}
+            self.tasks[sent["task"] - 1]["predictions"].append(prediction)
+            self._json(to, 201, prediction)
+        else:
             self._judge(to, urlsplit(sent["url"]).hostname or "")
             assert "project" not in sent, "this would connect a model"
 
@@ -78,6 +132,10 @@ class FakeStudioApi(FakeLabelStudio):
         else:
             errors = {"project": ["This field is required."]}
             self._json(to, 400, {"status_code": 400, "detail": "Validation error", "validation_errors": errors})
+
+    def _access(self) -> str:
+        # One for all who ask: the backend and the SDK refresh on their own, and earlier tokens stay valid.
+        return jwt(token_type="access", exp=4102444800)
 
     def _refused(self, to: BaseHTTPRequestHandler) -> bool:
         given = to.headers.get("Authorization", "")

@@ -1,27 +1,22 @@
-"""What doctor finds and advises."""
+"""What doctor finds on this machine and about Label Studio and the token, and what it advises."""
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from doctor_checks import BANNED, checks, with_studio
 from fake_label_studio import LEGACY, PERSONAL
-from fake_studio_api import CONFIG, FakeStudioApi
+from fake_studio_api import PERSONAL_JWT, FakeStudioApi, jwt
 from label_studio_fakes import DiscPool, serving
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
-from m2n2_backend.doctor import Check, diagnose
 from m2n2_backend.server.app import create_app
-from m2n2_backend.settings import Settings, load_settings
-
-BANNED = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
+from m2n2_backend.settings import load_settings
 
 
 @pytest.fixture
@@ -35,27 +30,6 @@ def studio() -> Iterator[FakeStudioApi]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     return tmp_path
-
-
-def checks(folder: Path, *, address: str | None = None, **settings: Any) -> dict[str, Check]:
-    """The findings by name."""
-    values: dict[str, Any] = {"backbone": "color", "device": "cpu", "cache_dir": folder, **settings}
-    return {check.name: check for check in diagnose(load_settings(**values), address)}
-
-
-def with_studio(
-    folder: Path, url: str | FakeStudioApi, key: str | None = LEGACY, address: str | None = None
-) -> dict[str, Check]:
-    where = url if isinstance(url, str) else url.url
-    names = {"LABEL_STUDIO_URL": where} | ({"LABEL_STUDIO_API_KEY": key} if key else {})
-    settings = Settings(backbone="color", device="cpu", cache_dir=folder, **names)
-    return {check.name: check for check in diagnose(settings, address)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # This machine
@@ -172,13 +146,9 @@ def test_a_legacy_token_where_they_are_switched_off_fails_with_both_ways_out(
 
 
 def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeStudioApi) -> None:
-    for key, kind in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
+    for key, kind in ((LEGACY, "legacy token"), (PERSONAL_JWT, "personal access token")):
         check = with_studio(folder, studio, key)["token"]
         assert (check.state, check.detail) == ("ok", f"Label Studio accepts the {kind} of annotator@example.com")
-
-
-def jwt(**claims: Any) -> str:
-    return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.abc"
 
 
 @pytest.mark.parametrize(
@@ -198,109 +168,6 @@ def test_a_token_that_was_copied_badly_is_told_so_without_asking(
     assert check.state == "fail"
     assert cause in check.detail
     assert studio.paths() == ["/api/version"]
-
-
-# The projects
-
-
-def test_a_connected_project_with_a_good_config_is_fine(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect("http://backend:9090")
-    found = with_studio(folder, studio)
-    assert found["model of project 1 (project 1)"].state == "ok"
-    assert found["labeling config of project 1 (project 1)"].state == "ok"
-    assert "reachable for Label Studio" not in found
-
-
-def test_a_refused_address_is_told_with_the_line_for_label_studio(folder: Path, studio: FakeStudioApi) -> None:
-    studio.bans_private = True
-    studio.connect("http://127.0.0.1:9090", state="DI")
-    found = with_studio(folder, studio, address="http://127.0.0.1:9090")
-    for check in (found["model of project 1 (project 1)"], found["reachable for Label Studio"]):
-        assert check.state == "fail"
-        assert "reserved network address" in check.detail
-        assert BANNED in check.cure
-
-
-def test_before_any_project_is_connected_the_address_to_be_is_judged(folder: Path, studio: FakeStudioApi) -> None:
-    check = with_studio(folder, studio, address="http://backend:9090")["reachable for Label Studio"]
-    assert check.state == "warn"
-    assert "Connect Model: the URL http://backend:9090" in check.cure
-    studio.unknown_hosts = {"backend"}
-    check = with_studio(folder, studio, address="http://backend:9090")["reachable for Label Studio"]
-    assert check.state == "fail"
-    assert "resolve hostname backend" in check.detail
-    studio.bans_private = True
-    assert BANNED in with_studio(folder, studio)["reachable for Label Studio"].cure
-
-
-def test_a_backend_that_listens_to_others_is_looked_for_by_its_machines_name(
-    folder: Path, studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("M2N2_HOST", "0.0.0.0")
-    monkeypatch.setattr(socket, "gethostname", lambda: "backend")
-    assert "the URL http://backend:9090" in with_studio(folder, studio)["reachable for Label Studio"].cure
-
-
-def test_a_backend_that_is_not_running_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect(f"http://127.0.0.1:{free_port()}", state="DI")
-    check = with_studio(folder, studio)["model of project 1 (project 1)"]
-    assert check.state == "fail"
-    assert "Connection refused" in check.detail
-    assert "start the backend" in check.cure
-
-
-def test_a_backend_that_only_label_studio_cannot_reach_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
-    with serving(create_app(load_settings(), DiscPool())) as port:
-        studio.connect(f"http://127.0.0.1:{port}", state="DI")
-        check = with_studio(folder, studio)["model of project 1 (project 1)"]
-    assert "200 from /health" in check.detail
-    assert "within a container localhost is the container" in check.cure
-
-
-def test_a_backend_whose_password_is_missing_is_told_apart(folder: Path, studio: FakeStudioApi) -> None:
-    guarded = load_settings(basic_auth_user="u", basic_auth_password="p")
-    with serving(create_app(guarded, DiscPool())) as port:
-        studio.connect(f"http://127.0.0.1:{port}", state="DI")
-        check = with_studio(folder, studio)["model of project 1 (project 1)"]
-    assert "M2N2_BASIC_AUTH_PASSWORD" in check.cure
-
-
-def test_a_setup_that_was_refused_is_told_in_the_backends_words(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect("http://backend:9090", state="ER", error_message='422 Client Error: write smart="true"')
-    check = with_studio(folder, studio)["model of project 1 (project 1)"]
-    assert check.state == "fail"
-    assert 'write smart="true"' in check.detail
-
-
-def test_a_model_that_gets_no_clicks_is_a_warning(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect("http://backend:9090", is_interactive=False)
-    check = with_studio(folder, studio)["model of project 1 (project 1)"]
-    assert check.state == "warn"
-    assert "Interactive preannotations" in check.cure
-
-
-def test_a_labeling_config_that_cannot_work_is_named(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect("http://backend:9090", config='<View><Image name="image" value="$image"/></View>')
-    check = with_studio(folder, studio)["labeling config of project 1 (project 1)"]
-    assert check.state == "fail"
-    assert "add <BrushLabels" in check.detail
-    assert "Labeling Interface" in check.cure
-
-
-def test_a_smart_brush_is_a_warning_that_says_what_to_write(folder: Path, studio: FakeStudioApi) -> None:
-    studio.connect("http://backend:9090", config=CONFIG.replace('toName="image" smart="false"', 'toName="image"'))
-    check = with_studio(folder, studio)["labeling config of project 1 (project 1)"]
-    assert check.state == "warn"
-    assert 'write smart="false" in <BrushLabels name="mask">' in check.detail
-    assert "Labeling Interface" in check.cure
-
-
-def test_nothing_is_changed_in_label_studio(folder: Path, studio: FakeStudioApi) -> None:
-    studio.bans_private = True
-    studio.connect("http://127.0.0.1:9090", state="DI")
-    with_studio(folder, studio, PERSONAL)
-    assert {path for path, _ in studio.posted} == {"/api/ml/", "/api/token/refresh/"}
-    assert all("project" not in sent for _, sent in studio.posted)
 
 
 def test_the_command_prints_causes_and_cures_and_fails(

@@ -6,30 +6,17 @@ addresses, and an audit hook of the interpreter sees every connection this proce
 
 from __future__ import annotations
 
-import contextlib
-import io
-import resource
 import socket
-import struct
-import sys
-import threading
-import time
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
+from fetch_trap import Canary, Prey, watched
+from hostile_files import JPEG_SIZE, UNFOLDING, chunk, jpeg_of_many_scans, png_header, resized, saved, tiff_header
 from label_studio_fakes import DiscPool, key_point, payload, send, serving, settings
-from PIL import Image
 
 from m2n2_backend.server.app import create_app
-
-SECONDS = 4.0
-"""Longest answer accepted; the limit of a download is half a second here."""
-
-MEMORY = 256 * 1024
-"""KiB that an answer may cost at most."""
 
 PRIVATE = "403 image host"
 UNKNOWN = "424 image download failed: host"
@@ -116,75 +103,6 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "http://8.8.8.8:65616/a.png": (NO_ADDRESS,),
 }
 
-_TRIED: list[tuple[Any, ...]] = []
-_WATCHED = threading.Event()
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "socket.connect" and _WATCHED.is_set() and isinstance(arguments[1], tuple):
-        _TRIED.append(arguments[1][:2])
-
-
-sys.addaudithook(_audit)
-
-
-class Canary:
-    """Listens on both loopback addresses, at one port, and counts who comes."""
-
-    def __init__(self) -> None:
-        self.visits = 0
-        self._listeners = [socket.create_server(("127.0.0.1", 0))]
-        self.port = self._listeners[0].getsockname()[1]
-        if socket.has_ipv6:
-            # Without an IPv6 loopback on this machine, the audit hook still sees attempts.
-            with contextlib.suppress(OSError):
-                self._listeners.append(socket.create_server(("::1", self.port), family=socket.AF_INET6))
-        self._threads = [threading.Thread(target=self._count, args=(one,)) for one in self._listeners]
-        for thread in self._threads:
-            thread.start()
-
-    def _count(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            self.visits += 1
-            connection.close()
-
-    def close(self) -> None:
-        for listener in self._listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        for thread in self._threads:
-            thread.join()
-
-
-class Prey:
-    """The backend, the Label Studio it trusts, and the canary it must not touch."""
-
-    def __init__(self, port: int, studio: FakeLabelStudio, canary: Canary, pool: DiscPool) -> None:
-        self.port, self.studio, self.canary, self.pool = port, studio, canary, pool
-
-    def asked_for(self, image: str) -> str:
-        """The status line of /predict about an image; checks all that holds for every hostile one."""
-        expected = {("127.0.0.1", self.port), ("127.0.0.1", self.studio.port)}
-        visits, calls = self.canary.visits, len(self.pool.calls)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _TRIED.clear()
-        _WATCHED.set()
-        started = time.monotonic()
-        try:
-            status, phrase, _ = send(self.port, "POST", "/predict", payload(key_point(), image=image))
-        finally:
-            _WATCHED.clear()
-        assert time.monotonic() - started < SECONDS
-        assert set(_TRIED) <= expected
-        assert self.canary.visits == visits == 0
-        assert len(self.pool.calls) == calls, "the model was asked"
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < MEMORY
-        return f"{status} {phrase}"
-
 
 @pytest.fixture(scope="module")
 def prey() -> Iterator[Prey]:
@@ -257,13 +175,11 @@ def test_a_name_that_changes_its_address_is_connected_to_at_the_one_that_was_che
     asked = names(monkeypatch, "rebind.test", [["192.0.2.1"], ["127.0.0.1"]])
     monkeypatch.setattr("m2n2_backend.labelstudio.addresses.is_public", lambda address: str(address) == "192.0.2.1")
     expected = {("127.0.0.1", prey.port), ("192.0.2.1", prey.canary.port)}
-    _TRIED.clear()
-    _WATCHED.set()
     url = f"http://rebind.test:{prey.canary.port}/a.png"
-    status, phrase, _ = send(prey.port, "POST", "/predict", payload(key_point(), image=url))
-    _WATCHED.clear()
+    with watched() as tried:
+        status, phrase, _ = send(prey.port, "POST", "/predict", payload(key_point(), image=url))
     assert (status, phrase[:21]) in ((424, "image download timed "), (424, "image download failed"))
-    assert set(_TRIED) == expected
+    assert set(tried) == expected
     assert asked == ["rebind.test"]
     assert prey.canary.visits == 0
 
@@ -302,42 +218,6 @@ def test_a_server_that_answers_badly_is_left_in_time(prey: Prey, path: str, refu
     assert prey.asked_for(path).startswith(refusal)
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png_header(*more: bytes, width: int = 20_000, height: int = 10_000) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + chunk(b"IDAT", b"")
-
-
-def saved(kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (64, 48), 90).save(file, kind, **options)
-    return file.getvalue()
-
-
-def resized(data: bytes, at: int, pattern: str, width: int = 20_000, height: int = 10_000) -> bytes:
-    """A file whose header was made to promise another size."""
-    size = struct.pack(pattern, width, height)
-    return data[:at] + size + data[at + len(size) :]
-
-
-def tiff_header() -> bytes:
-    """Eight tags, one strip, no pixels."""
-    tags = [(256, 20_000), (257, 10_000), (258, 8), (259, 1), (262, 1), (273, 8), (278, 10_000), (279, 1)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
-
-
-def jpeg_of_many_scans() -> bytes:
-    """A progressive JPEG whose last scan, a few bytes long, is repeated 20,000 times."""
-    data = saved("JPEG", progressive=True)
-    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 20_000 + data[-2:]
-
-
-UNFOLDING = zlib.compress(bytes(200_000_000), 9)
-JPEG_SIZE = saved("JPEG").index(b"\xff\xc0") + 5
 LARGE = "413 image has too many pixels, at most 100000000 allowed (M2N2_MAX_IMAGE_PIXELS)"
 BODIES: dict[str, tuple[bytes, str]] = {
     "PNG of 200 megapixels": (png_header(), LARGE),

@@ -1,0 +1,29 @@
+"""The doctor's findings by name, for a machine and a Label Studio of a test's choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fake_label_studio import LEGACY
+from fake_studio_api import FakeStudioApi
+
+from m2n2_backend.doctor import Check, diagnose
+from m2n2_backend.settings import Settings, load_settings
+
+BANNED = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"
+
+
+def checks(folder: Path, *, address: str | None = None, **settings: Any) -> dict[str, Check]:
+    """The findings by name."""
+    values: dict[str, Any] = {"backbone": "color", "device": "cpu", "cache_dir": folder, **settings}
+    return {check.name: check for check in diagnose(load_settings(**values), address)}
+
+
+def with_studio(
+    folder: Path, url: str | FakeStudioApi, key: str | None = LEGACY, address: str | None = None
+) -> dict[str, Check]:
+    where = url if isinstance(url, str) else url.url
+    names = {"LABEL_STUDIO_URL": where} | ({"LABEL_STUDIO_API_KEY": key} if key else {})
+    settings = Settings(backbone="color", device="cpu", cache_dir=folder, **names)
+    return {check.name: check for check in diagnose(settings, address)}

@@ -1,0 +1,257 @@
+"""Predictions for a project: which prompts make which objects, what is posted, what is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_label_studio import HEIGHT, LEGACY, WIDTH, png
+from fake_studio_api import CONFIG, PERSONAL_JWT, FakeStudioApi, jwt
+from label_studio_fakes import DiscPool, key_point, rectangle, settings
+from label_studio_sdk.converter.brush import decode_rle
+from typer.testing import CliRunner
+
+from m2n2_backend.cli import app
+from m2n2_backend.errors import (
+    BackboneUnavailable,
+    InvalidLabelConfig,
+    InvalidRequest,
+    LabelStudioUnavailable,
+    SettingsError,
+)
+from m2n2_backend.labelstudio.batch import Outcome, ProjectBatch
+from m2n2_backend.labelstudio.label_config import parse_label_config
+from m2n2_backend.labelstudio.saved_prompts import column_objects, saved_objects
+from m2n2_backend.prompts import Box, Click, Prompts
+
+SHIPPED = parse_label_config(CONFIG)
+
+
+def point(x: float = 50.0, y: float = 50.0, label: str = "Person", **fields: Any) -> dict[str, Any]:
+    return key_point(x, y, label, **{"from_name": "keypoint", **fields})
+
+
+def box(*sides: float, **fields: Any) -> dict[str, Any]:
+    x, y, width, height = sides
+    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": ["Person"]}
+    return {**rectangle(*sides), "from_name": "rectangle", "value": value, **fields}
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeStudioApi]:
+    fake = FakeStudioApi()
+    fake.connect("http://backend:9090")
+    yield fake
+    fake.close()
+
+
+def batch(studio: FakeStudioApi, key: str | None = LEGACY, project: int = 1, **options: Any) -> ProjectBatch:
+    return ProjectBatch(settings(label_studio_url=studio.url, label_studio_api_key=key), project, **options)
+
+
+def prompts_of(pool: DiscPool) -> list[Prompts]:
+    return [prompts for _, prompts in pool.calls]
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # of the SDK's token refresh
+@pytest.mark.parametrize("key", [LEGACY, PERSONAL_JWT])
+def test_saved_key_points_become_a_posted_mask(studio: FakeStudioApi, key: str) -> None:
+    task = studio.add_task(1, point(50, 50, id="a"), point(10, 10, id="b", is_positive=False))
+    pool = DiscPool()
+
+    assert list(batch(studio, key).run(pool)) == [Outcome(task, "posted")]
+
+    assert prompts_of(pool) == [Prompts((Click(32, 24), Click(6, 4, positive=False)), ())]
+    (posted,) = studio.predictions(task)
+    (region,) = posted["result"]
+    assert (posted["model_version"], posted["score"]) == ("disc-1", 0.875)
+    assert (region["from_name"], region["value"]["brushlabels"]) == ("mask", ["Person"])
+    mask = decode_rle(region["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[..., 3] > 0
+    expected = pool.mask(prompts_of(pool)[0], WIDTH, HEIGHT)
+    assert np.array_equal(mask, expected)
+
+
+def test_each_rectangle_and_the_points_of_each_label_are_an_object(studio: FakeStudioApi) -> None:
+    task = studio.add_task(
+        1,
+        point(50, 50, id="a"),
+        box(0, 0, 50, 50, id="b"),
+        point(20, 20, "Vehicle", id="c"),
+        box(50, 50, 50, 50, id="d"),
+        point(60, 60, id="e"),
+    )
+    pool = DiscPool()
+    list(batch(studio).run(pool))
+    shapes = [(len(prompts.clicks), len(prompts.boxes)) for prompts in prompts_of(pool)]
+    assert shapes == [(2, 0), (0, 1), (1, 0), (0, 1)]
+    regions = studio.predictions(task)[0]["result"]
+    assert [region["value"]["brushlabels"] for region in regions] == [["Person"], ["Person"], ["Vehicle"], ["Person"]]
+    assert len({region["id"] for region in regions}) == 4
+    assert studio.paths().count("/data/upload/1/a.png") == 1, "the photograph is read once a task"
+
+
+def test_prompts_of_drafts_count_and_win_over_the_annotation_they_change() -> None:
+    task = {
+        "annotations": [{"result": [point(10, 10, id="a")]}, {"result": [point(id="x")], "was_cancelled": True}],
+        "drafts": [{"result": [point(90, 90, id="a"), point(20, 20, id="b")]}],
+    }
+    ((first, second),) = saved_objects(task, SHIPPED)
+    assert (first["value"]["x"], second["value"]["x"]) == (90, 20)
+
+
+def test_saved_masks_and_regions_of_other_controls_are_no_prompts() -> None:
+    mask = {"id": "m", "type": "brushlabels", "from_name": "mask", "value": {"format": "rle", "rle": []}}
+    other = point(id="o", from_name="landmarks")
+    assert saved_objects({"annotations": [{"result": [mask, other, None, 7]}], "drafts": None}, SHIPPED) == []
+
+
+def test_labels_of_their_own_control_tell_objects_apart() -> None:
+    config = parse_label_config(
+        '<View><Image name="image" value="$image"/><Brush name="brush" toName="image" smart="false"/>'
+        '<KeyPoint name="kp" toName="image" smart="true"/>'
+        '<Labels name="labels" toName="image"><Label value="A"/><Label value="B"/></Labels></View>'
+    )
+    regions = []
+    for name, label in (("1", "A"), ("2", "B"), ("3", "A")):
+        plain = key_point(50, 50, id=name, type="keypoint", value={"x": 50, "y": 50, "width": 0.2})
+        regions += [plain, {**plain, "type": "labels", "from_name": "labels", "value": {"labels": [label]}}]
+    objects = saved_objects({"annotations": [{"result": regions}]}, config)
+    assert [[item["id"] for item in items] for items in objects] == [["1", "1", "3", "3"], ["2", "2"]]
+
+
+def test_prompts_of_a_data_column_are_pixels(studio: FakeStudioApi) -> None:
+    column = [
+        {"x": 0, "y": 0, "label": "Person"},
+        {"x": 63, "y": 47, "label": "Person", "positive": False},
+        {"x0": 3, "y0": 1, "x1": 64, "y1": 48, "label": "Vehicle"},
+    ]
+    studio.add_task(1, clicks=column)
+    pool = DiscPool()
+    assert [outcome.state for outcome in batch(studio, column="clicks").run(pool)] == ["posted"]
+    assert prompts_of(pool) == [
+        Prompts((Click(0, 0), Click(63, 47, positive=False)), ()),
+        Prompts((), (Box(3, 1, 64, 48),)),
+    ]
+
+
+def test_every_pixel_survives_the_way_through_percent() -> None:
+    pool = DiscPool()
+    for width in (7, 97, 640, 1365):
+        for x in range(width):
+            ((item,),) = column_objects([{"x": x, "y": 0}], "data.clicks", (width, 5), SHIPPED)
+            assert int(item["value"]["x"] * width / 100) == x
+    assert not pool.calls
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ("320,240", "data.clicks is no JSON"),
+        ({"x": 1, "y": 1}, "data.clicks must be a list"),
+        ([7], r"data.clicks\[0\] must be an object"),
+        ([{"x": 1}], r"data.clicks\[0\].y must be a number"),
+        ([{"x": 1, "y": 1, "positve": False}], r"data.clicks\[0\].positve is unknown"),
+        ([{"x0": 1, "y0": 1, "x1": 2}], r"data.clicks\[0\].y1 must be a number"),
+        ([{"x": 1, "y": 1, "label": 3}], r"data.clicks\[0\].label must be a non-empty string"),
+    ],
+)
+def test_a_column_of_something_else_is_told_its_path(value: Any, cause: str) -> None:
+    with pytest.raises(InvalidRequest, match=cause):
+        column_objects(value, "data.clicks", (64, 48), SHIPPED)
+
+
+def test_a_second_run_posts_nothing_and_asks_no_model(studio: FakeStudioApi) -> None:
+    tasks = [studio.add_task(1, point(id="a")) for _ in range(3)]
+    list(batch(studio).run(DiscPool()))
+    again = DiscPool()
+    assert list(batch(studio).run(again)) == [Outcome(task, "present") for task in tasks]
+    assert again.calls == []
+    assert [len(studio.predictions(task)) for task in tasks] == [1, 1, 1]
+
+
+def test_predictions_of_another_version_do_not_count(studio: FakeStudioApi) -> None:
+    task = studio.add_task(1, point(id="a"))
+    studio.tasks[0]["predictions"] = [{"id": 1, "result": [], "model_version": "disc-0"}]
+    assert [outcome.state for outcome in batch(studio).run(DiscPool())] == ["posted"]
+    assert [one["model_version"] for one in studio.predictions(task)] == ["disc-0", "disc-1"]
+
+
+def test_one_task_that_fails_does_not_stop_the_others(studio: FakeStudioApi) -> None:
+    studio.files["a.png"] = png()
+    good = studio.add_task(1, point(id="a"))
+    missing = studio.add_task(1, point(id="a"), image="/data/upload/1/none.png")
+    outside = studio.add_task(1, point(150, 50, id="a"))
+    bare = studio.add_task(1)
+    last = studio.add_task(1, point(id="a"), drafts=True)
+    outcomes = {outcome.task_id: outcome for outcome in batch(studio).run(DiscPool())}
+    assert [outcomes[task].state for task in (good, missing, outside, bare, last)] == [
+        "posted",
+        "failed",
+        "failed",
+        "no prompts",
+        "posted",
+    ]
+    assert "404" in outcomes[missing].detail
+    assert "outside the image" in outcomes[outside].detail
+
+
+def test_an_empty_mask_is_a_failure_and_not_posted(studio: FakeStudioApi) -> None:
+    task = studio.add_task(1, point(id="a"))
+    (outcome,) = batch(studio).run(DiscPool(radius=0))
+    assert (outcome.state, outcome.detail) == ("failed", "no mask was found for the prompts")
+    assert studio.predictions(task) == []
+
+
+def test_a_prediction_that_label_studio_declines_is_a_failure(studio: FakeStudioApi) -> None:
+    studio.add_task(1, point(id="a"))
+    studio.declines_predictions = True
+    (outcome,) = batch(studio).run(DiscPool())
+    assert outcome.state == "failed"
+    assert "400 for a prediction: Validation error" in outcome.detail
+
+
+def test_more_tasks_than_a_page_are_all_seen(studio: FakeStudioApi) -> None:
+    for _ in range(101):
+        studio.add_task(1)
+    project = batch(studio)
+    assert project.size == 101
+    assert len(list(project.run(DiscPool()))) == 101
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(studio: FakeStudioApi) -> None:
+    studio.add_task(1, point(id="a"))
+    with pytest.raises(BackboneUnavailable, match="fetch-weights"):
+        list(batch(studio).run(DiscPool(state="failed")))
+
+
+def test_what_cannot_begin_says_why(studio: FakeStudioApi) -> None:
+    with pytest.raises(SettingsError, match="LABEL_STUDIO_API_KEY"):
+        batch(studio, None)
+    with pytest.raises(LabelStudioUnavailable, match="404 for project 9: Not found; `m2n2-backend doctor`"):
+        batch(studio, project=9)
+    with pytest.raises(LabelStudioUnavailable, match="401 for project 1: Invalid token") as caught:
+        batch(studio, "mistyped")
+    assert "mistyped" not in str(caught.value)
+    with pytest.raises(LabelStudioUnavailable, match="401 for project 1: API key has expired"):
+        batch(studio, jwt(token_type="refresh", exp=1))
+    studio.projects[1] = "<View/>"
+    with pytest.raises(InvalidLabelConfig):
+        batch(studio)
+
+
+def test_the_command_reports_what_failed_and_fails(studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio.add_task(1, point(id="a"))
+    studio.add_task(1, point(id="a"), image="/data/upload/1/none.png")
+    monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    arguments = ["predict-project", "--project", "1", "--backbone", "color", "--device", "cpu"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "task 2: image download failed: 404" in done.stderr
+    assert "1 posted, 0 had one already, 0 without prompts, 1 failed" in done.stderr
+    del studio.tasks[1]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert "0 posted, 1 had one already, 0 without prompts, 0 failed" in done.stderr
