@@ -85,6 +85,7 @@ class DiscPool:
         self.subjects: list[Subject | None] = []
         self.prefetched: list[SourceImage] = []
         self.closed = False
+        self.encode_seconds = 0.5
         self.known: dict[str, tuple[int, ...]] = {}
 
     def segment(
@@ -125,7 +126,7 @@ class DiscPool:
 
     def stats(self) -> list[WorkerStats]:
         tiers = {name: Tier(10, 100, 1, 5, 3, 2) for name in ("device", "memory", "disk")}
-        return [WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, 8000, tiers)]
+        return [WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, self.encode_seconds, 8000, tiers)]
 
     def close(self) -> None:
         self.closed = True

@@ -87,6 +87,18 @@ def test_a_task_opened_twice_at_once_is_read_once(prefetcher: Prefetcher, media:
     until(lambda: len(pool.prefetched) == 4)
 
 
+def test_with_a_slow_model_only_the_opened_task_is_prefetched(
+    prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
+) -> None:
+    pool.encode_seconds = 30.0
+    opened(prefetcher)
+    until(lambda: pool.prefetched)
+    opened(prefetcher, 10)
+    until(lambda: len(pool.prefetched) == 2)
+
+    assert [ref.task_id for ref in media.refs] == [7, 10]
+
+
 def test_an_image_that_cannot_be_read_is_left_to_the_click(
     prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
 ) -> None:

@@ -25,6 +25,10 @@ REPEAT_SECONDS = 600.0
 
 MAX_REMEMBERED = 4096
 
+QUICK_SECONDS = 2.0
+"""Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted, so
+that a click on this image would have to wait for the next task's."""
+
 Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 """Project and id of a task → the tasks that an annotator will get next."""
 
@@ -92,11 +96,15 @@ class Prefetcher:
             return
         key = parse_label_config(opened.label_config).image_key
         self._task(opened.task, key, opened.hostname)
-        if self._upcoming is not None and opened.project:
+        if self._upcoming is not None and opened.project and self._is_quick():
             for task in self._upcoming(opened.project, opened.task.get("id")):
                 if self._waiting or self._closed:
                     break  # what was opened meanwhile goes first
                 self._task(task, key, opened.hostname)
+
+    def _is_quick(self) -> bool:
+        """Whether the model is fast enough that a click never waits long for the image of a later task."""
+        return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _task(self, task: Mapping[str, Any], image_key: str, hostname: str | None) -> None:
         data = task.get("data")

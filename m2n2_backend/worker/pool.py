@@ -121,6 +121,7 @@ class WorkerStats:
         timed_out: Requests whose deadline passed before their answer.
         refused: Requests that found the queue full.
         encoded: Times the model ran.
+        encode_seconds: Of the latest time; 0 before.
         rss: Resident memory in bytes; 0 where the system does not tell.
         tiers: ``device``, ``memory`` and ``disk``.
     """
@@ -133,6 +134,7 @@ class WorkerStats:
     timed_out: int
     refused: int
     encoded: int
+    encode_seconds: float
     rss: int
     tiers: Mapping[str, Tier]
 

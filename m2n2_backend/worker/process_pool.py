@@ -20,6 +20,8 @@ from m2n2_backend.worker.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+_POLL_SECONDS = 0.2
+
 
 class ProcessPool:
     """A :class:`~m2n2_backend.worker.pool.Pool` of processes. Threads share it; nothing is loaded in this process."""
@@ -102,9 +104,10 @@ class ProcessPool:
 
     def _start_others(self, share: float) -> None:
         first = self._workers[0]
-        first.loaded.wait()
-        if first.ready is None:
-            return
+        while first.ready is None:  # it may fail to load, and succeed a minute later
+            if self._closed:
+                return
+            time.sleep(_POLL_SECONDS)
         devices = first.ready.devices
         count = self._settings.workers or len(devices)
         with self._lock:

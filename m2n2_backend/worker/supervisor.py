@@ -51,6 +51,7 @@ class Supervisor:
         self._options = options
         self._restarts = 0
         self._encoded = 0
+        self._encode_seconds = 0.0
         self._timed_out = 0
         self._latest: Reply | None = None
         self._in_work: Job | None = None
@@ -77,6 +78,7 @@ class Supervisor:
             timed_out=queue.timed_out + self._timed_out,
             refused=queue.refused,
             encoded=self._encoded,
+            encode_seconds=self._encode_seconds,
             rss=latest.rss if latest else 0,
             tiers=latest.tiers if latest else self.ready.tiers if self.ready else {},
         )
@@ -133,7 +135,7 @@ class Supervisor:
         self._process = process
         process.start()
         theirs.close()
-        message = self._receive(ours, process, until=float("inf"))
+        message = self._receive(ours, process)
         if isinstance(message, LoadFailed):
             raise BackboneUnavailable(message.detail)
         assert isinstance(message, Ready), "the first message says whether the model could be loaded"
@@ -161,9 +163,13 @@ class Supervisor:
     def _work(self, connection: Connection, process: BaseProcess, job: Job) -> None:
         job.attempts += 1
         begun = time.monotonic()
+        # Also for a process that does not even read: sending a large image to it would block for ever.
+        watchdog = threading.Timer(HANG_SECONDS, self._kill_hanging, [process])
+        watchdog.daemon = True
+        watchdog.start()
         try:
             connection.send(Work(job.image, job.prompts))
-            reply = self._receive(connection, process, until=begun + HANG_SECONDS)
+            reply = self._receive(connection, process)
         except (_Died, OSError) as error:
             death = error if isinstance(error, _Died) else _Died(_cause(process))
             if job.attempts < ATTEMPTS:
@@ -171,17 +177,25 @@ class Supervisor:
             else:
                 job.finish(NotReady(f"the model worker {death}, {ATTEMPTS} times with this image; see its log"))
             raise death from error
+        finally:
+            watchdog.cancel()
         assert isinstance(reply, Reply), "work is answered with a reply"
         self._latest = reply
         if isinstance(reply.result, Done):
-            self._encoded += "encode" in reply.result.timings_ms
             result = reply.result
+            if "encode" in result.timings_ms:
+                self._encoded += 1
+                self._encode_seconds = result.timings_ms["encode"] / 1000.0
             waited = {"wait": 1000.0 * (begun - job.queued_at)}
             job.finish(Done(result.mask, result.shape, result.score, {**waited, **result.timings_ms}))
         else:
             job.finish(reply.result)
 
-    def _receive(self, connection: Connection, process: BaseProcess, *, until: float) -> object:
+    def _kill_hanging(self, process: BaseProcess) -> None:
+        logger.error("the model worker did not answer for %.0f s", HANG_SECONDS)
+        process.kill()
+
+    def _receive(self, connection: Connection, process: BaseProcess) -> object:
         while True:
             if wait([connection, process.sentinel], _POLL_SECONDS):
                 try:
@@ -192,9 +206,6 @@ class Supervisor:
                     pass
                 process.join(1.0)
                 raise _Died(_cause(process))
-            if time.monotonic() > until:
-                process.kill()
-                raise _Died(f"did not answer for {HANG_SECONDS:.0f} s")
             if self._closing.is_set():
                 raise _Died("was stopped")
 
