@@ -58,6 +58,19 @@ def test_the_brush_wins_over_the_polygon_wherever_it_stands() -> None:
     assert parse_label_config(xml).output.name == "b"
 
 
+def test_a_control_may_say_that_it_is_the_output() -> None:
+    polygon = control("PolygonLabels", "Cat", name="poly").replace("smart=", 'm2n2="output" smart=')
+    parsed = parse_label_config(config(control("BrushLabels", "Cat", name="brush"), polygon, POINTS))
+    assert (parsed.output.name, parsed.output.kind, parsed.warnings) == ("poly", "polygon", ())
+
+
+@pytest.mark.parametrize("tags", [["BrushLabels", "PolygonLabels"], ["KeyPointLabels"]])
+def test_only_one_control_that_can_draw_may_be_the_output(tags: list[str]) -> None:
+    marked = [control(tag, "Cat", name=tag).replace("smart=", 'm2n2="output" smart=') for tag in tags]
+    with pytest.raises(InvalidLabelConfig, match='m2n2="output" belongs to one brush'):
+        parse_label_config(config(*marked, POINTS))
+
+
 def test_a_smart_rectangle_is_a_prompt_and_no_output() -> None:
     both = config(
         control("RectangleLabels", "Cat", name="smart", smart="true"),

@@ -14,6 +14,10 @@ from m2n2_backend.errors import InvalidLabelConfig
 MAX_CHARS = 500_000
 """Longest config that is parsed; one with 300 labels in three controls has about 40,000 characters."""
 
+OUTPUT_ATTRIBUTE = "m2n2"
+OUTPUT_VALUE = "output"
+"""``<PolygonLabels … m2n2="output">`` is the control masks are returned to, whatever others there are."""
+
 OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
 
 _KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
@@ -137,6 +141,13 @@ def _parse(xml: str) -> LabelInterface:
 def _output(controls: list[Any], images: tuple[str, ...]) -> tuple[Any, str]:
     """The control masks are returned to, and the name of the image it draws on."""
     drawing = [control for control in controls if any(name in images for name in control.to_name)]
+    chosen = [control for control in drawing if str(control.attr.get(OUTPUT_ATTRIBUTE, "")).strip() == OUTPUT_VALUE]
+    if chosen:
+        if len(chosen) > 1 or not any(chosen[0].tag.lower() in (kind, f"{kind}labels") for kind in _KINDS):
+            raise InvalidLabelConfig(
+                f'{OUTPUT_ATTRIBUTE}="{OUTPUT_VALUE}" belongs to one brush, bitmask, polygon or rectangle control'
+            )
+        return chosen[0], next(name for name in chosen[0].to_name if name in images)
     for kind in _KINDS:
         of_kind = [control for control in drawing if control.tag.lower() in (kind, f"{kind}labels")]
         if kind == "rectangle":
