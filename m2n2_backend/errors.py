@@ -55,3 +55,7 @@ class NotReady(M2N2Error):
 
 class DatasetError(SettingsError):
     """A data set for evaluation is missing, incomplete or not in the layout its name stands for."""
+
+
+class StudioError(SettingsError):
+    """Label Studio, or the backend beside it, cannot be started or does not answer."""
