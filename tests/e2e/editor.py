@@ -49,7 +49,7 @@ class Editor:
             login: Cookies of a user.
         """
         self._base = base
-        self._context = browser.new_context(viewport={"width": 1440, "height": 1000}, storage_state=login)
+        self._context = browser.new_context(viewport={"width": 1440, "height": 1150}, storage_state=login)
         self._context.add_init_script(_HELPERS)
         self._context.set_default_timeout(_MILLISECONDS)
         self.page: Page = self._context.new_page()
