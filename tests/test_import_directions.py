@@ -28,6 +28,8 @@ ALLOWED = {
     "labelstudio": SHARED | {"worker"},
     "server": SHARED | {"worker", "labelstudio"},
     "evaluation": SHARED | {"m2n2", "backbones"},
+    # It starts the other parts as programs and imports none of them.
+    "studio": SHARED | {"resources"},
     "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation"},
 }
 
