@@ -17,11 +17,17 @@ OpenEditor = Callable[..., Editor]
 
 
 @pytest.fixture(scope="session")
-def studio() -> Iterator[rig.Studio]:
+def first_run() -> rig.FirstRun:
+    """``make studio`` creates the database of all tests."""
     reason = rig.missing()
     if reason:
         pytest.skip(reason)
-    with rig.running_studio(rig.OUT / "studio") as running:
+    return rig.first_run(rig.OUT / "studio")
+
+
+@pytest.fixture(scope="session")
+def studio(first_run: rig.FirstRun) -> Iterator[rig.Studio]:
+    with rig.running_studio(first_run.folder) as running:
         yield running
 
 

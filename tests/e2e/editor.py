@@ -34,7 +34,7 @@ window.m2n2 = {
 };
 """
 _MILLISECONDS = 30_000.0
-_CHANGED = 24
+_CHANGED = 6
 
 
 class Editor:
@@ -146,8 +146,22 @@ class Editor:
         return found
 
     def accept(self) -> None:
-        """The check mark in the bottom bar."""
+        """The check mark in the bottom bar, which removes the prompts."""
         self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        self.page.wait_for_function("m2n2.suggestions().length === 0")
+
+    def accept_on_canvas(self) -> None:
+        """The check mark drawn below the mask, which leaves the prompts where they are."""
+        # Two round buttons, reject and accept; the key points are smaller circles.
+        x, y = self.page.evaluate(
+            """() => {
+              const stage = m2n2.image().stageRef, box = stage.container().getBoundingClientRect();
+              const buttons = stage.find('Circle').map(each => each.getClientRect()).filter(each => each.width > 20);
+              const right = buttons.sort((one, other) => other.x - one.x)[0];
+              return [box.x + right.x + right.width / 2, box.y + right.y + right.height / 2];
+            }"""
+        )
+        self.page.mouse.click(x, y)
         self.page.wait_for_function("m2n2.suggestions().length === 0")
 
     def submit(self) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +25,15 @@ if TYPE_CHECKING:
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUT = Path("out/e2e")
-_FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def missing() -> str | None:
@@ -58,7 +66,9 @@ class Studio:
     api: Api
     files: Path
 
-    def project(self, title: str, config: str, images: Sequence[Path], model: str, **more: Any) -> tuple[int, list[int]]:
+    def project(
+        self, title: str, config: str, images: Sequence[Path], model: str, **more: Any
+    ) -> tuple[int, list[int]]:
         """A new project with a shipped config (``brush`` …), connected; its id and those of its tasks."""
         number = project.create_project(self.api, title, label_config(config).read_text(encoding="utf-8"), **more)
         project.upload(self.api, number, images)
@@ -79,6 +89,44 @@ class Backend:
     program: Program
 
 
+@dataclass(frozen=True)
+class FirstRun:
+    """What ``make studio`` did.
+
+    Attributes:
+        folder: Of the database it created.
+        printed: On both streams.
+        status: With which it ended after SIGINT.
+        left: Command lines of processes it left behind.
+    """
+
+    folder: Path
+    printed: str
+    status: int
+    left: list[str]
+
+
+def first_run(folder: Path) -> FirstRun:
+    """Run ``python -m m2n2_backend.studio`` in an empty folder, and stop it when it says what to click."""
+    shutil.rmtree(folder, ignore_errors=True)
+    ports = [str(free_port()), str(free_port())]
+    command = [sys.executable, "-m", "m2n2_backend.studio", "--folder", str(folder), "--port", ports[0]]
+    command += ["--backend-port", ports[1], "--label-studio", os.environ["E2E_LABEL_STUDIO"]]
+    environment = {**os.environ, "M2N2_BACKBONE": "color"}
+    printed = ""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed += line
+            if "Ctrl+C stops both" in line:
+                process.send_signal(signal.SIGINT)
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    left = [line for line in lines if any(f" {port} " in f"{line} " for port in ports)]
+    return FirstRun(folder, printed, process.returncode, left)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,8 +135,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_studio(folder: Path) -> Iterator[Studio]:
-    """Label Studio with an empty database in ``folder``."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Label Studio with the database in ``folder``; an empty one is created where there is none."""
     account, port = Account.of(folder), free_port()
     url = f"http://127.0.0.1:{port}"
     with label_studio.start(Path(os.environ["E2E_LABEL_STUDIO"]), folder, port, account) as program:

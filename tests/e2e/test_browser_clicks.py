@@ -49,13 +49,38 @@ def test_further_clicks_of_both_kinds_refine_the_one_mask(editor: Editor, studio
     assert [saved["type"] for saved in editor.regions()] == ["brushlabels"]
 
 
+def test_a_click_after_a_pause_in_which_the_draft_was_saved_still_refines(
+    editor: Editor, scene_task: tuple[int, int]
+) -> None:
+    editor.open(*scene_task)
+    with editor.page.expect_response(lambda response: "/drafts" in response.url and response.ok):
+        editor.click(DISC[0], DISC[1])
+    on_plate = ((PLATE[0] + PLATE[2]) // 2, (PLATE[1] + PLATE[3]) // 2)
+    mask = mask_of(editor.click(*on_plate).json()["data"]["result"])
+    assert iou(mask, disc() | plate()) > 0.95
+    assert editor.painted(mask) > 0.9
+
+
+def test_prompts_of_a_mask_accepted_on_the_canvas_do_not_leak_into_the_next_object(
+    editor: Editor, scene_task: tuple[int, int]
+) -> None:
+    editor.open(*scene_task)
+    with editor.page.expect_response(lambda response: "/drafts" in response.url and response.ok):
+        editor.click(DISC[0], DISC[1])
+        editor.accept_on_canvas()
+    answer = editor.click((PLATE[0] + PLATE[2]) // 2, (PLATE[1] + PLATE[3]) // 2)
+    assert len(answer.request.post_data_json["context"]["result"]) == 2
+    assert iou(mask_of(answer.json()["data"]["result"]), plate()) > 0.95
+    assert [region["type"] for region in editor.regions()].count("brushlabels") == 1
+
+
 def test_a_rectangle_gives_the_object_inside(editor: Editor, scene_task: tuple[int, int]) -> None:
     editor.open(*scene_task, tool="rectangle-tool")
-    x0, y0, x1, y1 = PLATE
-    answer = editor.drag(x0 - 20, y0 - 20, x1 + 20, y1 + 20, "Vehicle")
+    x, y, radius = DISC
+    answer = editor.drag(x - radius - 15, y - radius - 15, x + radius + 15, y + radius + 15, "Vehicle")
     assert [prompt["type"] for prompt in answer.request.post_data_json["context"]["result"]] == ["rectanglelabels"]
     mask = mask_of(answer.json()["data"]["result"])
-    assert iou(mask, plate()) > 0.95
+    assert iou(mask, disc()) > 0.95
     editor.accept()
     (region,) = editor.regions()
     assert region["value"]["brushlabels"] == ["Vehicle"]

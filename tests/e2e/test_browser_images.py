@@ -7,7 +7,6 @@ import httpx
 import pytest
 from editor import Editor, iou
 from pictures import DISC, SIZE, disc, mask_of, save_scene, save_turned
-from PIL import Image
 from rig import Backend, Studio, running_backend
 
 from m2n2_backend.studio import project
@@ -16,9 +15,7 @@ from m2n2_backend.studio import project
 def test_the_mask_of_a_turned_photograph_lies_on_the_object_as_it_is_shown(
     editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
-    path = save_turned(tmp_path)
-    assert Image.open(path).size == SIZE[::-1]
-    number, (task,) = studio.project("EXIF", "brush", [path], backend.url)
+    number, (task,) = studio.project("EXIF", "brush", [save_turned(tmp_path)], backend.url)
     editor.open(number, task)
     (region,) = editor.click(DISC[0], DISC[1]).json()["data"]["result"]
     assert (region["original_width"], region["original_height"]) == SIZE
