@@ -23,18 +23,19 @@ SIZE = (1600, 1200)
 CLICKS = 10
 _FACTOR = SIZE[0] // 640
 
-# Frame by frame after the mouse goes down, until a pixel beside the click has the color of the mask.
+# Frame by frame after the mouse goes down, until a layer has the label's blue at a pixel of the red disc.
 _PAINTED = """([x, y]) => new Promise(resolve => {
-  const stage = m2n2.image().stageRef, box = stage.container().getBoundingClientRect();
+  const stage = m2n2.image().stageRef;
   const [a, , , d, e, f] = stage.getAbsoluteTransform().getMatrix();
-  const ratio = stage.getLayers()[0].getCanvas().getPixelRatio();
-  const left = ratio * (a * x * m2n2.image().stageWidth + e), top = ratio * (d * y * m2n2.image().stageHeight + f);
-  const color = () => stage.getLayers().map(layer =>
-    layer.getCanvas()._canvas.getContext('2d').getImageData(left, top, 1, 1).data.join()).join('|');
-  const before = color();
+  const blue = () => stage.getLayers().some(layer => {
+    const canvas = layer.getCanvas(), ratio = canvas.getPixelRatio();
+    const left = ratio * (a * x * m2n2.image().stageWidth + e), top = ratio * (d * y * m2n2.image().stageHeight + f);
+    const [red, , blue] = canvas._canvas.getContext('2d').getImageData(left, top, 1, 1).data;
+    return blue > red + 60;
+  });
   window.addEventListener('mousedown', () => {
     const start = performance.now();
-    const look = () => color() === before ? requestAnimationFrame(look) : resolve(performance.now() - start);
+    const look = () => blue() ? resolve(performance.now() - start) : requestAnimationFrame(look);
     look();
   }, {once: true, capture: true});
 })"""
