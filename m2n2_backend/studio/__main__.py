@@ -76,7 +76,7 @@ def _instructions(url: str, number: int, account: label_studio.Account, backbone
   logs      {folder}/label-studio.log, {folder}/backend.log
 
   1. Open a task and switch on Auto-Annotation at the bottom of the page.
-  2. Choose the Auto-Detect key point tool (hotkey M) in the toolbar of the image.
+  2. Click on the Auto-Detect tool, the last one in the toolbar beside the image.
   3. Choose a label of the key points (hotkeys 4, 5, 6) and click on an object: its mask appears.
   4. For each further click choose the label again; Alt+click marks what does not belong to the object.
   5. The check mark at the bottom accepts the mask; Submit saves it.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import rig
-from editor import Editor
+from editor import Editor, OpenEditor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-OpenEditor = Callable[..., Editor]
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,10 @@ class Editor:
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.int16)
 
 
+OpenEditor = Callable[..., Editor]
+"""Opens one more editor, for the first user or the one whose cookies it is given."""
+
+
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Intersection over union of two masks."""
     return float((one & other).sum() / (one | other).sum())

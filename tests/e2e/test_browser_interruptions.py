@@ -3,8 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conftest import OpenEditor
-from editor import Editor, iou
+from editor import Editor, OpenEditor, iou
 from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
 from rig import Backend, Studio, free_port, running_backend, sign_up
 

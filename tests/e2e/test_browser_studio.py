@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from conftest import OpenEditor
+from editor import OpenEditor
 from pictures import mask_of
 from rig import Backend, FirstRun, Studio
 
