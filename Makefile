@@ -2,17 +2,42 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Label Studio's packages do not go together with the backend's newer ones, so it has an environment of its own.
+STUDIO_VENV ?= .venv-studio
+LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
+# Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
+STUDIO ?=
 
-.PHONY: demo test serve bench install clean
+.PHONY: demo test check e2e chromium latency studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.demo out
 
-test: $(VENV)/installed  ## style, types, all tests
+test: check e2e  ## style, types, all tests
+
+check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
+	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python -m pytest tests/e2e
+
+latency: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## from click to painted mask, beside a backend that answers at once
+	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python tests/e2e/latency.py
+
+chromium:
+	@if [ ! -x /usr/bin/chromium ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+			apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-liberation; \
+		else \
+			echo "no /usr/bin/chromium, and it takes root to install it: the tests in a browser will skip"; \
+		fi; \
+	fi
+
+studio: $(VENV)/installed $(STUDIO_VENV)/installed  ## Label Studio and the backend side by side, a project to click in
+	exec $(BIN)/python -m m2n2_backend.studio --label-studio $(LABEL_STUDIO) $(STUDIO)
 
 serve: $(VENV)/installed  ## http://127.0.0.1:9090 for Label Studio
 	$(BIN)/m2n2-backend serve
@@ -27,8 +52,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,e2e]'
+	touch $@
+
+$(STUDIO_VENV)/installed: constraints-studio.txt
+	$(PYTHON) -m venv $(STUDIO_VENV)
+	$(STUDIO_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(STUDIO_VENV)/bin/python -m pip install --quiet --constraint $< label-studio
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(STUDIO_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache

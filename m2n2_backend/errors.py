@@ -63,3 +63,7 @@ class DatasetError(SettingsError):
 
 class LabelStudioUnavailable(SettingsError):
     """Label Studio cannot be asked with the settings there are: no connection, or not Label Studio."""
+
+
+class StudioError(SettingsError):
+    """Label Studio, or the backend beside it, cannot be started or does not answer."""

@@ -12,6 +12,11 @@ def sample_photograph() -> Path:
     return _PACKAGE / "samples" / "astronaut.jpg"
 
 
+def sample_photographs() -> list[Path]:
+    """All photographs that are shipped, without the pictures made of them."""
+    return [_PACKAGE / "samples" / name for name in ("astronaut.jpg", "cat.jpg", "coffee.jpg")]
+
+
 def label_config(name: str) -> Path:
     """A labeling config to paste into Label Studio.
 

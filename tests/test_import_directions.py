@@ -29,6 +29,8 @@ ALLOWED = {
     "doctor": SHARED | {"backbones", "labelstudio"},
     "server": SHARED | {"worker", "labelstudio"},
     "evaluation": SHARED | {"m2n2", "backbones"},
+    # It starts the other parts as programs and imports none of them.
+    "studio": SHARED | {"resources"},
     "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation"},
 }
 

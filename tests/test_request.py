@@ -93,15 +93,28 @@ def test_rectangle_and_labels_are_one_prompt() -> None:
     assert (len(request.prompts.boxes), request.label) == (1, "Cat")
 
 
-@pytest.mark.parametrize("key", ["drafts", "annotations"])
-def test_prompts_that_are_saved_regions_belong_to_an_earlier_object(key: str) -> None:
+def test_prompts_that_were_submitted_belong_to_an_earlier_object() -> None:
     saved = [{"id": 3, "result": [key_point(id="old"), {"id": "b", "type": "brushlabels", "value": {"rle": [1]}}]}]
-    request = parse(key_point(10, 10, id="old"), key_point(90, 90, id="new"), **{key: saved})
+    request = parse(key_point(10, 10, id="old"), key_point(90, 90, id="new"), annotations=saved)
     assert request.prompts.clicks == (Click(57, 43),)
 
 
-def test_nothing_is_left_to_do_where_every_prompt_is_saved() -> None:
-    assert parse(key_point(id="old"), drafts=[{"result": [key_point(id="old")]}]) is None
+def test_nothing_is_left_to_do_where_every_prompt_was_submitted() -> None:
+    assert parse(key_point(id="old"), annotations=[{"result": [key_point(id="old")]}]) is None
+
+
+def test_prompts_that_a_draft_saved_before_their_mask_was_accepted_still_count() -> None:
+    first, second = key_point(10, 10, id="first"), key_point(90, 90, id="second", is_positive=False)
+    saved = [{"id": "other", "type": "brushlabels", "value": {"rle": [1]}}, first, second]
+    assert len(parse(first, second, drafts=[{"result": saved}]).prompts.clicks) == 2
+
+
+def test_an_accepted_mask_ends_its_prompts_and_not_the_later_ones() -> None:
+    a, b, c, d = (key_point(10 * n, 10, id=f"kp{n}") for n in range(1, 5))
+    mask = {"id": parse(a, b).region_id, "type": "brushlabels", "value": {"rle": [1]}}
+    request = parse(a, b, c, d, drafts=[{"result": [a, b, mask, c, d]}])
+    assert request.prompts == parse(c, d).prompts
+    assert request.region_id == parse(c).region_id
 
 
 def test_items_of_other_types_are_passed_over() -> None:

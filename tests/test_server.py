@@ -128,8 +128,8 @@ def test_a_rectangle_gives_a_mask_too(client: FlaskClient) -> None:
     assert decoded.sum() == 32 * 24
 
 
-def test_only_saved_prompts_give_an_empty_answer(client: FlaskClient, pool: DiscPool) -> None:
-    body = payload(key_point(id="old"), drafts=[{"result": [key_point(id="old")]}])
+def test_only_submitted_prompts_give_an_empty_answer(client: FlaskClient, pool: DiscPool) -> None:
+    body = payload(key_point(id="old"), annotations=[{"result": [key_point(id="old")]}])
     assert client.post("/predict", json=body).json == {"results": [[]]}
     assert pool.calls == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,8 @@ def parse_request(
 ) -> InteractiveRequest | None:
     """Read an interactive request.
 
-    Prompts that the task already holds as saved regions belong to an earlier object and are left out, as are
-    items of other types and of other pages than the newest one's.
+    Prompts of objects that are already finished are left out (Label Studio goes on to send them where a mask was
+    accepted on the canvas), as are items of other types and of other pages than the newest one's.
 
     Args:
         tasks: The request's tasks; exactly one.
@@ -96,8 +96,13 @@ def parse_request(
         raise InvalidRequest(f"tasks must hold exactly one task where prompts are sent, not {len(tasks)}")
     task = as_object(tasks[0], "tasks[0]")
     drawn = drawn_items(items, config)
-    saved = _saved_ids(task) if drawn else set()
-    drawn = [item for item in drawn if item.id is None or item.id not in saved]
+    if not drawn:
+        return None
+    task_id = _task_id(task)
+    label = config.output_label(drawn[-1].label)
+    region_ids = {item.path: _region_id(task_id, config.output.name, label, item) for item in drawn}
+    finished = _finished(task, set(region_ids.values()))
+    drawn = [item for item in drawn if item.id is None or item.id not in finished]
     if not drawn:
         return None
     newest = drawn[-1]
@@ -108,8 +113,6 @@ def parse_request(
             raise InvalidRequest(f"{item.path}.original_width/height differ from those of the newest prompt")
     prompts = to_prompts(group, width, height)
     prompts.validate(width, height)
-    task_id = _task_id(task)
-    label = config.output_label(newest.label)
     ids = [item.id for item in group]
     return InteractiveRequest(
         task_id=task_id,
@@ -123,25 +126,40 @@ def parse_request(
         width=width,
         height=height,
         image_rotation=newest.rotation,
-        region_id=_region_id(task_id, config.output.name, label, newest.item_index or 0, group[0]),
+        region_id=region_ids[group[0].path],
         prompt_ids=frozenset(id for id in ids if id is not None) if None not in ids else frozenset(),
     )
 
 
-def _saved_ids(task: Mapping[str, Any]) -> set[str]:
-    """Ids of all regions that stand in the task's drafts and annotations.
+def _finished(task: Mapping[str, Any], masks: set[str]) -> set[str]:
+    """Ids of saved regions that cannot be prompts of the object that is being worked on.
 
-    The rest of them may be large and is not looked at; whatever does not look like a region is passed over.
+    What was submitted is finished. Drafts are another matter: Label Studio saves them by itself a few seconds
+    after a click, with the prompts of the unfinished object. There only what stands before an accepted mask of
+    the prompts at hand is finished.
+
+    Args:
+        task: As it was sent. Its regions may be large and are not looked at; whatever does not look like a region
+            is passed over.
+        masks: Region ids that the prompts at hand lead to.
     """
-    found = set()
-    for key in ("drafts", "annotations"):
-        entries = task.get(key)
-        for entry in entries if isinstance(entries, list) else ():
-            regions = entry.get("result") if isinstance(entry, dict) else None
-            for region in regions if isinstance(regions, list) else ():
-                if isinstance(region, dict) and isinstance(region.get("id"), str):
-                    found.add(region["id"])
+    found = {region for entry in _region_ids(task, "annotations") for region in entry}
+    for entry in _region_ids(task, "drafts"):
+        accepted = [index for index, region in enumerate(entry) if region in masks]
+        found.update(entry[: accepted[-1]] if accepted else ())
     return found
+
+
+def _region_ids(task: Mapping[str, Any], key: str) -> Iterator[list[str]]:
+    """The ids in each of the task's drafts or annotations, in the order in which the regions were made."""
+    entries = task.get(key)
+    for entry in entries if isinstance(entries, list) else ():
+        regions = entry.get("result") if isinstance(entry, dict) else None
+        yield [
+            region["id"]
+            for region in (regions if isinstance(regions, list) else ())
+            if isinstance(region, dict) and isinstance(region.get("id"), str)
+        ]
 
 
 def _image(task: Mapping[str, Any], config: LabelConfig, newest: Item) -> str:
@@ -165,7 +183,7 @@ def _task_id(task: Mapping[str, Any]) -> int | str | None:
     return as_count(value, "tasks[0].id", least=0, most=2**63)
 
 
-def _region_id(task_id: int | str | None, from_name: str, label: str | None, page: int, first: Item) -> str:
+def _region_id(task_id: int | str | None, from_name: str, label: str | None, first: Item) -> str:
     """Ten hexadecimal digits that stay the same while prompts are added to an object.
 
     Label Studio replaces a region by a new one of the same id, and the group always begins with the object's
@@ -173,5 +191,5 @@ def _region_id(task_id: int | str | None, from_name: str, label: str | None, pag
     """
     origin = first.id or [first.value.get("x"), first.value.get("y")]
     # The name of the task is part of it: ids of prompts are only unique within one page of the browser.
-    seed = json.dumps([str(task_id), from_name, label, page, origin])
+    seed = json.dumps([str(task_id), from_name, label, first.item_index or 0, origin])
     return hashlib.sha256(seed.encode()).hexdigest()[:10]

@@ -1,0 +1,139 @@
+"""Programs that run until they are stopped, without one of them left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from m2n2_backend.errors import StudioError
+
+_LOG_LINES = 15
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
+
+
+class Stopped(Exception):
+    """The user wants to stop while something is waited for."""
+
+
+class Program:
+    """One program in a process group of its own, so that all it starts can be stopped with it.
+
+    As a context manager it is stopped at the end.
+    """
+
+    def __init__(self, name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
+        """Start it.
+
+        Args:
+            name: What people call it.
+            command: Program and arguments.
+            log: File that its output is appended to.
+            environment: Variables beside those of this process.
+
+        Raises:
+            StudioError: It cannot be started.
+        """
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [str(part) for part in command],
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise StudioError(f"{name} cannot be started: {command[0]}: {error.strerror}") from error
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the process and of its group."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            StudioError: It ended; the message holds the last lines it printed.
+        """
+        status = self._process.poll()
+        if status is not None:
+            raise StudioError(f"{self.name} ended with status {status}; the end of {self.log}:\n{self._last_lines()}")
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float, stopping: threading.Event | None = None) -> None:
+        """Ask ``ready`` again and again.
+
+        Raises:
+            StudioError: The program ended, or ``seconds`` passed.
+            Stopped: ``stopping`` was set.
+        """
+        stopping = stopping or threading.Event()
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StudioError(
+                    f"{self.name} was not ready within {seconds:.0f} s; the end of {self.log}:\n{self._last_lines()}"
+                )
+            if stopping.wait(_POLL_SECONDS):
+                raise Stopped
+
+    def stop(self) -> None:
+        """Ask it to end, and end by force whatever of its group is still there after ten seconds."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole group by force, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+
+def require_free(name: str, port: int, option: str) -> None:
+    """Check that a port of this machine can be bound.
+
+    Args:
+        name: What shall listen there.
+        port: On 127.0.0.1.
+        option: The option that names another port.
+
+    Raises:
+        StudioError: Another program listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StudioError(
+                f"port {port}, where {name} shall listen, cannot be had ({error.strerror}): stop the program that "
+                f"listens there, or choose another port with {option}"
+            ) from error

@@ -1,0 +1,195 @@
+"""Label Studio's editor as an annotator uses it: a real mouse, waiting for what the page knows, never for time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Response
+
+# What the page knows: the annotation on screen, the image in it, and where a pixel of the image is in the window.
+_HELPERS = """
+window.m2n2 = {
+  annotation: () => window.Htx && Htx.annotationStore && Htx.annotationStore.selected,
+  image: () => [...m2n2.annotation().names.values()].find(tag => tag.type === 'image'),
+  ready: () => Boolean(m2n2.annotation() && m2n2.image() && m2n2.image().imageIsLoaded && m2n2.image().stageRef),
+  tool: () => (m2n2.image().getToolsManager().findSelectedTool() || {}).fullName,
+  selected: control => m2n2.annotation().names.get(control).selectedLabels.map(label => label.value),
+  suggestions: () => [...m2n2.annotation().suggestions.values()].map(region => region.id.split('#')[0]),
+  regions: () => m2n2.annotation().serializeAnnotation(),
+  view: () => {
+    const image = m2n2.image(), box = image.stageRef.container().getBoundingClientRect();
+    const [a, , , d, e, f] = image.stageRef.getAbsoluteTransform().getMatrix();
+    return {left: box.x + e, top: box.y + f, width: a * image.stageWidth, height: d * image.stageHeight,
+            natural: [image.naturalWidth, image.naturalHeight]};
+  },
+};
+"""
+_MILLISECONDS = 30_000.0
+_CHANGED = 6
+
+
+class Editor:
+    """One annotator's page."""
+
+    def __init__(self, browser: Browser, base: str, login: Any) -> None:
+        """Open a window.
+
+        Args:
+            browser: Chromium.
+            base: Address of Label Studio.
+            login: Cookies of a user.
+        """
+        self._base = base
+        self._context = browser.new_context(viewport={"width": 1440, "height": 1150}, storage_state=login)
+        self._context.add_init_script(_HELPERS)
+        self._context.set_default_timeout(_MILLISECONDS)
+        self.page: Page = self._context.new_page()
+        self._blank: NDArray[np.int16] | None = None
+
+    def close(self, screenshot: Path | None = None) -> None:
+        """Close the window, with a last picture of it."""
+        if screenshot is not None:
+            screenshot.parent.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=screenshot)
+        self._context.close()
+
+    def open(self, project: int, task: int, *, tool: str = "key-point-tool") -> None:
+        """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``."""
+        self.page.goto(f"{self._base}/projects/{project}/data?task={task}")
+        self.page.wait_for_function("window.m2n2 && m2n2.ready()")
+        # Label Studio loads the task again after it was shown, and forgets what was done before.
+        self.page.wait_for_load_state("networkidle")
+        if not self.page.evaluate("Htx.autoAnnotation"):
+            self.page.get_by_test_id("bottombar-auto-annotation-toggle").click()
+        self.page.wait_for_function("Htx.autoAnnotation")
+        self.page.locator(".lsf-toolbar__group > button.lsf-tool_smart").click()
+        self.page.locator(".lsf-toolbar__group > button.lsf-tool_smart").hover()
+        self.page.locator(f".lsf-toolbar__smart button[aria-label={tool}]").click()
+        self.page.mouse.move(0, 0)
+        self._blank = self._look()
+
+    def choose_label(self, label: str, control: str = "keypoint") -> None:
+        """Select a label, as is needed before each prompt."""
+        if self.page.evaluate("name => m2n2.selected(name)", control) != [label]:
+            # The groups of labels stand in the order of the controls in the config.
+            group = self.page.locator(".lsf-labels").nth({"mask": 0, "keypoint": 1, "rectangle": 2}[control])
+            group.locator(".lsf-label", has_text=label).click()
+        arguments = [control, label]
+        self.page.wait_for_function("([name, label]) => m2n2.selected(name).join() === label", arg=arguments)
+
+    def click(self, x: int, y: int, label: str = "Object", *, positive: bool = True) -> Response:
+        """Click on a pixel of the image and wait until the answer's regions are shown as suggestions."""
+        with self.answering(label) as answer:
+            self.press(x, y, positive=positive)
+        return self.shown(answer())
+
+    def drag(self, x0: int, y0: int, x1: int, y1: int, label: str = "Object") -> Response:
+        """Draw a rectangle and wait until the answer's regions are shown."""
+        with self.answering(label, "rectangle") as answer:
+            self.page.mouse.move(*self._window(x0, y0))
+            self.page.mouse.down()
+            self.page.mouse.move(*self._window((x0 + x1) // 2, (y0 + y1) // 2))
+            self.page.mouse.move(*self._window(x1, y1))
+            self.page.mouse.up()
+        return self.shown(answer())
+
+    @contextmanager
+    def answering(self, label: str, control: str = "keypoint") -> Iterator[Callable[[], Response]]:
+        """Select a label; after the block the yielded function gives the answer to the prompt made in it."""
+        self.choose_label(label, control)
+        with self.page.expect_response(lambda response: "interactive-annotating" in response.url) as info:
+            yield lambda: info.value
+
+    def press(self, x: int, y: int, *, positive: bool = True) -> None:
+        """Click on a pixel of the image, with Alt where it is background; nothing is waited for."""
+        if not positive:
+            self.page.keyboard.down("Alt")
+        self.page.mouse.click(*self._window(x, y))
+        if not positive:
+            self.page.keyboard.up("Alt")
+
+    def shown(self, answer: Response) -> Response:
+        """Wait until an answer's regions, and no others, are the suggestions."""
+        ids = [region["id"] for region in answer.json()["data"]["result"]]
+        self.page.wait_for_function("ids => m2n2.suggestions().sort().join() === ids.sort().join()", arg=ids)
+        return answer
+
+    def painted(self, expected: NDArray[np.bool_]) -> float:
+        """How well the changed pixels on screen agree with a mask, as intersection over union.
+
+        Suggestions are drawn some frames after the page knows them, so it looks again for a while.
+        """
+        found = 0.0
+        for _ in range(50):
+            now = self._look()
+            assert self._blank is not None
+            changed = np.abs(now - self._blank).max(axis=2) > _CHANGED
+            height, width = changed.shape
+            scaled = np.asarray(Image.fromarray(expected).resize((width, height), Image.Resampling.NEAREST))
+            found = max(found, iou(changed, scaled))
+            if found >= 0.9:
+                break
+        return found
+
+    def regions(self) -> list[dict[str, Any]]:
+        """The annotation as it would be saved now; suggestions are not in it."""
+        found: list[dict[str, Any]] = self.page.evaluate("m2n2.regions()")
+        return found
+
+    def accept(self) -> None:
+        """The check mark in the bottom bar, which removes the prompts."""
+        self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        self.page.wait_for_function("m2n2.suggestions().length === 0")
+
+    def accept_on_canvas(self) -> None:
+        """The check mark drawn below the mask, which leaves the prompts where they are."""
+        # Two round buttons, reject and accept; the key points are smaller circles.
+        x, y = self.page.evaluate(
+            """() => {
+              const stage = m2n2.image().stageRef, box = stage.container().getBoundingClientRect();
+              const buttons = stage.find('Circle').map(each => each.getClientRect()).filter(each => each.width > 20);
+              const right = buttons.sort((one, other) => other.x - one.x)[0];
+              return [box.x + right.x + right.width / 2, box.y + right.y + right.height / 2];
+            }"""
+        )
+        self.page.mouse.click(x, y)
+        self.page.wait_for_function("m2n2.suggestions().length === 0")
+
+    def submit(self) -> int:
+        """Save the annotation; returns its id."""
+        with self.page.expect_response(
+            lambda response: response.request.method == "POST" and "/annotations" in response.url
+        ) as info:
+            self.page.get_by_test_id("bottombar-submit-button").click()
+        return int(info.value.json()["id"])
+
+    def _window(self, x: int, y: int) -> tuple[float, float]:
+        """The middle of a pixel of the image, in the window."""
+        view = self.page.evaluate("m2n2.view()")
+        width, height = view["natural"]
+        return view["left"] + view["width"] * (x + 0.5) / width, view["top"] + view["height"] * (y + 0.5) / height
+
+    def _look(self) -> NDArray[np.int16]:
+        """The image as it is on screen, [h, w, 3]."""
+        view = self.page.evaluate("m2n2.view()")
+        clip = {"x": view["left"], "y": view["top"], "width": view["width"], "height": view["height"]}
+        png = self.page.screenshot(clip=clip)
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.int16)
+
+
+OpenEditor = Callable[..., Editor]
+"""Opens one more editor, for the first user or the one whose cookies it is given."""
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks."""
+    return float((one & other).sum() / (one | other).sum())

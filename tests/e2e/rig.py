@@ -1,0 +1,195 @@
+"""The real programs: Label Studio as ``make studio`` starts it, the backend, Chromium."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2n2_backend.resources import label_config
+from m2n2_backend.studio import backend, label_studio, project
+from m2n2_backend.studio.label_studio import Account, Api
+from m2n2_backend.studio.processes import Program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+OUT = Path("out/e2e")
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def missing() -> str | None:
+    """What the tests in a browser lack on this machine, None where nothing does."""
+    program = os.environ.get("E2E_LABEL_STUDIO")
+    if program is None:
+        return "E2E_LABEL_STUDIO names no Label Studio: `make e2e` installs one and sets it"
+    if shutil.which(program) is None:
+        return f"E2E_LABEL_STUDIO={program} is no program: `make e2e` installs it"
+    if not CHROMIUM.exists():
+        return f"no {CHROMIUM}: apt-get install chromium"
+    if importlib.util.find_spec("playwright") is None:
+        return "no playwright: pip install -e '.[e2e]'"
+    return None
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A running Label Studio.
+
+    Attributes:
+        url: Its address.
+        account: Of its first user.
+        api: As that user.
+        files: Root of its local files.
+    """
+
+    url: str
+    account: Account
+    api: Api
+    files: Path
+
+    def project(
+        self, title: str, config: str, images: Sequence[Path], model: str, **more: Any
+    ) -> tuple[int, list[int]]:
+        """A new project with a shipped config (``brush`` …), connected; its id and those of its tasks."""
+        number = project.create_project(self.api, title, label_config(config).read_text(encoding="utf-8"), **more)
+        project.upload(self.api, number, images)
+        project.connect(self.api, number, model)
+        return number, self.tasks(number)
+
+    def tasks(self, number: int) -> list[int]:
+        """Ids of a project's tasks, oldest first."""
+        found = self.api.call("GET", "/api/tasks", params={"project": number, "page_size": 100})
+        return sorted(task["id"] for task in found["tasks"])
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A running backend."""
+
+    url: str
+    program: Program
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What ``make studio`` did.
+
+    Attributes:
+        folder: Of the database it created.
+        printed: On both streams.
+        status: With which it ended after SIGINT.
+        left: Command lines of processes it left behind.
+    """
+
+    folder: Path
+    printed: str
+    status: int
+    left: list[str]
+
+
+def first_run(folder: Path) -> FirstRun:
+    """Run ``python -m m2n2_backend.studio`` in an empty folder, and stop it when it says what to click."""
+    shutil.rmtree(folder, ignore_errors=True)
+    ports = [str(free_port()), str(free_port())]
+    command = [sys.executable, "-m", "m2n2_backend.studio", "--folder", str(folder), "--port", ports[0]]
+    command += ["--backend-port", ports[1], "--label-studio", os.environ["E2E_LABEL_STUDIO"]]
+    environment = {**os.environ, "M2N2_BACKBONE": "color"}
+    printed = ""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed += line
+            if "Ctrl+C stops both" in line:
+                process.send_signal(signal.SIGINT)
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    left = [line for line in lines if any(f" {port} " in f"{line} " for port in ports)]
+    return FirstRun(folder, printed, process.returncode, left)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_studio(folder: Path) -> Iterator[Studio]:
+    """Label Studio with the database in ``folder``; an empty one is created where there is none."""
+    account, port = Account.of(folder), free_port()
+    url = f"http://127.0.0.1:{port}"
+    with label_studio.start(Path(os.environ["E2E_LABEL_STUDIO"]), folder, port, account) as program:
+        label_studio.wait(program, url)
+        api = Api(url, f"Token {account.token}")
+        yield Studio(url, account, api, folder / "files")
+        api.close()
+
+
+@contextmanager
+def running_backend(studio: Studio, token: str, port: int | None = None) -> Iterator[Backend]:
+    """The backend with the color backbone and a token of its own."""
+    port = port or free_port()
+    log = OUT / "logs" / f"backend-{port}.log"
+    with backend.start(port, studio.url, token, log, M2N2_BACKBONE="color") as program:
+        url = f"http://127.0.0.1:{port}"
+        backend.wait(program, url)
+        yield Backend(url, program)
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def log_in(browser: Browser, studio: Studio) -> Any:
+    """Cookies of the first user."""
+    page = browser.new_page()
+    page.goto(f"{studio.url}/user/login")
+    _fill_in(page, studio.account.user, studio.account.password)
+    cookies = page.context.storage_state()
+    page.close()
+    return cookies
+
+
+def sign_up(browser: Browser, studio: Studio, user: str, password: str) -> Any:
+    """Cookies of a new user of the same organization."""
+    invitation = studio.api.call("GET", "/api/invite")["invite_url"]
+    page = browser.new_page()
+    page.goto(f"{studio.url}{invitation}")
+    _fill_in(page, user, password)
+    cookies = page.context.storage_state()
+    page.close()
+    return cookies
+
+
+def _fill_in(page: Any, user: str, password: str) -> None:
+    page.fill("input[name=email]", user)
+    page.fill("input[name=password]", password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda url: "/user/" not in url)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from editor import Editor, OpenEditor, iou
+from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
+from rig import Backend, Studio, free_port, running_backend, sign_up
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ON_PLATE = ((PLATE[0] + PLATE[2]) // 2, (PLATE[1] + PLATE[3]) // 2)
+
+
+def test_a_click_after_the_backend_was_killed_and_restarted_works(
+    editor: Editor, studio: Studio, tmp_path: Path
+) -> None:
+    port = free_port()
+    with running_backend(studio, studio.account.token, port) as backend:
+        number, (task,) = studio.project("killed", "brush", [save_scene(tmp_path)], backend.url)
+        editor.open(number, task)
+        editor.click(DISC[0], DISC[1])
+        backend.program.kill()
+        with editor.answering("Object") as answer:
+            editor.press(DISC[0] + 20, DISC[1])
+        assert answer().json()["errors"]
+    with running_backend(studio, studio.account.token, port):
+        # The page was not told: the same one goes on, with the prompts of before.
+        again = editor.click(DISC[0], DISC[1] + 30)
+        assert len(again.request.post_data_json["context"]["result"]) == 3
+        mask = mask_of(again.json()["data"]["result"])
+    assert iou(mask, disc()) > 0.95
+    assert editor.painted(mask) > 0.9
+    editor.accept()
+    assert [region["type"] for region in editor.regions()] == ["brushlabels"]
+
+
+def test_two_annotators_on_one_task_do_not_disturb_each_other(
+    open_editor: OpenEditor, browser: Browser, studio: Studio, backend: Backend, tmp_path: Path
+) -> None:
+    number, (task,) = studio.project("two", "brush", [save_scene(tmp_path)], backend.url, maximum_annotations=2)
+    first, second = open_editor(), open_editor(sign_up(browser, studio, "second@example.com", "second annotator"))
+    first.open(number, task)
+    second.open(number, task)
+    with first.answering("Person") as of_first, second.answering("Person") as of_second:
+        # Neither waits for the other's answer.
+        first.press(*DISC[:2])
+        second.press(*ON_PLATE)
+    first.shown(of_first())
+    second.shown(of_second())
+    first.click(DISC[0] + 20, DISC[1], "Person")
+    second.click(*DISC[:2], "Person", positive=False)
+    first.accept()
+    second.accept()
+    ids = [first.submit(), second.submit()]
+
+    stored = {each["id"]: each for each in studio.api.call("GET", f"/api/tasks/{task}/annotations")}
+    assert sorted(stored) == sorted(ids)
+    assert stored[ids[0]]["completed_by"] != stored[ids[1]]["completed_by"]
+    for number, truth in zip(ids, (disc(), plate()), strict=True):
+        assert [region["type"] for region in stored[number]["result"]] == ["brushlabels"]
+        assert iou(mask_of(stored[number]["result"]), truth) > 0.95
