@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import threading
 import time
 from multiprocessing.connection import Connection, wait
@@ -221,6 +222,9 @@ class Supervisor:
 
 def _body(connection: Connection, options: WorkerOptions) -> None:
     """First function of the new process. PyTorch is imported there and nowhere before."""
+    # Threads that wait for each other must not spin: on a machine with other work to do, the web process and the
+    # annotator's browser among it, spinning made a click three times slower. OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from m2n2_backend.worker.process import run
 
     run(connection, options)
