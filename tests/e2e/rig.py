@@ -112,7 +112,7 @@ def first_run(folder: Path) -> FirstRun:
     ports = [str(free_port()), str(free_port())]
     command = [sys.executable, "-m", "m2n2_backend.studio", "--folder", str(folder), "--port", ports[0]]
     command += ["--backend-port", ports[1], "--label-studio", os.environ["E2E_LABEL_STUDIO"]]
-    environment = {**os.environ, "M2N2_BACKBONE": "color"}
+    environment = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
     printed = ""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -150,7 +150,8 @@ def running_backend(studio: Studio, token: str, port: int | None = None) -> Iter
     """The backend with the color backbone and a token of its own."""
     port = port or free_port()
     log = OUT / "logs" / f"backend-{port}.log"
-    with backend.start(port, studio.url, token, log, M2N2_BACKBONE="color") as program:
+    settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
+    with backend.start(port, studio.url, token, log, **settings) as program:
         url = f"http://127.0.0.1:{port}"
         backend.wait(program, url)
         yield Backend(url, program)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 from editor import Editor, OpenEditor, iou
-from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
+from pictures import DISC, PLATE, disc, mask_of, plate, save_scene, scene
 from rig import Backend, Studio, free_port, running_backend, sign_up
 
 if TYPE_CHECKING:
@@ -34,6 +38,27 @@ def test_a_click_after_the_backend_was_killed_and_restarted_works(
     assert editor.painted(mask) > 0.9
     editor.accept()
     assert [region["type"] for region in editor.regions()] == ["brushlabels"]
+
+
+def test_opening_a_task_encodes_its_image_and_those_of_the_next_tasks(
+    editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
+) -> None:
+    images = [tmp_path / f"{index}.jpg" for index in range(4)]
+    for index, path in enumerate(images):
+        scene((320 + int.from_bytes(os.urandom(1), "big"), 240 + index)).save(path)
+    number, tasks = studio.project("prefetch", "brush", images, backend.url)
+    before = encoded(backend)
+    editor.open(number, tasks[0])
+    end = time.monotonic() + 60
+    while encoded(backend) < before + 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert encoded(backend) == before + 3
+
+
+def encoded(backend: Backend) -> float:
+    """Images the model has run on, as the backend counts them."""
+    text = httpx.get(f"{backend.url}/metrics").text
+    return sum(float(value) for value in re.findall(r"^m2n2_worker_encoded_total\{.*\} (.*)$", text, re.MULTILINE))
 
 
 def test_two_annotators_on_one_task_do_not_disturb_each_other(
