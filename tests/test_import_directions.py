@@ -29,7 +29,7 @@ ALLOWED = {
     "doctor": SHARED | {"backbones", "labelstudio"},
     "server": SHARED | {"worker", "labelstudio"},
     "evaluation": SHARED | {"m2n2", "backbones"},
-    "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation"},
+    "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation", "worker"},
 }
 
 
