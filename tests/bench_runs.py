@@ -15,7 +15,8 @@ GRID = 10
 
 
 def small_settings(**more: object) -> Settings:
-    return load_settings(backbone="color", grid=GRID, device="cpu", **more)
+    # One thread: matrices this small gain nothing by more, and lose much where other work runs beside.
+    return load_settings(backbone="color", grid=GRID, device="cpu", threads=1, **more)
 
 
 def small_options(*sections: str) -> BenchOptions:

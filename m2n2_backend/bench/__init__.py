@@ -36,8 +36,9 @@ bytes). ``{median, p95}`` and ``{p50, p95, p99}`` are of all repeats. What was n
 ``service``: a server in processes of its own, over HTTP, with the mask as RLE:
     ``start_seconds`` (until the model answers); one request at a time, each {p50, p95}: ``new_image``, ``new_click``,
     ``repeated_request``, ``disk_image`` (first click after a restart with the same cache folder);
-    ``annotators``: ``count``, ``images``, ``seconds`` (until the last answer), ``requests``, ``answered``, ``images_asked``
-    (different ones), ``errors`` (number by status, ``no answer`` where the connection broke), ``first_error`` (reason phrase or None),
+    ``annotators``: ``count``, ``images``, ``seconds`` (until the last answer), ``requests``, ``answered``,
+    ``images_asked`` (different ones), ``errors`` (number by status, ``no answer`` where the connection broke),
+    ``first_error`` (reason phrase or None),
     ``throughput_per_second``, ``latency_ms`` and, apart, ``new_image_ms`` (nobody had asked about the image) and
     ``known_image_ms``, each {p50, p95, p99} (empty where none), ``model_runs``, ``resident_mb_before`` and
     ``resident_mb_after``: {``web``, ``worker``};

@@ -51,72 +51,80 @@ def show_parts(console: Console, figures: Figures) -> None:
     blocks = (
         "" if deviation is None else f"; chain in blocks of {2 ** figures['doublings']}: deviates by {deviation:.1e}"
     )
-    table.caption = (
-        f"straightforward: {plain['candidates']} candidate thresholds, 32-bit, on the CPU; "
-        f"peak memory {_megabytes(memory['process_mb'])}{device}{blocks}"
-    )
-    console.print(table)
+    notes = [
+        f"straightforward: {plain['candidates']} candidate thresholds, 32-bit, on the CPU",
+        f"peak memory {_megabytes(memory['process_mb'])}{device}{blocks}",
+    ]
+    _show(console, "{backbone}; {device}; {width}x{height}".format_map(figures), table, *notes)
 
 
 def show_switches(console: Console, figures: Figures) -> None:
     """First click on an image, by tier."""
-    table = _table("first click on an image that is …", "ms", "median", "p95", "encode", "prepare", "segment")
+    table = _table("ms", "median", "p95", "encode", "prepare", "segment")
     for name, words in _SWITCHES.items():
         entry = figures[name]
         table.add_row(words, _ms(entry["median"]), _ms(entry["p95"]), *map(_ms, entry["parts"].values()))
-    console.print(table)
+    _show(console, "first click on an image that is …", table)
 
 
 def show_service(console: Console, figures: Figures) -> None:
     """Round trips, and the load."""
-    table = _table("over HTTP, one request at a time", "ms", "p50", "p95")
+    table = _table("ms", "p50", "p95")
     for name, words in _SINGLE.items():
         table.add_row(words, *map(_ms, figures[name].values()))
-    table.caption = f"server ready after {figures['start_seconds']:.1f} s"
-    console.print(table)
+    _show(console, "over HTTP, one request at a time", table, f"server ready after {figures['start_seconds']:.1f} s")
     load, masks = figures["annotators"], figures["masks"]
-    title = f"{load['count']} annotators on {load['images']} images for {load['seconds']:.0f} s"
-    table = _table(title, "latency, ms", "p50", "p95", "p99")
+    table = _table("latency, ms", "p50", "p95", "p99")
     for name, words in _LATENCIES.items():
-        table.add_row(words, *map(_ms, load[name].values()))
+        table.add_row(words, *(_ms(load[name].get(rank)) for rank in ("p50", "p95", "p99")))
     before, after = load["resident_mb_before"], load["resident_mb_after"]
     errors = ", ".join(f"{count} × {status}" for status, count in load["errors"].items()) or "none"
     if load["first_error"]:
         errors += f" ({load['first_error']})"
-    table.caption = (
-        f"{load['answered']} of {load['requests']} answered, {load['throughput_per_second']:.1f} a second; "
-        f"errors: {errors}; the model ran {load['model_runs']:.0f} times\n"
+    notes = [
+        f"{load['answered']} of {load['requests']} answered, {load['throughput_per_second']:.1f} a second",
+        f"errors: {errors}",
+        f"{load['images_asked']} images asked about; the model ran {load['model_runs']:.0f} times",
         f"resident: web {_megabytes(before['web'])} → {_megabytes(after['web'])}, "
-        f"workers {_megabytes(before['worker'])} → {_megabytes(after['worker'])}\n"
-        f"masks computed once more alone: {masks['checked']}, of which differ: {masks['mismatches']}"
-    )
-    console.print(table)
+        f"workers {_megabytes(before['worker'])} → {_megabytes(after['worker'])}",
+        f"masks of this section computed once more alone: {masks['checked']}, of which differ: {masks['mismatches']}",
+    ]
+    title = f"{load['count']} annotators on {load['images']} images for {load['seconds']:.0f} s"
+    _show(console, title, table, *notes)
 
 
 def show_sweep(console: Console, figures: Figures) -> None:
     """Cost by grid and by photograph."""
     columns = ("decode", "encode", "new click", "MB kept")
-    table = _table("color, by grid", "ms", *columns)
+    table = _table("ms", *columns)
     for entry in figures["grids"]:
         table.add_row(str(entry["grid"]), *_cost(entry))
-    if figures["grids_without_memory"]:
-        table.caption = f"too little memory for {', '.join(map(str, figures['grids_without_memory']))}"
-    console.print(table)
-    table = _table(f"{figures['photographs_backbone']}, by photograph", "ms", *columns)
+    left_out = ", ".join(map(str, figures["grids_without_memory"]))
+    _show(console, "color, by grid", table, *([f"too little memory for {left_out}"] if left_out else ()))
+    table = _table("ms", *columns)
     for entry in figures["photographs"]:
         table.add_row(f"{entry['width']}x{entry['height']}", *_cost(entry))
-    console.print(table)
+    _show(console, f"{figures['photographs_backbone']}, by photograph", table)
 
 
 def _cost(entry: Figures) -> tuple[str, ...]:
     return *(_ms(entry[name]) for name in ("decode", "encode", "new_click")), f"{entry['state_mb']:.0f}"
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title)
+def _table(*columns: str) -> Table:
+    table = Table(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _show(console: Console, title: str, table: Table, *notes: str) -> None:
+    """Title and notes stand outside of the table, whose width they would be wrapped to."""
+    console.print(title, style="bold", highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
+    console.print()
 
 
 def _words(name: str) -> str:
