@@ -24,18 +24,12 @@ _LATENCIES = {"latency_ms": "all", "new_image_ms": "image nobody had asked about
 def show_parts(console: Console, figures: Figures) -> None:
     """One backbone."""
     plain, ratio, encode = figures["straightforward"], figures["ratio"], figures["encode"]
-    table = _table(
-        "{backbone}; {device}; {width}x{height}".format_map(figures),
-        "ms",
-        "median",
-        "p95",
-        "straightforward",
-        "ratio",
-    )
+    table = _table("ms", "median", "p95", "straightforward", "ratio")
     for name in ("decode", "features"):
         table.add_row(f"encode: {name}", _ms(encode[name]))
-    for name, value in encode["model"].items():
-        table.add_row(f"  model: {name}", _ms(value))
+    if len(encode["model"]) > 1:
+        for name, value in encode["model"].items():
+            table.add_row(f"  of which {name}", _ms(value))
     for name in ("aggregate", "transition"):
         table.add_row(f"encode: {name}", _ms(encode[name]), "", _ms(plain[name]), _times(ratio[name]))
     for name in ("upsample_table", "total"):
