@@ -180,6 +180,16 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
 @app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG for the figures as a picture.")] = None,
+    sd2: Annotated[
+        bool, typer.Option("--sd2", help="Also full-size Stable Diffusion 2 with random weights.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help="Some of parts,switches,service,sweep.")] = None,
+    annotators: Annotated[int, typer.Option(min=1, help="Who click at the same time.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="That they click on.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For which they do.")] = 30.0,
+    size: Annotated[str, typer.Option(help="Of the photographs, in pixels.")] = "854x480",
+    max_grid: Annotated[int | None, typer.Option(help="Of the sweep; 64 on a CPU, else 128, by default.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every measurement.")] = 20,
     backbone: BackboneOption = None,
     model: ModelOption = None,
@@ -187,15 +197,25 @@ def bench(
     grid: GridOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Time every part beside a straightforward implementation, in one run."""
+    """Time every part beside a straightforward implementation, and the server under load, in one run."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.backbones.registry import BackboneLoader
-        from m2n2_backend.bench import run_bench
+        from m2n2_backend.bench import BenchOptions, parse_sections, parse_size, run_bench
+        from m2n2_backend.bench.plot import plot as draw
+        from m2n2_backend.bench.plot import require_matplotlib
 
-        figures = run_bench(backbone=BackboneLoader.of(settings)(), console=Console(), repeats=repeats)
+        options = BenchOptions(
+            parse_sections(only), parse_size(size), repeats, sd2, annotators, images, seconds, max_grid
+        )
+        if plot is not None:
+            require_matplotlib()
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+        figures = run_bench(settings, options, Console())
         if json_file is not None:
             json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        if plot is not None:
+            draw(figures, plot)
 
 
 @app.command()

@@ -31,7 +31,7 @@ ALLOWED = {
     "evaluation": SHARED | {"m2n2", "backbones"},
     # It starts the other parts as programs and imports none of them.
     "studio": SHARED | {"resources"},
-    "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation"},
+    "bench": SHARED | {"resources", "m2n2", "backbones", "evaluation", "worker"},
 }
 
 
