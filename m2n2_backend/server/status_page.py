@@ -20,7 +20,8 @@ _QUERY = re.compile(r"\?[^\s)>\"']+")
 _TOKEN = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+|\b[0-9a-fA-F]{32,}\b")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.25rem .6rem;
-border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}
+border-bottom:1px solid #ddd;vertical-align:top}th,td.n,td.r{white-space:nowrap}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
 .ok{color:#17692f}.bad{color:#a3161a}.state{font-weight:600}"""
 
 
@@ -108,7 +109,8 @@ def _requests(requests: Sequence[Seen]) -> str:
     if not requests:
         return "<p>None yet.</p>"
     rows = (
-        f"<tr><td>{time.strftime('%H:%M:%S', time.localtime(seen.at))}</td><td>{escape(seen.route)}</td>"
+        f"<tr><td>{time.strftime('%H:%M:%S', time.localtime(seen.at))}</td><td class="
+        r">{escape(seen.route)}</td>"
         f'<td class="{"ok" if seen.status < 400 else "bad"}">{seen.status}</td>'
         f'<td class="n">{seen.milliseconds:.0f} ms</td><td>{escape(seen.cause)}</td></tr>'
         for seen in requests

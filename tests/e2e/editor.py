@@ -54,12 +54,13 @@ class Editor:
         self._context.set_default_timeout(_MILLISECONDS)
         self.page: Page = self._context.new_page()
         self._blank: NDArray[np.int16] | None = None
+        self._submitted: bytes | None = None
 
     def close(self, screenshot: Path | None = None) -> None:
         """Close the window, with a last picture of it."""
         if screenshot is not None:
             screenshot.parent.mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=screenshot)
+            screenshot.write_bytes(self._submitted or self.page.screenshot())
         self._context.close()
 
     def open(self, project: int, task: int, *, tool: str = "key-point-tool") -> None:
@@ -166,6 +167,7 @@ class Editor:
 
     def submit(self) -> int:
         """Save the annotation; returns its id."""
+        self._submitted = self.page.screenshot()  # afterwards the page shows the next task, or that there is none
         with self.page.expect_response(
             lambda response: response.request.method == "POST" and "/annotations" in response.url
         ) as info:
