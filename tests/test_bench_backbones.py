@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from shared_data import needs_vit_tiny, vit_tiny
@@ -17,18 +19,24 @@ from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 
 
+def _times(segmenter: Segmenter) -> dict[str, Any]:
+    rgb = photograph(64, 48)
+    return encode_times(segmenter, jpeg(rgb), segmenter.extract(rgb), 1)
+
+
 def test_stable_diffusion_is_split_into_vae_and_unet() -> None:
     segmenter = Segmenter(random_stable_diffusion("sd2", grid=8, tiny=True))
 
-    times = encode_times(segmenter, jpeg(photograph(64, 48)), 1)
+    times = _times(segmenter)
 
     assert list(times["model"]) == ["input", "vae", "unet"]
     assert all(milliseconds > 0 for milliseconds in times["model"].values())
+    assert times["features"] == pytest.approx(sum(times["model"].values()))
 
 
 @needs_vit_tiny
 def test_a_vit_is_split_into_its_input_and_its_forward_pass() -> None:
-    times = encode_times(Segmenter(vit_tiny()), jpeg(photograph(64, 48)), 1)
+    times = _times(Segmenter(vit_tiny()))
 
     assert list(times["model"]) == ["input", "forward"]
 

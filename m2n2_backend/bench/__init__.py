@@ -15,7 +15,7 @@ bytes). ``{median, p95}`` and ``{p50, p95, p99}`` are of all repeats. What was n
     in blocks of 2^k steps);
     ``encode``: ``decode`` (JPEG), ``features`` (the whole model), ``aggregate`` (queries and keys → matrix),
     ``transition`` (temperature and IPF, and the powers), ``upsample_table`` (JBU), ``total`` (file → ready for
-    clicks), and ``model``: ``features`` once more, by its steps (``input`` → ``vae`` → ``unet`` of Stable Diffusion,
+    clicks), and ``model``: ``features`` by its steps (``input`` → ``vae`` → ``unet`` of Stable Diffusion,
     ``input`` → ``forward`` of a ViT, ``features`` of color), each with what follows it;
     ``first_click``, ``new_click`` (a second one, the first is known), ``repeated_click`` (nothing is new), ``box``:
     each {median, p95};

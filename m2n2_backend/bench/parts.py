@@ -40,7 +40,7 @@ def measure_parts(
         method: As the server runs it.
         size: Width and height of the photograph.
         repeats: Of clicks and boxes.
-        encode_repeats: Of the encode; each runs the model three times.
+        encode_repeats: Of the encode; each runs the model twice.
         effort: Of the straightforward implementation.
 
     Returns:
@@ -61,7 +61,7 @@ def measure_parts(
         "grid": list(state.grid),
         "doublings": _doublings(state),
         "repeats": repeats,
-        "encode": encode_times(segmenter, data, encode_repeats),
+        "encode": encode_times(segmenter, data, encoded, encode_repeats),
         **_click_times(segmenter, encoded, size, repeats),
         "peak_memory": peak.figures(),
         "blocks_deviation": blocks_deviation(state),
