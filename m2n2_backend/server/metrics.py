@@ -12,6 +12,8 @@ from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
 
+_WORKER = ["worker"]
+_TIER = ["worker", "tier"]
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 100)
 
 
@@ -117,39 +119,31 @@ class _WorkerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus-client."""
         workers = self._pool.stats()
-        for name, text in (
-            ("alive", "1 where the worker can take work"),
-            ("waiting", "Requests in the worker's queue"),
-            ("rss", "Resident memory of the worker in bytes"),
+        for family, name in (
+            (GaugeMetricFamily("m2n2_worker_alive", "1 where the worker can take work", labels=_WORKER), "alive"),
+            (GaugeMetricFamily("m2n2_worker_waiting", "Requests in its queue", labels=_WORKER), "waiting"),
+            (GaugeMetricFamily("m2n2_worker_rss", "Resident memory in bytes", labels=_WORKER), "rss"),
+            (CounterMetricFamily("m2n2_worker_restarts", "Starts after a death", labels=_WORKER), "restarts"),
+            (
+                CounterMetricFamily("m2n2_worker_superseded", "Answered with newer masks", labels=_WORKER),
+                "superseded",
+            ),
+            (CounterMetricFamily("m2n2_worker_timed_out", "Deadlines that passed", labels=_WORKER), "timed_out"),
+            (CounterMetricFamily("m2n2_worker_refused", "Found the queue full", labels=_WORKER), "refused"),
+            (CounterMetricFamily("m2n2_worker_encoded", "Times the model ran", labels=_WORKER), "encoded"),
         ):
-            gauge = GaugeMetricFamily(f"m2n2_worker_{name}", text, labels=["worker"])
             for index, worker in enumerate(workers):
-                gauge.add_metric([str(index)], float(getattr(worker, name)))
-            yield gauge
-        for name, text in (
-            ("restarts", "Times the worker was started again"),
-            ("superseded", "Requests answered with a newer one's mask"),
-            ("timed_out", "Requests whose deadline passed"),
-            ("refused", "Requests that found the queue full"),
-            ("encoded", "Times the model ran"),
+                family.add_metric([str(index)], float(getattr(worker, name)))
+            yield family
+        for family, name in (
+            (GaugeMetricFamily("m2n2_cache_bytes", "Held by a cache tier", labels=_TIER), "bytes"),
+            (GaugeMetricFamily("m2n2_cache_limit", "Most bytes of a cache tier", labels=_TIER), "limit"),
+            (GaugeMetricFamily("m2n2_cache_entries", "Images in a cache tier", labels=_TIER), "entries"),
+            (CounterMetricFamily("m2n2_cache_hits", "Found in a cache tier", labels=_TIER), "hits"),
+            (CounterMetricFamily("m2n2_cache_misses", "Not found in a cache tier", labels=_TIER), "misses"),
+            (CounterMetricFamily("m2n2_cache_evictions", "Evicted from a cache tier", labels=_TIER), "evictions"),
         ):
-            counter = CounterMetricFamily(f"m2n2_worker_{name}", text, labels=["worker"])
             for index, worker in enumerate(workers):
-                counter.add_metric([str(index)], float(getattr(worker, name)))
-            yield counter
-        yield from _tiers(workers)
-
-
-def _tiers(workers: list[WorkerStats]) -> Iterator[Metric]:
-    for name in ("bytes", "limit", "entries"):
-        gauge = GaugeMetricFamily(f"m2n2_cache_{name}", f"{name} of a cache tier", labels=["worker", "tier"])
-        for index, worker in enumerate(workers):
-            for tier, figures in worker.tiers.items():
-                gauge.add_metric([str(index), tier], float(getattr(figures, name)))
-        yield gauge
-    for name in ("hits", "misses", "evictions"):
-        counter = CounterMetricFamily(f"m2n2_cache_{name}", f"{name} of a cache tier", labels=["worker", "tier"])
-        for index, worker in enumerate(workers):
-            for tier, figures in worker.tiers.items():
-                counter.add_metric([str(index), tier], float(getattr(figures, name)))
-        yield counter
+                for tier, figures in worker.tiers.items():
+                    family.add_metric([str(index), tier], float(getattr(figures, name)))
+            yield family

@@ -109,8 +109,8 @@ def _requests(requests: Sequence[Seen]) -> str:
     if not requests:
         return "<p>None yet.</p>"
     rows = (
-        f"<tr><td>{time.strftime('%H:%M:%S', time.localtime(seen.at))}</td><td class="
-        r">{escape(seen.route)}</td>"
+        f'<tr><td class="r">{time.strftime("%H:%M:%S", time.localtime(seen.at))}</td>'
+        f'<td class="r">{escape(seen.route)}</td>'
         f'<td class="{"ok" if seen.status < 400 else "bad"}">{seen.status}</td>'
         f'<td class="n">{seen.milliseconds:.0f} ms</td><td>{escape(seen.cause)}</td></tr>'
         for seen in requests
