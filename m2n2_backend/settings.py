@@ -55,10 +55,12 @@ class Settings(BaseSettings):
     device_cache: int | None = Field(
         None,
         ge=0,
-        description="Bytes for matrices and maps of images in work; 256 MB on a CPU, 4 GB on an accelerator if unset",
+        description="Bytes for matrices and maps of images in work; 192 MB on a CPU, 4 GB on an accelerator if unset",
     )
-    memory_cache: int = Field(
-        512 * 1024**2, ge=0, description="Bytes for attention features and upsampling tables in memory"
+    memory_cache: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes for attention features and upsampling tables; 256 MB on a CPU, 2 GB beside an accelerator",
     )
     disk_cache: int = Field(
         10 * 1024**3, ge=0, description="Bytes for attention features on disk, below `M2N2_CACHE_DIR`; 0 keeps none"
