@@ -1,0 +1,159 @@
+"""Tiers above the model: what is made again, and what never is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_backbone import FakeBackbone, scene
+from PIL import Image
+from small_data_set import one_thread
+
+from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
+from m2n2_backend.m2n2.attention import AttentionFeatures
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.engine import CPU_CACHES, Engine
+from m2n2_backend.worker.lru import ByteCache
+from m2n2_backend.worker.pool import SourceImage
+
+CLICK = Prompts((Click(22, 30),))
+
+
+def source(width: int = 90) -> SourceImage:
+    file = io.BytesIO()
+    Image.fromarray(scene(60, width)).save(file, "PNG")
+    return SourceImage(hashlib.sha256(file.getvalue()).hexdigest(), file.getvalue())
+
+
+def without_data(image: SourceImage) -> SourceImage:
+    return SourceImage(image.key, None)
+
+
+def engine(tmp_path: Path, backbone: FakeBackbone | None = None, **limits: Any) -> Engine:
+    return Engine(backbone or FakeBackbone(), load_settings(cache_dir=tmp_path, device="cpu", **limits))
+
+
+def parts(made: Engine, image: SourceImage) -> set[str]:
+    with one_thread():
+        return set(made.segment(image, CLICK)[1])
+
+
+def test_each_tier_saves_what_lies_below_it(tmp_path: Path) -> None:
+    first, second = source(), source(91)
+    one_state = engine(tmp_path, device_cache=0)
+    no_memory = engine(tmp_path, device_cache=0, memory_cache=0)
+
+    assert parts(one_state, first) == {"encode", "prepare", "segment"}
+    assert parts(one_state, without_data(first)) == {"segment"}
+    parts(one_state, second)
+    assert parts(one_state, without_data(first)) == {"prepare", "segment"}, "evicted from the device, not from memory"
+    assert parts(no_memory, without_data(first)) == {"prepare", "segment"}, "only on disk"
+    assert one_state.tiers["device"].evictions == 2
+    assert no_memory.tiers["disk"].hits == 1
+
+
+def test_masks_are_the_same_whichever_tier_they_come_from(tmp_path: Path) -> None:
+    image = source()
+    made = engine(tmp_path, device_cache=0)
+    masks = []
+    with one_thread():
+        for other in (None, source(91)):
+            if other is not None:
+                made.segment(other, CLICK)
+            masks.append(made.segment(image, CLICK)[0].mask)
+        masks.append(engine(tmp_path).segment(without_data(image), CLICK)[0].mask)
+
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
+def test_without_any_cache_the_file_is_needed_each_time_for_another_image(tmp_path: Path) -> None:
+    made = engine(tmp_path, device_cache=0, memory_cache=0, disk_cache=0)
+    first, second = source(), source(91)
+    parts(made, first)
+    parts(made, second)
+
+    with pytest.raises(ImageNeeded):
+        parts(made, without_data(first))
+
+
+def test_prefetching_fills_memory_and_disk_and_displaces_no_state(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    made = engine(tmp_path, backbone, device_cache=0)
+    worked_on, upcoming = source(), source(91)
+    parts(made, worked_on)
+    with one_thread():
+        made.prefetch(upcoming)
+        made.prefetch(worked_on)
+
+    assert backbone.calls == 2
+    assert parts(made, without_data(worked_on)) == {"segment"}
+    assert parts(made, without_data(upcoming)) == {"prepare", "segment"}
+
+
+class Hungry(FakeBackbone):
+    """Runs out of memory as long as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def features(self, rgb: np.ndarray) -> AttentionFeatures:
+        if self.failures:
+            self.failures -= 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().features(rgb)
+
+
+def test_out_of_memory_drops_what_can_be_made_again_and_tries_once_more(tmp_path: Path) -> None:
+    backbone = Hungry(0)
+    made = engine(tmp_path, backbone)
+    parts(made, source())
+    backbone.failures = 1
+
+    assert parts(made, source(91)) == {"encode", "prepare", "segment"}
+    assert made.tiers["device"].entries == 1
+
+
+def test_out_of_memory_twice_names_a_smaller_grid(tmp_path: Path) -> None:
+    with pytest.raises(BackboneUnavailable, match="try --grid"):
+        parts(engine(tmp_path, Hungry(2)), source())
+
+
+def test_many_images_and_clicks_stay_within_the_bounds(tmp_path: Path) -> None:
+    made = engine(tmp_path, device_cache=8_000_000, memory_cache=400_000)
+    with one_thread():
+        for width in range(60, 90):
+            for x in range(5, 55, 10):
+                made.segment(source(width), Prompts((Click(x, 30),)))
+            tiers = made.tiers
+            assert tiers["device"].bytes <= 8_000_000
+            assert tiers["memory"].bytes <= 400_000
+    assert tiers["device"].evictions > 0
+    assert tiers["memory"].evictions > 0
+
+
+def test_the_defaults_on_a_cpu_leave_room_for_the_model_within_a_gigabyte(tmp_path: Path) -> None:
+    tiers = engine(tmp_path).tiers
+
+    assert (tiers["device"].limit, tiers["memory"].limit) == CPU_CACHES
+    assert sum(CPU_CACHES) <= 512 * 1024**2
+
+
+def test_the_least_recently_used_entry_goes_first_and_the_newest_stays_however_large() -> None:
+    cache = ByteCache[np.ndarray](100)
+    for name, size in (("a", 40), ("b", 40)):
+        cache.put(name, np.zeros(size, np.uint8))
+    cache.get("a")
+    cache.put("c", np.zeros(40, np.uint8))
+    assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
+
+    cache.put("d", np.zeros(500, np.uint8))
+    assert len(cache) == 1
+    assert cache.get("d") is not None
+    assert (cache.hits, cache.misses, cache.evictions) == (2, 0, 3)
