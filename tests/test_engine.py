@@ -126,14 +126,14 @@ def test_out_of_memory_twice_names_a_smaller_grid(tmp_path: Path) -> None:
 
 
 def test_many_images_and_clicks_stay_within_the_bounds(tmp_path: Path) -> None:
-    made = engine(tmp_path, device_cache=8_000_000, memory_cache=400_000)
+    made = engine(tmp_path, device_cache=8_000_000, memory_cache=1_200_000)
     with one_thread():
         for width in range(60, 90):
             for x in range(5, 55, 10):
                 made.segment(source(width), Prompts((Click(x, 30),)))
             tiers = made.tiers
             assert tiers["device"].bytes <= 8_000_000
-            assert tiers["memory"].bytes <= 400_000
+            assert tiers["memory"].bytes <= 1_200_000
     assert tiers["device"].evictions > 0
     assert tiers["memory"].evictions > 0
 
