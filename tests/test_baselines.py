@@ -102,7 +102,7 @@ def test_only_the_framework_needs_a_backbone() -> None:
 
 def test_the_default_is_the_papers_exact_method_at_the_photographs_own_size() -> None:
     method = MethodOptions().hyperparameters()
-    assert method == Method(working_size=method.working_size, despeckle=0.0)
+    assert method == Method(working_size=method.working_size, despeckle=0.0, half=False)
     assert method.working_size > 10_000
 
 
