@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,7 +13,7 @@ from m2n2_backend.backbones.registry import BackboneLoader
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.labelstudio.label_config import parse_label_config
 from m2n2_backend.labelstudio.media import ImageRef, MediaReader
-from m2n2_backend.labelstudio.tasks import ProjectTasks
+from m2n2_backend.labelstudio.tasks import ProjectTasks, image_refs
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.engine import Engine
 from m2n2_backend.worker.pool import SourceImage
@@ -118,14 +116,6 @@ def _folder(settings: Settings, folder: Path) -> _Source:
     return _Source(names, MediaReader(settings), {})
 
 
-def _refs(task: Mapping[str, Any], image_key: str) -> Iterator[ImageRef]:
-    data = task.get("data")
-    value = data.get(image_key) if isinstance(data, Mapping) else None
-    for url in value if isinstance(value, list) else [value]:
-        if isinstance(url, str):
-            yield ImageRef(url, task.get("id"))
-
-
 def _project(settings: Settings, project: int) -> _Source:
     tasks = ProjectTasks.of(settings, seconds=_API_SECONDS)
     if tasks is None:
@@ -134,7 +124,7 @@ def _project(settings: Settings, project: int) -> _Source:
     refs = {
         f"task {ref.task_id}" + (f", page {page + 1}" if page else ""): ref
         for task in tasks.all(project)
-        for page, ref in enumerate(_refs(task, config.image_key))
+        for page, ref in enumerate(image_refs(task, config.image_key))
     }
     if not refs:
         raise SettingsError(f"project {project} has no task with an image in {config.image_key!r}")

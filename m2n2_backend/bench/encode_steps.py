@@ -17,9 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from m2n2_backend.bench.timing import settle, timed
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone, aggregate
-from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.segmenter import Segmenter, relation_of
 from m2n2_backend.m2n2.state import EncodedImage
-from m2n2_backend.m2n2.transition import transition_matrix
 
 _MAX_PIXELS = 10**9
 _STEPS = {"Encoder": "vae", "UNet2DConditionModel": "unet"}  # diffusers' names of the two parts that run
@@ -50,17 +49,10 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
 def _round(segmenter: Segmenter, data: bytes, encoded: EncodedImage) -> dict[str, float]:
     method, device = segmenter.method, segmenter.backbone.device
     attention = aggregate(encoded.features, device)
-    sweep = partial(
-        transition_matrix,
-        temperature=method.temperature,
-        tolerance=method.tolerance,
-        max_sweeps=method.max_sweeps,
-        doublings=method.doublings,
-    )
     return {
         "decode": timed(device, partial(_decode, data)),
         "aggregate": timed(device, partial(aggregate, encoded.features, device)),
-        "transition": timed(device, partial(sweep, attention)),
+        "transition": timed(device, partial(relation_of, attention, method)),
         "upsample_table": timed(device, partial(segmenter.joint_bilateral, encoded)),
         "total": timed(device, lambda: segmenter.encode(_decode(data))),
     }

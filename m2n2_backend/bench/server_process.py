@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from m2n2_backend.bench.client import Client
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.process import resident_bytes
 
 _LOAD_SECONDS = 600
 _STOP_SECONDS = 60
@@ -46,7 +47,7 @@ class Server:
 
     def resident_mb(self) -> dict[str, float | None]:
         """Resident memory in MB of the serving process (None where the system does not tell) and of the workers."""
-        web = [_resident_mb(child) for child in _children(self.pid)]
+        web = [resident_bytes(child) / 1024**2 for child in children(self.pid)]
         return {"web": sum(web) if web else None, "worker": self.metric("m2n2_worker_rss") / 1024**2}
 
 
@@ -130,17 +131,10 @@ def _last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "it wrote nothing")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Child processes, whichever thread started them; none where the system does not tell."""
     found: list[int] = []
     with suppress(OSError):
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
             found += [int(child) for child in path.read_text(encoding="ascii").split()]
     return found
-
-
-def _resident_mb(pid: int) -> float:
-    with suppress(OSError, ValueError, IndexError):
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
-    return 0.0

@@ -156,8 +156,7 @@ def _draw_scores(
     same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
     other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
     method = segmenter.method
-    least_area = method.least_cells / (state.grid[0] * state.grid[1])
-    curves = score_curves(own.profile, same, other, method, least_area)
+    curves = score_curves(own.profile, same, other, method, segmenter.least_area(state))
     # Up to where everything is inside, or a little past what can be chosen at all.
     last = min(LEVELS - 1, max(int(own.levels.max()), level, 1))
     possible = np.flatnonzero(curves.total[: last + 1] > 0)

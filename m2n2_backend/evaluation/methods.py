@@ -67,8 +67,8 @@ class MethodOptions:
         threshold: τ of Eq. 6.
         tolerance: Of IPF.
         flood_fill: Whether the map is flooded; by default for ``m2n2`` alone. The paper does not say whether its
-            baselines are: on GrabCut with ViT-Tiny they follow the order of its Table 3 without (NoC85: m2n2 2.30,
-            without flood fill 3.54, kl-nn 3.64, attention-nn 5.94), not with it (kl-nn 2.50, attention-nn 3.14).
+            baselines are: on GrabCut with ViT-Tiny they follow the order of its Table 3 without (NoC85: m2n2 2.28,
+            without flood fill 3.46, kl-nn 3.64, attention-nn 5.88), not with it (kl-nn 2.50, attention-nn 3.14).
         radius: Of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         despeckle: Share of the image below which specks and holes are removed; 0 is the paper's exact output.

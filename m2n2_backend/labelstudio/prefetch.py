@@ -8,11 +8,13 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.media import ImageRef, Media
+from m2n2_backend.labelstudio.media import Media
+from m2n2_backend.labelstudio.tasks import image_refs
 from m2n2_backend.worker.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -107,11 +109,8 @@ class Prefetcher:
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _task(self, task: Mapping[str, Any], image_key: str, hostname: str | None) -> None:
-        data = task.get("data")
-        value = data.get(image_key) if isinstance(data, Mapping) else None
-        for url in value[:1] if isinstance(value, list) else [value]:
-            if isinstance(url, str) and self._is_new(url):
-                ref = ImageRef(url, task.get("id"), hostname)
+        for ref in islice(image_refs(task, image_key, hostname), 1):  # of several pages the one that is shown first
+            if self._is_new(ref.url):
                 image = self._media.fetch(ref, deadline=time.monotonic() + self._timeout)
                 self._pool.prefetch(image)
 

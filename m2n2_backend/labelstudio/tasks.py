@@ -9,6 +9,7 @@ from typing import Any
 
 from m2n2_backend.errors import LabelStudioUnavailable
 from m2n2_backend.labelstudio.api import StudioApi
+from m2n2_backend.labelstudio.media import ImageRef
 from m2n2_backend.settings import Settings
 
 PAGE = 100
@@ -18,6 +19,21 @@ UPCOMING_SECONDS = 10.0
 """For the list of the next tasks, which nobody waits for."""
 
 _WITH_TASK_ONLY = {"fields": "task_only"}  # without annotations, whose masks may be large
+
+
+def image_refs(task: Mapping[str, Any], image_key: str, hostname: str | None = None) -> Iterator[ImageRef]:
+    """The images of a task, page by page; nothing where its data hold none.
+
+    Args:
+        task: As Label Studio sends it; whatever does not look like an address is passed over.
+        image_key: Key of its data; see :class:`~m2n2_backend.labelstudio.label_config.LabelConfig`.
+        hostname: See :class:`~m2n2_backend.labelstudio.media.ImageRef`.
+    """
+    data = task.get("data")
+    value = data.get(image_key) if isinstance(data, Mapping) else None
+    for url in value if isinstance(value, list) else [value]:
+        if isinstance(url, str):
+            yield ImageRef(url, task.get("id"), hostname)
 
 
 @dataclass(frozen=True)

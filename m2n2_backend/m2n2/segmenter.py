@@ -94,7 +94,7 @@ class Segmenter:
         return ImageState(
             size=encoded.size,
             grid=(features.height, features.width),
-            relation=_relation(attention, self.method),
+            relation=relation_of(attention, self.method),
             upsample=upsample or self.joint_bilateral(encoded),
             device=attention.device,
         )
@@ -126,8 +126,8 @@ class Segmenter:
         points = [self._pixel(state, click) for click in clicks]
         maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
-        cells = state.grid[0] * state.grid[1]
-        thresholds = [self._threshold(index, maps, points, labels, cells) for index in range(len(maps))]
+        least_area = self.least_area(state)
+        thresholds = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
         levels = [own.levels for own in maps]
         within = [self._box_distance(state, each, points, labels) for each in boxes]
         nearest_box = np.minimum.reduce(within) if within else None
@@ -157,6 +157,10 @@ class Segmenter:
         Prompts((click,)).check_inside(state.size[1], state.size[0])
         return self._prompt_maps(state, [self._pixel(state, click)])[0]
 
+    def least_area(self, state: ImageState) -> float:
+        """Share of the image below which a segment is no candidate."""
+        return self.method.least_cells / (state.grid[0] * state.grid[1])
+
     @staticmethod
     def _pixel(state: ImageState, click: Click) -> tuple[int, int]:
         """(x, y) of the photograph → (row, col) at working size: the one place where the order turns."""
@@ -183,7 +187,7 @@ class Segmenter:
         for first in range(0, len(cells), together):
             part = cells[first : first + together]
             for cell, own in zip(part, self._maps(state, part), strict=True):
-                state.cells.get(cell, partial(np.asarray, own))
+                state.cells.put(cell, own)
 
     @staticmethod
     def _maps(state: ImageState, cells: Sequence[int]) -> NDArray[np.float32]:
@@ -202,7 +206,7 @@ class Segmenter:
         maps: Sequence[PromptMap],
         points: Sequence[tuple[int, int]],
         labels: Sequence[bool],
-        cells: int,
+        least_area: float,
     ) -> int:
         own, method = maps[index], self.method
         if method.fixed_threshold is not None:
@@ -210,7 +214,6 @@ class Segmenter:
         at = [int(own.levels[point]) for point in points]
         same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
         other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
-        least_area = method.least_cells / cells
         return choose_threshold(
             own.profile, same, other, scores=method.scores, prior=method.prior, least_area=least_area
         )
@@ -247,8 +250,8 @@ def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _relation(attention: torch.Tensor, method: Method) -> Relation:
-    """The matrix of the wanted method; may reuse the memory of ``attention``."""
+def relation_of(attention: torch.Tensor, method: Method) -> Relation:
+    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
     if method.relation == "attention":
         return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
     if method.relation == "kl":

@@ -63,7 +63,7 @@ class PromptMap:
 
 
 class Sized(Protocol):
-    """Whatever knows its own size: arrays, tensors, prompt maps."""
+    """Whatever knows how much it holds; the answer may change over time."""
 
     @property
     def nbytes(self) -> int:
@@ -89,11 +89,16 @@ class Memo(Generic[S]):
                 self._entries.move_to_end(key)
                 return self._entries[key]
         value = make()
+        self.put(key, value)
+        return value
+
+    def put(self, key: object, value: S) -> None:
+        """Keep an entry, or replace it."""
         with self._lock:
             self._entries[key] = value
+            self._entries.move_to_end(key)
             while len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)
-        return value
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries

@@ -94,7 +94,6 @@ def transition_matrix(
     if half is None:
         half = matrix.device.type == "cuda"
     powers = [_halved(matrix * HALF_SCALE) if half else matrix]
-    del matrix, attention
     for _ in range(doublings):
         powers.append(_square(powers[-1]))
     return Transition(tuple(powers), sweeps, residual)

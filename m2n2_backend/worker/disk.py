@@ -104,7 +104,7 @@ class DiskCache:
 
     def put(self, key: str, encoded: EncodedImage) -> bool:
         """Write a photograph's file, then evict others if that is too much; whether it was written."""
-        if self.limit == 0 or time.monotonic() < self._resume_at:
+        if self.limit == 0 or self.paused:
             return False
         path = self.path(key)
         temporary = path.with_name(f".{key}.{os.getpid()}.tmp")

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-
-class Sized(Protocol):
-    """Whatever knows how much it holds; the answer may change over time."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        ...
-
+from m2n2_backend.m2n2.state import Sized
 
 V = TypeVar("V", bound=Sized)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numba
 import torch
@@ -95,10 +96,10 @@ def _like(device: torch.device) -> tuple[str, ...]:
     return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
+def resident_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process, of this one by default; 0 where the system does not tell."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        statm = Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii")
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0

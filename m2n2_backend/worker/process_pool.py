@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -17,8 +16,6 @@ from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
 from m2n2_backend.worker.queue import Job, JobQueue
 from m2n2_backend.worker.supervisor import Supervisor
-
-logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 

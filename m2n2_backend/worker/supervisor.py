@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -188,7 +189,7 @@ class Supervisor:
                 self._encoded += 1
                 self._encode_seconds = result.timings_ms["encode"] / 1000.0
             waited = {"wait": 1000.0 * (begun - job.queued_at)}
-            job.finish(Done(result.mask, result.shape, result.score, {**waited, **result.timings_ms}))
+            job.finish(replace(result, timings_ms={**waited, **result.timings_ms}))
         else:
             job.finish(reply.result)
 
