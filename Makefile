@@ -11,7 +11,7 @@ STUDIO ?=
 .PHONY: demo test check e2e chromium latency studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
-	$(BIN)/python -m m2n2_backend.demo out
+	$(BIN)/python -m m2n2_backend.commands.demo out
 
 test: check e2e  ## style, types, all tests
 
@@ -37,7 +37,7 @@ chromium:
 	fi
 
 studio: $(VENV)/installed $(STUDIO_VENV)/installed  ## Label Studio and the backend side by side, a project to click in
-	exec $(BIN)/python -m m2n2_backend.studio --label-studio $(LABEL_STUDIO) $(STUDIO)
+	exec $(BIN)/python -m m2n2_backend.commands.studio --label-studio $(LABEL_STUDIO) $(STUDIO)
 
 serve: $(VENV)/installed  ## http://127.0.0.1:9090 for Label Studio
 	$(BIN)/m2n2-backend serve

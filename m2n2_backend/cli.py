@@ -59,7 +59,7 @@ def segment(
     """Segment one object of one photograph."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.segment_file import parse_box, parse_click, segment_file
+        from m2n2_backend.commands.segment import parse_box, parse_click, segment_file
 
         clicks = [parse_click(text) for text in click or ()]
         boxes = [parse_box(box)] if box else []
@@ -102,7 +102,7 @@ def doctor(
     """Check weights, device and Label Studio, and print the cure of what is wrong."""
     with _explained():
         settings = _settings(backbone, model, None, None, device)
-        from m2n2_backend.doctor import diagnose
+        from m2n2_backend.commands.doctor import diagnose
 
         colors = {"ok": "green", "warn": "yellow", "fail": "red"}
         report = Console()
@@ -130,7 +130,7 @@ def precompute(
     """Fill the disk cache, so that no first click waits for the model; may be interrupted and continued."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.precompute import precompute as run_precompute
+        from m2n2_backend.commands.precompute import precompute as run_precompute
 
         complete = run_precompute(settings, images=images, project=project, console=console)
     raise typer.Exit(0 if complete else 1)
@@ -151,7 +151,7 @@ def predict_project(
     """Post predictions for every task of a project that holds prompts; done tasks are passed over."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.predict_project import predict_project as run_batch
+        from m2n2_backend.commands.predict_project import predict_project as run_batch
 
         complete = run_batch(settings, project, column, console)
     raise typer.Exit(0 if complete else 1)
@@ -200,9 +200,9 @@ def bench(
     """Time every part beside a straightforward implementation, and the server under load, in one run."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.bench import BenchOptions, parse_sections, parse_size, run_bench
-        from m2n2_backend.bench.plot import plot as draw
-        from m2n2_backend.bench.plot import require_matplotlib
+        from m2n2_backend.commands.bench import BenchOptions, parse_sections, parse_size, run_bench
+        from m2n2_backend.commands.bench.plot import plot as draw
+        from m2n2_backend.commands.bench.plot import require_matplotlib
 
         options = BenchOptions(
             parse_sections(only), parse_size(size), repeats, sd2, annotators, images, seconds, max_grid

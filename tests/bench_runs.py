@@ -7,7 +7,7 @@ import io
 
 from rich.console import Console
 
-from m2n2_backend.bench import BenchOptions, Figures, run_bench
+from m2n2_backend.commands.bench import BenchOptions, Figures, run_bench
 from m2n2_backend.settings import Settings, load_settings
 
 SIZE = (96, 64)

@@ -8,7 +8,7 @@ from typing import Any
 from fake_label_studio import LEGACY
 from fake_studio_api import FakeStudioApi
 
-from m2n2_backend.doctor import Check, diagnose
+from m2n2_backend.commands.doctor import Check, diagnose
 from m2n2_backend.settings import Settings, load_settings
 
 BANNED = "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false"

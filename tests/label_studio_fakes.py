@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, NotReady
 from m2n2_backend.images import decode_image
-from m2n2_backend.labelstudio.media import ImageRef, MediaReader
+from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, Tier, WorkerStats

@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
-from m2n2_backend.labelstudio.addresses import AddressPolicy, is_public
+from m2n2_backend.labelstudio.images.addresses import AddressPolicy, is_public
 
 
 def test_one_private_address_refuses_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

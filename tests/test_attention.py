@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
-from m2n2_backend.evaluation.straightforward import attention_matrix
+from m2n2_backend.evaluation.reference import attention_matrix
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures, aggregate, average_blocks
 
 

@@ -22,8 +22,8 @@ from m2n2_backend.errors import (
     SettingsError,
 )
 from m2n2_backend.labelstudio.batch import Outcome, ProjectBatch
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.saved_prompts import column_objects, saved_objects
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.saved_prompts import column_objects, saved_objects
 from m2n2_backend.prompts import Box, Click, Prompts
 
 SHIPPED = parse_label_config(CONFIG)

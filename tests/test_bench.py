@@ -11,10 +11,10 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from m2n2_backend.bench import BenchOptions, Figures, parse_sections, parse_size, run_bench
-from m2n2_backend.bench.photographs import photograph
-from m2n2_backend.bench.plot import plot
 from m2n2_backend.cli import app
+from m2n2_backend.commands.bench import BenchOptions, Figures, parse_sections, parse_size, run_bench
+from m2n2_backend.commands.bench.photographs import photograph
+from m2n2_backend.commands.bench.plot import plot
 from m2n2_backend.errors import SettingsError
 
 

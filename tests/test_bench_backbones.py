@@ -10,11 +10,11 @@ from shared_data import needs_vit_tiny, vit_tiny
 
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.random_models import random_stable_diffusion
-from m2n2_backend.bench.encode_steps import encode_times
-from m2n2_backend.bench.parts import blocks_deviation, measure_parts
-from m2n2_backend.bench.photographs import jpeg, photograph
-from m2n2_backend.bench.plain import PlainEffort
-from m2n2_backend.bench.sweep import fits
+from m2n2_backend.commands.bench.encode_steps import encode_times
+from m2n2_backend.commands.bench.parts import blocks_deviation, measure_parts
+from m2n2_backend.commands.bench.photographs import jpeg, photograph
+from m2n2_backend.commands.bench.plain import PlainEffort
+from m2n2_backend.commands.bench.sweep import fits
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 

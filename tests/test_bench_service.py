@@ -15,12 +15,12 @@ from werkzeug.wrappers import Request as HttpRequest
 from werkzeug.wrappers import Response
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.bench import Figures
-from m2n2_backend.bench.annotators import Request, load_figures, run_annotators
-from m2n2_backend.bench.check import check_masks
-from m2n2_backend.bench.client import NO_ANSWER, Answer, Client, decode_mask
-from m2n2_backend.bench.photographs import jpeg, photograph
-from m2n2_backend.bench.server_process import environment, server
+from m2n2_backend.commands.bench import Figures
+from m2n2_backend.commands.bench.annotators import Request, load_figures, run_annotators
+from m2n2_backend.commands.bench.check import check_masks
+from m2n2_backend.commands.bench.client import NO_ANSWER, Answer, Client, decode_mask
+from m2n2_backend.commands.bench.photographs import jpeg, photograph
+from m2n2_backend.commands.bench.server_process import environment, server
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Click

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from m2n2_backend import demo
+from m2n2_backend.commands import demo
 from m2n2_backend.resources import sample_photograph
 
 

@@ -173,7 +173,9 @@ def test_a_name_that_changes_its_address_is_connected_to_at_the_one_that_was_che
     prey: Prey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = names(monkeypatch, "rebind.test", [["192.0.2.1"], ["127.0.0.1"]])
-    monkeypatch.setattr("m2n2_backend.labelstudio.addresses.is_public", lambda address: str(address) == "192.0.2.1")
+    monkeypatch.setattr(
+        "m2n2_backend.labelstudio.images.addresses.is_public", lambda address: str(address) == "192.0.2.1"
+    )
     expected = {("127.0.0.1", prey.port), ("192.0.2.1", prey.canary.port)}
     url = f"http://rebind.test:{prey.canary.port}/a.png"
     with watched() as tried:

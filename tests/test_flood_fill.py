@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from m2n2_backend.evaluation.straightforward_mask import flood
+from m2n2_backend.evaluation.reference import flood
 from m2n2_backend.m2n2.flood_fill import LEVELS, flood_fill, quantize
 
 Case = tuple[NDArray[np.float32], int, int]

@@ -4,7 +4,7 @@ import pytest
 from label_studio_fakes import CONFIG, labels
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.label_config import MAX_CHARS, parse_label_config
+from m2n2_backend.labelstudio.contract.label_config import MAX_CHARS, parse_label_config
 
 SHIPPED = Path(__file__).parent.parent / "label_config"
 IMAGE = '<Image name="image" value="$image"/>'

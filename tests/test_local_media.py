@@ -9,7 +9,7 @@ from fake_label_studio import LEGACY, FakeLabelStudio, png
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage
-from m2n2_backend.labelstudio.media import MediaReader
+from m2n2_backend.labelstudio.images.reader import MediaReader
 
 
 @pytest.fixture

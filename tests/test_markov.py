@@ -9,7 +9,7 @@ from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_t
 from test_transition import random_attention
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.evaluation.straightforward import markov_map
+from m2n2_backend.evaluation.reference import markov_map
 from m2n2_backend.m2n2 import markov
 from m2n2_backend.m2n2.attention import aggregate
 from m2n2_backend.m2n2.markov import MAX_ITERATIONS, THRESHOLD, markov_maps

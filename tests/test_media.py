@@ -11,7 +11,7 @@ from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, png
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage, M2N2Error
-from m2n2_backend.labelstudio.media import ImageRef, MediaReader
+from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = "/data/upload/1/a.png"
 

@@ -12,8 +12,8 @@ from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.media import ImageRef, MediaReader
-from m2n2_backend.labelstudio.media_memory import RememberingMedia
+from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = ImageRef("/data/upload/1/a.png")
 

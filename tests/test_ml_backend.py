@@ -9,7 +9,7 @@ from fake_label_studio import png
 from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, DiscPool, key_point, payload, settings
 
-from m2n2_backend.labelstudio.media import MediaReader
+from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 
 IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from m2n2_backend.evaluation.straightforward_mask import nearest
+from m2n2_backend.evaluation.reference import nearest
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 
 

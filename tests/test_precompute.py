@@ -15,8 +15,8 @@ from rich.console import Console
 from small_data_set import one_thread, write_data
 
 from m2n2_backend.backbones.registry import load_backbone
+from m2n2_backend.commands.precompute import precompute
 from m2n2_backend.errors import LabelStudioUnavailable, SettingsError
-from m2n2_backend.precompute import precompute
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.engine import Engine

@@ -11,7 +11,7 @@ import pytest
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, settings
 
 from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.media import ImageRef
+from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.pool import SourceImage

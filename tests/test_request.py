@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.request import MAX_ITEMS, context_items, parse_request
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.request import MAX_ITEMS, context_items, parse_request
 from m2n2_backend.prompts import Box, Click
 
 PAGES = CONFIG.replace('value="$image"', 'valueList="$image"')

@@ -13,10 +13,10 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
-from m2n2_backend.labelstudio.request import InteractiveRequest, parse_request
-from m2n2_backend.labelstudio.response import prediction, regions
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
+from m2n2_backend.labelstudio.contract.response import prediction, regions
 from m2n2_backend.worker.pool import Answer
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from m2n2_backend.commands.studio.label_studio import Account
+from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import StudioError
-from m2n2_backend.studio.label_studio import Account
-from m2n2_backend.studio.processes import Program, Stopped, require_free
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 STUBBORN = f"""
@@ -34,7 +34,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         one.bind(("127.0.0.1", 0))
         two.bind(("127.0.0.1", 0))
         ports = ["--port", str(one.getsockname()[1]), "--backend-port", str(two.getsockname()[1])]
-    command = [sys.executable, "-m", "m2n2_backend.studio", *ports, *arguments]
+    command = [sys.executable, "-m", "m2n2_backend.commands.studio", *ports, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "M2N2_BACKBONE": "color"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -65,7 +65,7 @@ def test_waiting_ends_when_the_user_wants_to_stop(tmp_path: Path) -> None:
 def test_stopping_ends_what_the_program_started_too_however_stubborn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2n2_backend.studio.processes._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("m2n2_backend.commands.studio.processes._GRACE_SECONDS", 0.2)
     log = tmp_path / "log"
     with python(STUBBORN, log) as program:
         program.wait_until(lambda: log.read_text().count("up") == 2, 30)

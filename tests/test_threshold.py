@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
-from m2n2_backend.evaluation import straightforward_mask as plain
+from m2n2_backend.evaluation import reference as plain
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import PRIOR, Scores, choose_threshold, profile
 from m2n2_backend.prompts import Click

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
-from m2n2_backend.evaluation.straightforward import sharpen, sinkhorn
+from m2n2_backend.evaluation.reference import sharpen, sinkhorn
 from m2n2_backend.m2n2.attention import aggregate
 from m2n2_backend.m2n2.transition import TEMPERATURE, transition_matrix
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut
 
-from m2n2_backend.evaluation.straightforward import joint_bilateral as plain_joint_bilateral
+from m2n2_backend.evaluation.reference import joint_bilateral as plain_joint_bilateral
 from m2n2_backend.m2n2.upsample import SIGMA_RANGE, SIGMA_SPATIAL, cell_of_pixels, joint_bilateral
 
 

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, LabelStudioUnavailable
-from m2n2_backend.labelstudio.addresses import AddressPolicy
-from m2n2_backend.labelstudio.download import Reply, exchange
-from m2n2_backend.labelstudio.tokens import TokenSource
+from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+from m2n2_backend.labelstudio.images.download import Reply, exchange
+from m2n2_backend.labelstudio.images.tokens import TokenSource
 
 SECONDS = 60.0
 """For one answer: to list a project's models, Label Studio first asks each of them how it is."""

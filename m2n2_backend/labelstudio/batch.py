@@ -13,11 +13,11 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
 from m2n2_backend.errors import BackboneUnavailable, InvalidImage, LabelStudioUnavailable, M2N2Error, SettingsError
-from m2n2_backend.labelstudio.fields import as_text
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.media import ImageRef, Media, MediaReader
+from m2n2_backend.labelstudio.contract.fields import as_text
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.saved_prompts import Item, column_objects, saved_objects
+from m2n2_backend.labelstudio.images.reader import ImageRef, Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
-from m2n2_backend.labelstudio.saved_prompts import Item, column_objects, saved_objects
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool, SourceImage
 
@@ -159,13 +159,13 @@ class _LatestImage:
         self._latest: tuple[ImageRef, SourceImage] | None = None
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
-        """See :meth:`m2n2_backend.labelstudio.media.Media.fetch`."""
+        """See :meth:`m2n2_backend.labelstudio.images.reader.Media.fetch`."""
         if self._latest is None or self._latest[0] != ref:
             self._latest = ref, self._media.fetch(ref, deadline=deadline)
         return self._latest[1]
 
     def close(self) -> None:
-        """See :meth:`m2n2_backend.labelstudio.media.Media.close`."""
+        """See :meth:`m2n2_backend.labelstudio.images.reader.Media.close`."""
         self._media.close()
 
 

@@ -4,7 +4,7 @@ That server is only published as a git repository, so it is no dependency: this 
 it is installed. A ``_wsgi.py`` for it:
 
     from label_studio_ml.api import init_app
-    from m2n2_backend.labelstudio.media import MediaReader
+    from m2n2_backend.labelstudio.images.reader import MediaReader
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
     from m2n2_backend.labelstudio.predictor import Predictor
     from m2n2_backend.settings import load_settings

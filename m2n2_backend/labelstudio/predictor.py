@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from m2n2_backend.errors import ImageNeeded, InvalidImage, NotReady
-from m2n2_backend.labelstudio.fields import as_list, as_object, as_text
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.media import ImageRef, Media
+from m2n2_backend.labelstudio.contract.fields import as_list, as_object, as_text
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest, context_items, parse_request
+from m2n2_backend.labelstudio.contract.response import prediction
+from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
-from m2n2_backend.labelstudio.request import InteractiveRequest, context_items, parse_request
-from m2n2_backend.labelstudio.response import prediction
 from m2n2_backend.worker.pool import Pool, Subject
 
 logger = logging.getLogger(__name__)

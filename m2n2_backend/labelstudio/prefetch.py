@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from m2n2_backend.errors import M2N2Error
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.media import Media
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.images.reader import Media
 from m2n2_backend.labelstudio.tasks import image_refs
 from m2n2_backend.worker.pool import Pool
 

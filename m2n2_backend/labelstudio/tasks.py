@@ -9,7 +9,7 @@ from typing import Any
 
 from m2n2_backend.errors import LabelStudioUnavailable
 from m2n2_backend.labelstudio.api import StudioApi
-from m2n2_backend.labelstudio.media import ImageRef
+from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.settings import Settings
 
 PAGE = 100
@@ -26,8 +26,8 @@ def image_refs(task: Mapping[str, Any], image_key: str, hostname: str | None = N
 
     Args:
         task: As Label Studio sends it; whatever does not look like an address is passed over.
-        image_key: Key of its data; see :class:`~m2n2_backend.labelstudio.label_config.LabelConfig`.
-        hostname: See :class:`~m2n2_backend.labelstudio.media.ImageRef`.
+        image_key: Key of its data; see :class:`~m2n2_backend.labelstudio.contract.label_config.LabelConfig`.
+        hostname: See :class:`~m2n2_backend.labelstudio.images.reader.ImageRef`.
     """
     data = task.get("data")
     value = data.get(image_key) if isinstance(data, Mapping) else None

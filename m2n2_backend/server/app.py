@@ -16,9 +16,9 @@ from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable, InvalidRequest, SettingsError, Unauthorized
-from m2n2_backend.labelstudio.fields import as_object, as_text
-from m2n2_backend.labelstudio.label_config import parse_label_config
-from m2n2_backend.labelstudio.media import Media, MediaReader
+from m2n2_backend.labelstudio.contract.fields import as_object, as_text
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors

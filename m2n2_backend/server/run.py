@@ -11,8 +11,8 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from m2n2_backend.labelstudio.media import MediaReader
-from m2n2_backend.labelstudio.media_memory import RememberingMedia
+from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.labelstudio.tasks import ProjectTasks
 from m2n2_backend.server.app import create_app, credentials

@@ -21,8 +21,8 @@ from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cache import ByteCache
 from m2n2_backend.worker.disk import DiskCache
-from m2n2_backend.worker.lru import ByteCache
 from m2n2_backend.worker.pool import SourceImage, Tier
 
 logger = logging.getLogger(__name__)

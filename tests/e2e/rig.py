@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2n2_backend.commands.studio import backend, label_studio, project
+from m2n2_backend.commands.studio.label_studio import Account, Api
+from m2n2_backend.commands.studio.processes import Program
 from m2n2_backend.resources import label_config
-from m2n2_backend.studio import backend, label_studio, project
-from m2n2_backend.studio.label_studio import Account, Api
-from m2n2_backend.studio.processes import Program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -107,10 +107,10 @@ class FirstRun:
 
 
 def first_run(folder: Path) -> FirstRun:
-    """Run ``python -m m2n2_backend.studio`` in an empty folder, and stop it when it says what to click."""
+    """Run ``python -m m2n2_backend.commands.studio`` in an empty folder, and stop it when it says what to click."""
     shutil.rmtree(folder, ignore_errors=True)
     ports = [str(free_port()), str(free_port())]
-    command = [sys.executable, "-m", "m2n2_backend.studio", "--folder", str(folder), "--port", ports[0]]
+    command = [sys.executable, "-m", "m2n2_backend.commands.studio", "--folder", str(folder), "--port", ports[0]]
     command += ["--backend-port", ports[1], "--label-studio", os.environ["E2E_LABEL_STUDIO"]]
     environment = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
     printed = ""

@@ -9,7 +9,7 @@ from editor import Editor, iou
 from pictures import DISC, SIZE, disc, mask_of, save_scene, save_turned
 from rig import Backend, Studio, running_backend
 
-from m2n2_backend.studio import project
+from m2n2_backend.commands.studio import project
 
 
 def test_the_mask_of_a_turned_photograph_lies_on_the_object_as_it_is_shown(

@@ -4,9 +4,9 @@ from editor import OpenEditor
 from pictures import mask_of
 from rig import Backend, FirstRun, Studio
 
+from m2n2_backend.commands.studio import project
+from m2n2_backend.commands.studio.__main__ import TITLE
 from m2n2_backend.resources import label_config, sample_photographs
-from m2n2_backend.studio import project
-from m2n2_backend.studio.__main__ import TITLE
 
 
 def test_the_command_says_where_to_click_and_leaves_no_process_behind(first_run: FirstRun) -> None:

@@ -1,0 +1,23 @@
+"""Looks at everything a working set-up needs and names the cure of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from m2n2_backend.commands.doctor.check import Check
+from m2n2_backend.commands.doctor.machine import check_machine
+from m2n2_backend.commands.doctor.studio import check_label_studio
+from m2n2_backend.settings import Settings
+
+__all__ = ["Check", "diagnose"]
+
+
+def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
+    """Run all checks, cheap ones first; each is yielded as soon as it is known.
+
+    Args:
+        settings: What the backend would be started with.
+        address: Where Label Studio reaches this backend, such as ``http://backend:9090``; guessed if None.
+    """
+    yield from check_machine(settings)
+    yield from check_label_studio(settings, address)

@@ -1,0 +1,102 @@
+"""What this machine brings: device, weights, a folder to write to, a free port."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import tempfile
+from collections.abc import Iterator
+
+import torch
+
+from m2n2_backend import __version__
+from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
+from m2n2_backend.backbones.weights import resolve
+from m2n2_backend.commands.doctor.check import Check
+from m2n2_backend.errors import M2N2Error
+from m2n2_backend.settings import Settings
+
+
+def check_machine(settings: Settings) -> Iterator[Check]:
+    """Look at this machine; nothing is downloaded."""
+    python = platform.python_version()
+    yield Check("version", "ok", f"m2n2-backend {__version__}, Python {python}, torch {torch.__version__}")
+    try:
+        device = resolve_device(settings.device)
+    except M2N2Error as error:
+        yield Check("device", "fail", str(error), _device_cure(settings.device))
+        device = torch.device("cpu")
+    else:
+        yield _device(device)
+    yield _weights(settings, device)
+    yield _cache(settings)
+    yield _port(settings)
+
+
+def _device_cure(name: str) -> str:
+    if name == "cuda" and torch.version.cuda is None:
+        return (
+            f"torch {torch.__version__} is a build without CUDA: install the one from PyPI "
+            "(docker: the target cuda, docker/compose.gpu.yaml), or set M2N2_DEVICE=cpu"
+        )
+    if name == "cuda":
+        return (
+            "nvidia-smi must list the GPU on this machine (in a container: the NVIDIA Container Toolkit on the host, "
+            "and docker run --gpus all); or set M2N2_DEVICE=cpu"
+        )
+    return "set M2N2_DEVICE=cpu"
+
+
+def _device(device: torch.device) -> Check:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return Check("device", "ok", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    return Check("device", "ok", f"{device.type}, {torch.get_num_threads()} threads")
+
+
+def _weights(settings: Settings, device: torch.device) -> Check:
+    name = f"weights of {settings.backbone}"
+    if settings.backbone == "color":
+        return Check(name, "warn", "needs none; color and texture only", "M2N2_BACKBONE=sd2 with a GPU, else dinov2")
+    if settings.backbone == "auto":
+        return _automatic_weights(device)
+    try:
+        check_backbone(settings.backbone, model=settings.model)
+    except M2N2Error as error:
+        return Check(name, "fail", str(error), f"m2n2-backend fetch-weights --backbone {settings.backbone}")
+    return Check(name, "ok", "on disk")
+
+
+def _automatic_weights(device: torch.device) -> Check:
+    model = own_weights("auto", device)
+    assert model is not None, "auto has weights for every device"
+    try:
+        resolve(model, "vit" if device.type == "cpu" else "stable-diffusion", local_only=True)
+    except M2N2Error as error:
+        detail = f"{error}: each start tries the hub for seconds, and goes on with color and texture without it"
+        return Check("weights of auto", "warn", detail, "m2n2-backend fetch-weights")
+    return Check("weights of auto", "ok", f"{model} is on disk")
+
+
+def _cache(settings: Settings) -> Check:
+    try:
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.cache_dir):
+            pass
+    except OSError as error:
+        return Check("cache folder", "warn", f"{settings.cache_dir}: {error.strerror}", "set M2N2_CACHE_DIR")
+    return Check("cache folder", "ok", str(settings.cache_dir))
+
+
+def _port(settings: Settings) -> Check:
+    name = f"{settings.host}:{settings.port}"
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        cure = "another program (or this backend) listens there: stop it, or set M2N2_PORT"
+        return Check("address", "warn", f"{name}: {error.strerror}", cure)
+    return Check("address", "ok", f"{name} is free")

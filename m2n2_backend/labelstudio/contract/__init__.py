@@ -1,0 +1,1 @@
+"""What Label Studio says and hears: requests, labeling configs, regions."""

@@ -1,0 +1,126 @@
+"""A mask → the regions Label Studio draws."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from label_studio_sdk.converter.brush import mask2rle
+from numpy.typing import NDArray
+
+from m2n2_backend.labelstudio.contract.polygons import outlines
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest
+from m2n2_backend.worker.pool import Answer
+
+
+def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
+    """What /predict answers for one task.
+
+    Args:
+        answer: The mask, bool [H, W] of the natural image, and its score.
+        request: The question it answers.
+
+    Returns:
+        Label Studio's prediction: ``result`` (empty where the mask is), ``score`` and ``model_version``.
+
+    Raises:
+        ValueError: The score is not a number in [0, 1]; Label Studio could not open the task any more.
+    """
+    return {
+        "result": regions(answer.mask, answer.score, request),
+        "score": _checked(answer.score),
+        "model_version": answer.model_version,
+    }
+
+
+def regions(mask: NDArray[np.bool_], score: float, request: InteractiveRequest) -> list[dict[str, Any]]:
+    """The regions that show a mask in the request's output control.
+
+    Args:
+        mask: bool [H, W], the size of the natural image.
+        score: In [0, 1].
+        request: The question the mask answers.
+
+    Returns:
+        One region; one per part where polygons are drawn; none where the mask is empty. Controls without
+        labels of their own get each region a second time, as ``labels``.
+
+    Raises:
+        ValueError: ``score`` is not a number in [0, 1].
+    """
+    if not mask.any():
+        return []
+    described = []
+    for index, value in enumerate(_values(mask, request)):
+        region = {
+            "id": request.region_id if index == 0 else _part_id(request.region_id, index),
+            "from_name": request.output.name,
+            "to_name": request.image_name,
+            "type": request.output.type,
+            "original_width": request.width,
+            "original_height": request.height,
+            "image_rotation": request.image_rotation,
+            "score": _checked(score),
+            "value": value,
+        }
+        if request.item_index is not None:
+            region["item_index"] = request.item_index
+        described.extend(_labeled(region, request))
+    return described
+
+
+def _labeled(region: dict[str, Any], request: InteractiveRequest) -> list[dict[str, Any]]:
+    if request.label is None:
+        return [region]
+    if request.output.labels_name is None:
+        return [{**region, "value": {**region["value"], request.output.type: [request.label]}}]
+    value = {**region["value"], "labels": [request.label]}
+    return [region, {**region, "from_name": request.output.labels_name, "type": "labels", "value": value}]
+
+
+def _values(mask: NDArray[np.bool_], request: InteractiveRequest) -> list[dict[str, Any]]:
+    match request.output.kind:
+        case "brush":
+            return [{"format": "rle", "rle": mask2rle(mask.astype(np.uint8) * 255)}]
+        case "bitmask":
+            return [{"imageDataURL": _png_url(mask)}]
+        case "polygon":
+            scale = 100.0 / np.array([request.width, request.height])
+            return [{"points": (ring * scale).round(4).tolist(), "closed": True} for ring in outlines(mask)]
+        case "rectangle":
+            return [_bounding_box(mask)]
+
+
+def _png_url(mask: NDArray[np.bool_]) -> str:
+    """A data URL of an RGBA image whose alpha is the mask."""
+    pixels = np.repeat((mask.astype(np.uint8) * 255)[..., None], 4, axis=2)
+    # The lowest level that compresses: runs of equal pixels shrink well enough, and a click waits for it.
+    _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return {
+        "x": 100.0 * left / width,
+        "y": 100.0 * top / height,
+        "width": 100.0 * (int(columns[-1]) + 1 - left) / width,
+        "height": 100.0 * (int(rows[-1]) + 1 - top) / height,
+        "rotation": 0,
+    }
+
+
+def _part_id(region_id: str, index: int) -> str:
+    return hashlib.sha256(f"{region_id}/{index}".encode()).hexdigest()[:10]
+
+
+def _checked(score: float) -> float:
+    if not math.isfinite(score) or not 0.0 <= score <= 1.0:
+        raise ValueError(f"score {score} is not in [0, 1]")
+    return float(score)

@@ -1,0 +1,1 @@
+"""Where the pixels of a task come from, and where they may not come from."""
