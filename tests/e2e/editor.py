@@ -25,6 +25,16 @@ window.m2n2 = {
   selected: control => m2n2.annotation().names.get(control).selectedLabels.map(label => label.value),
   suggestions: () => [...m2n2.annotation().suggestions.values()].map(region => region.id.split('#')[0]),
   regions: () => m2n2.annotation().serializeAnnotation(),
+  acceptButton: () => {
+    // Two round buttons, reject and accept; the key points are smaller circles.
+    const stage = m2n2.image().stageRef, box = stage.container().getBoundingClientRect();
+    const circles = stage.find('Circle').filter(each => each.getClientRect().width > 20);
+    const right = circles.sort((one, other) => other.getClientRect().x - one.getClientRect().x)[0];
+    if (!right) return null;
+    const {x, y, width, height} = right.getClientRect(), middle = {x: x + width / 2, y: y + height / 2};
+    const hit = stage.getIntersection(middle);
+    return hit && hit.getParent() === right.getParent() && [box.x + middle.x, box.y + middle.y];
+  },
   view: () => {
     const image = m2n2.image(), box = image.stageRef.container().getBoundingClientRect();
     const [a, , , d, e, f] = image.stageRef.getAbsoluteTransform().getMatrix();
@@ -153,17 +163,18 @@ class Editor:
 
     def accept_on_canvas(self) -> None:
         """The check mark drawn below the mask, which leaves the prompts where they are."""
-        # Two round buttons, reject and accept; the key points are smaller circles.
-        x, y = self.page.evaluate(
-            """() => {
-              const stage = m2n2.image().stageRef, box = stage.container().getBoundingClientRect();
-              const buttons = stage.find('Circle').map(each => each.getClientRect()).filter(each => each.width > 20);
-              const right = buttons.sort((one, other) => other.x - one.x)[0];
-              return [box.x + right.x + right.width / 2, box.y + right.y + right.height / 2];
-            }"""
-        )
-        self.page.mouse.click(x, y)
-        self.page.wait_for_function("m2n2.suggestions().length === 0")
+        from playwright.sync_api import TimeoutError as NotYet
+
+        for _ in range(5):
+            # A click counts once the button is in what the canvas tests a hit against, some frames after it is known.
+            button = self.page.wait_for_function("m2n2.acceptButton()").json_value()
+            self.page.mouse.click(*button)
+            try:
+                self.page.wait_for_function("m2n2.suggestions().length === 0", timeout=_MILLISECONDS / 6)
+                return
+            except NotYet:
+                continue
+        raise AssertionError("the check mark on the canvas accepts nothing")
 
     def submit(self) -> int:
         """Save the annotation; returns its id."""
