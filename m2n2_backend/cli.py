@@ -231,20 +231,10 @@ def evaluate(
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
-    drop_score: Annotated[
-        list[str] | None, typer.Option(help="Leave out prior, edge, pos or neg; may be repeated.")
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, such as tau=0.4; may be repeated."),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="T of Eq. 5.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Relative probability τ of Eq. 6.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Of IPF.")] = None,
-    flood_fill: Annotated[
-        bool | None, typer.Option("--flood-fill/--no-flood-fill", help="By default for m2n2 alone.")
-    ] = None,
-    radius: Annotated[int | None, typer.Option(help="Of the JBU window, in cells.")] = None,
-    samples: Annotated[int | None, typer.Option(help="JBU guidance samples per side of a cell; 0 = all.")] = None,
-    despeckle: Annotated[float, typer.Option(help="Share of the image below which specks go.")] = 0.0,
-    least_cells: Annotated[float, typer.Option(help="Segments of fewer cells are no candidates.")] = 0.0,
-    working_size: Annotated[int | None, typer.Option(help="Longest side at which masks are computed.")] = None,
     backbone: BackboneOption = None,
     model: ModelOption = None,
     layers: LayersOption = None,
@@ -255,23 +245,11 @@ def evaluate(
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
         from m2n2_backend.backbones.registry import BackboneLoader
-        from m2n2_backend.evaluation.methods import MethodOptions
+        from m2n2_backend.evaluation.methods import MethodChoice
         from m2n2_backend.evaluation.run import EvaluationOptions
         from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
-        chosen = MethodOptions(
-            name=method,
-            drop_scores=tuple(drop_score or ()),
-            temperature=temperature,
-            threshold=threshold,
-            tolerance=tolerance,
-            flood_fill=flood_fill,
-            radius=radius,
-            samples=samples,
-            despeckle=despeckle,
-            least_cells=least_cells,
-            working_size=working_size,
-        )
+        chosen = MethodChoice.of(method, values or ())
         options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
         result = run_evaluation(options, BackboneLoader.of(settings), console=console)
         figures = {name: result[name] for name in ("dataset", "method", "n", "noc85", "noc90", "not_reached_90")}

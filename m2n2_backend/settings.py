@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from m2n2_backend.errors import SettingsError
+
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.method import Method
 
 BackboneName = Literal["auto", "sd2", "sd1", "dinov2", "vit", "color"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -103,6 +106,12 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Most pixels of an image")
+
+    def method(self) -> Method:
+        """The method as the product runs it: the paper's, with these limits of size, specks and segments."""
+        from m2n2_backend.m2n2.method import Method  # here, as it loads PyTorch
+
+        return Method(working_size=self.working_size, despeckle=self.despeckle, least_cells=self.least_cells)
 
     @field_validator("layers", mode="before")
     @classmethod

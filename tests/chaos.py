@@ -40,7 +40,6 @@ from m2n2_backend.prompts import Click, pixel_from_percent
 from m2n2_backend.resources import sample_photograph
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import unpack
-from m2n2_backend.worker.engine import method_of
 
 WIDTH, HEIGHT = 854, 480
 CLICKS = 4
@@ -184,7 +183,7 @@ class Load:
 
 
 def expected_masks(paths: list[Path], settings: Any) -> dict[tuple[int, int], bytes]:
-    segmenter = Segmenter(BackboneLoader.of(settings)(), method_of(settings))
+    segmenter = Segmenter(BackboneLoader.of(settings)(), settings.method())
     found = {}
     for index, path in enumerate(paths):
         state = segmenter.encode(decode_image(path.read_bytes(), max_pixels=10**8))

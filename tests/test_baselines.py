@@ -17,13 +17,13 @@ from m2n2_backend.evaluation.methods import (
     FRAMEWORK,
     METHODS,
     InteractiveMethod,
-    MethodOptions,
+    MethodChoice,
     SegmenterMethod,
-    make_segmenter,
     start_method,
 )
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.threshold import Scores
 from m2n2_backend.prompts import Click
 
 DISK = Click(22, 30)
@@ -47,7 +47,7 @@ def flat_scene() -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_turns_clicks_into_a_mask_of_the_photographs_size(name: str) -> None:
-    session = start_method(MethodOptions(name), FakeBackbone).start(scene())
+    session = start_method(MethodChoice.of(name), FakeBackbone).start(scene())
     mask = session.mask([DISK])
     assert mask.dtype == np.bool_
     assert mask.shape == (60, 90)
@@ -61,11 +61,11 @@ def test_every_method_turns_clicks_into_a_mask_of_the_photographs_size(name: str
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_clicks_give_equal_masks_whatever_was_asked_before(name: str) -> None:
     clicks = [DISK, GROUND, RECTANGLE]
-    session = start_method(MethodOptions(name), FakeBackbone).start(scene())
+    session = start_method(MethodChoice.of(name), FakeBackbone).start(scene())
     first = session.mask(clicks)
     session.mask([RECTANGLE])
     assert (session.mask(clicks) == first).all()
-    again = start_method(MethodOptions(name), FakeBackbone).start(scene())
+    again = start_method(MethodChoice.of(name), FakeBackbone).start(scene())
     assert (again.mask(clicks) == first).all()
 
 
@@ -94,20 +94,26 @@ def test_large_photographs_are_reduced_and_the_mask_is_enlarged_again(
 
 def test_only_the_framework_needs_a_backbone() -> None:
     for name in CLASSICS:
-        start_method(MethodOptions(name), None)
+        start_method(MethodChoice.of(name), None)
     for name in FRAMEWORK:
         with pytest.raises(SettingsError, match="needs a backbone"):
-            start_method(MethodOptions(name), None)
+            start_method(MethodChoice.of(name), None)
+
+
+def hyperparameters(name: str = "m2n2", *values: str) -> Method:
+    method = MethodChoice.of(name, values).hyperparameters
+    assert method is not None
+    return method
 
 
 def test_the_default_is_the_papers_exact_method_at_the_photographs_own_size() -> None:
-    method = MethodOptions().hyperparameters()
+    method = hyperparameters()
     assert method == Method(working_size=method.working_size, despeckle=0.0, half=False)
     assert method.working_size > 10_000
 
 
 def test_only_m2n2_floods_by_default() -> None:
-    assert {name: MethodOptions(name).hyperparameters().flood_fill for name in FRAMEWORK} == {
+    assert {name: hyperparameters(name).flood_fill for name in FRAMEWORK} == {
         "m2n2": True,
         "m2n2-no-flood": False,
         "attention-nn": False,
@@ -115,46 +121,50 @@ def test_only_m2n2_floods_by_default() -> None:
     }
 
 
-def test_switches_reach_the_method() -> None:
-    options = MethodOptions(
-        "m2n2-no-flood",
-        drop_scores=("edge", "neg"),
+def test_each_hyperparameter_can_be_set_by_name_and_has_its_type() -> None:
+    method = hyperparameters(
+        "m2n2", "temperature=0.5", "tau=0.2", "max_sweeps=7", "doublings=none", "half=true", "flood_fill=off",
+        "scores.edge=false", "scores.neg=no", "fixed_threshold=0.5", "samples=0", "working_size=512", "tau=0.25",
+    )  # fmt: skip
+    assert method == Method(
         temperature=0.5,
-        threshold=0.2,
-        tolerance=1e-2,
-        radius=3,
+        tau=0.25,
+        max_sweeps=7,
+        half=True,
+        flood_fill=False,
+        scores=Scores(edge=False, neg=False),
+        fixed_threshold=0.5,
         samples=0,
-        despeckle=0.01,
         working_size=512,
     )
-    method = options.hyperparameters()
-    assert (method.temperature, method.threshold, method.tolerance) == (0.5, 0.2, 1e-2)
-    assert (method.radius, method.samples, method.despeckle, method.working_size) == (3, 0, 0.01, 512)
-    scores = method.scores
-    assert (scores.prior, scores.edge, scores.pos, scores.neg) == (True, False, True, False)
-    assert not method.flood_fill
-    assert MethodOptions("kl-nn", flood_fill=True).hyperparameters().flood_fill
-    assert MethodOptions("kl-nn").hyperparameters().relation == "kl"
-    assert MethodOptions("attention-nn").hyperparameters().relation == "attention"
+    assert hyperparameters("kl-nn", "flood_fill=true").flood_fill
+    assert hyperparameters("kl-nn").relation == "kl"
+    assert hyperparameters("attention-nn").relation == "attention"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "values", "message"),
     [
-        (MethodOptions("sam"), "unknown method sam"),
-        (MethodOptions(drop_scores=("edges",)), "unknown scores edges"),
-        (MethodOptions("geodesic", radius=2), "none of the switches"),
-        (MethodOptions("kl-nn", temperature=0.5), "fixed temperature"),
-        (MethodOptions("m2n2-no-flood", flood_fill=True), "is m2n2"),
+        ("sam", [], "unknown method sam"),
+        ("m2n2", ["scores.edges=no"], r"scores\.edges=no: NAME=VALUE .*tau.*scores\.edge, "),
+        ("m2n2", ["threshold=0.2"], "threshold=0.2: NAME=VALUE"),
+        ("m2n2", ["tau"], "tau: NAME=VALUE"),
+        ("m2n2", ["tau=often"], "tau=often: .*number"),
+        ("m2n2", ["tau=none"], "tau=none: "),
+        ("m2n2", ["radius=1.5"], "radius=1.5: .*integer"),
+        ("m2n2", ["relation=kl"], "choose among m2n2"),
+        ("geodesic", ["radius=2"], "none of the hyperparameters"),
+        ("kl-nn", ["temperature=0.5"], "its own temperature"),
+        ("m2n2-no-flood", ["flood_fill=true"], "is m2n2"),
     ],
 )
-def test_names_and_switches_without_meaning_are_refused(options: MethodOptions, message: str) -> None:
+def test_names_and_values_without_meaning_are_refused(name: str, values: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        options.validate()
+        MethodChoice.of(name, values)
 
 
-def test_without_any_score_every_threshold_is_half_of_its_maps_maximum() -> None:
-    segmenter = make_segmenter(MethodOptions(drop_scores=("prior", "edge", "pos", "neg")), FakeBackbone())
+def test_with_a_fixed_threshold_every_lambda_is_that_share_of_its_maps_maximum() -> None:
+    segmenter = Segmenter(FakeBackbone(), hyperparameters("m2n2", "fixed_threshold=0.5"))
     state = segmenter.encode(scene())
     thresholds = segmenter.segment(state, [DISK, GROUND]).thresholds
     for click, threshold in zip([DISK, GROUND], thresholds, strict=True):
@@ -163,7 +173,7 @@ def test_without_any_score_every_threshold_is_half_of_its_maps_maximum() -> None
 
 
 def test_the_framework_asks_its_segmenter_and_adds_nothing() -> None:
-    method = start_method(MethodOptions(), FakeBackbone)
+    method = start_method(MethodChoice.of(), FakeBackbone)
     assert isinstance(method, SegmenterMethod)
     assert type(method.segmenter) is Segmenter
     plain = Segmenter(FakeBackbone())

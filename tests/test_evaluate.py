@@ -22,7 +22,7 @@ from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.evaluation import run
-from m2n2_backend.evaluation.methods import MethodOptions
+from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 
 KEYS = [
@@ -85,7 +85,7 @@ def test_a_classic_has_neither_backbone_nor_grid(data: Path) -> None:
     def load() -> FakeBackbone:
         raise AssertionError("a classic loads nothing")
 
-    result = quietly(options_for(data, limit=1, method=MethodOptions("geodesic")), load)
+    result = quietly(options_for(data, limit=1, method=MethodChoice.of("geodesic")), load)
     assert (result["backbone"], result["grid"], result["method"]) == (None, None, "geodesic")
     assert result["fingerprint"]["backbone"] is None
 
@@ -96,7 +96,7 @@ def test_the_fingerprint_names_code_backbone_settings_and_data(data: Path) -> No
     assert set(fingerprint) == {"version", "code", "backbone", "method", "data"}
     assert fingerprint["backbone"] == "fake"
     assert fingerprint["method"]["temperature"] == 0.65
-    other = quietly(options_for(data, limit=1, method=MethodOptions(temperature=0.5)))
+    other = quietly(options_for(data, limit=1, method=MethodChoice.of(values=["temperature=0.5"])))
     assert other["fingerprint"]["method"]["temperature"] == 0.5
 
 
@@ -173,7 +173,7 @@ def test_a_journal_of_other_settings_is_refused_with_what_differs(data: Path) ->
     options = options_for(data)
     with pytest.raises(KeyboardInterrupt):
         quietly(options, lambda: Interrupted(at=2))
-    other = replace(options, method=MethodOptions(temperature=0.5))
+    other = replace(options, method=MethodChoice.of(values=["temperature=0.5"]))
     with pytest.raises(SettingsError, match=r"differs in method\.temperature; .*--fresh"):
         quietly(other)
     assert journal_of(options).exists()

@@ -22,7 +22,7 @@ ALLOWED = {
     "images": {"errors"},
     "resources": set(),
     "overlay": {"prompts"},
-    "settings": {"errors"},
+    "settings": {"errors", "m2n2"},  # the method as the product runs it
     "m2n2": BASE,
     "backbones": BASE | {"m2n2", "settings"},
     "worker": SHARED | {"m2n2", "backbones"},

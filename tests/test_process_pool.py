@@ -24,7 +24,6 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.resources import sample_photograph
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.engine import method_of
 from m2n2_backend.worker.pool import Answer, SourceImage, Subject
 from m2n2_backend.worker.process_pool import ProcessPool
 
@@ -66,7 +65,7 @@ def pool(settings: Settings) -> Iterator[ProcessPool]:
 
 
 def alone(settings: Settings, prompts: Prompts) -> np.ndarray:
-    segmenter = Segmenter(ColorAffinity(grid=GRID), method_of(settings))
+    segmenter = Segmenter(ColorAffinity(grid=GRID), settings.method())
     rgb = decode_image(sample_photograph().read_bytes(), max_pixels=10**8)
     return segmenter.segment(segmenter.encode(rgb), prompts.clicks, prompts.boxes).mask
 

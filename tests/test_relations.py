@@ -77,11 +77,9 @@ def test_kl_nn_is_finite_where_attention_is_0() -> None:
 def test_the_markov_relation_gives_the_maps_of_its_chain() -> None:
     transition = transition_matrix(random_attention(30))
 
-    relation = MarkovRelation(transition, threshold=0.4, max_iterations=9)
+    relation = MarkovRelation(transition, tau=0.4, max_iterations=9)
 
-    torch.testing.assert_close(
-        relation.maps(FIRST), markov_maps(transition.powers, FIRST, threshold=0.4, max_iterations=9)
-    )
+    torch.testing.assert_close(relation.maps(FIRST), markov_maps(transition, FIRST, tau=0.4, max_iterations=9))
 
 
 def test_relations_know_their_bytes() -> None:

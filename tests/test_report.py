@@ -18,7 +18,7 @@ from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.evaluation import report
 from m2n2_backend.evaluation.datasets import load_samples
 from m2n2_backend.evaluation.explain import explain, score_curves
-from m2n2_backend.evaluation.methods import MethodOptions, SegmenterMethod
+from m2n2_backend.evaluation.methods import MethodChoice, SegmenterMethod
 from m2n2_backend.evaluation.page import render_page
 from m2n2_backend.evaluation.plots import NEGATIVE, POSITIVE, overlay
 from m2n2_backend.evaluation.published import PUBLISHED
@@ -80,7 +80,7 @@ def test_the_page_and_all_its_pictures_lie_in_the_folder(data: Path, monkeypatch
 
 def test_a_classic_has_a_page_without_maps(data: Path) -> None:
     folder = data.parent / "report"
-    quietly(options_for(data, limit=2, report=folder, method=MethodOptions("geodesic")))
+    quietly(options_for(data, limit=2, report=folder, method=MethodChoice.of("geodesic")))
     assert not any(source.startswith("explain/") for source in references((folder / "index.html").read_text()))
 
 

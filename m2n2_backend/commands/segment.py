@@ -17,7 +17,6 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import method_of
 
 
 def segment_file(
@@ -51,7 +50,7 @@ def segment_file(
     rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
     Prompts(tuple(clicks), tuple(boxes)).validate(rgb.shape[1], rgb.shape[0])  # before the model is loaded
     backbone = BackboneLoader.of(settings)()
-    segmenter = Segmenter(backbone, method_of(settings))
+    segmenter = Segmenter(backbone, settings.method())
     marks = [time.perf_counter()]
     state = segmenter.encode(rgb)
     marks.append(time.perf_counter())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
 from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.method import Method
+from m2n2_backend.m2n2.method import Method, Relation, with_values
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
-from m2n2_backend.m2n2.threshold import Scores
 from m2n2_backend.prompts import Click
 
 FRAMEWORK = ("m2n2", "m2n2-no-flood", "attention-nn", "kl-nn")
@@ -27,8 +26,8 @@ CLASSICS = ("grabcut", "random-walker", "geodesic")
 METHODS = FRAMEWORK + CLASSICS
 """All names ``start_method`` knows."""
 
-SCORES = ("prior", "edge", "pos", "neg")
-"""Factors of Eq. 9, in the order of the paper's Table 2."""
+OF_THE_CHAIN = ("temperature", "tolerance", "max_sweeps", "tau", "max_iterations", "doublings", "half")
+"""Hyperparameters that only a Markov chain has."""
 
 PHOTOGRAPH_SIZE = 1 << 16
 """A working size no photograph reaches: evaluation computes masks at the photograph's own size."""
@@ -56,111 +55,73 @@ class InteractiveMethod(Protocol):
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """A method by name, and what deviates from it. None and empty mean the method's own value.
+class MethodChoice:
+    """What is evaluated; made by :meth:`of`.
 
     Attributes:
         name: One of ``METHODS``.
-        drop_scores: Factors of Eq. 9 to leave out. All four: λ is half of the map's maximum, as in the first row of
-            the paper's Table 2.
-        temperature: T of Eq. 5.
-        threshold: τ of Eq. 6.
-        tolerance: Of IPF.
-        flood_fill: Whether the map is flooded; by default for ``m2n2`` alone. The paper does not say whether its
-            baselines are: on GrabCut with ViT-Tiny they follow the order of its Table 3 without (NoC85: m2n2 2.28,
-            without flood fill 3.46, kl-nn 3.64, attention-nn 5.88), not with it (kl-nn 2.50, attention-nn 3.14).
-        radius: Of the JBU window, in cells.
-        samples: JBU guidance samples per side of a cell; 0 reads every pixel.
-        despeckle: Share of the image below which specks and holes are removed; 0 is the paper's exact output.
-        least_cells: Thresholds whose segment is smaller are no candidates; 0 takes all, as the paper does.
-        working_size: Longest side at which masks are computed; None is the photograph's own.
+        hyperparameters: All choices of the framework; None for a classic.
     """
 
-    name: str = "m2n2"
-    drop_scores: tuple[str, ...] = ()
-    temperature: float | None = None
-    threshold: float | None = None
-    tolerance: float | None = None
-    flood_fill: bool | None = None
-    radius: int | None = None
-    samples: int | None = None
-    despeckle: float = 0.0
-    least_cells: float = 0.0
-    working_size: int | None = None
+    name: str
+    hyperparameters: Method | None
 
-    @property
-    def needs_backbone(self) -> bool:
-        """Whether attention is read."""
-        return self.name in FRAMEWORK
+    @classmethod
+    def of(cls, name: str = "m2n2", values: Sequence[str] = ()) -> MethodChoice:
+        """A method by name, with what deviates from it.
 
-    def validate(self) -> None:
-        """Check the names, and that a classic is not asked for what it does not have.
+        The framework's methods are the paper's: at the photograph's own size, in 32-bit after the model on any
+        device, and flooded for ``m2n2`` alone. The paper does not say whether its baselines are: on GrabCut with
+        ViT-Tiny they follow the order of its Table 3 without (NoC85: m2n2 2.28, without flood fill 3.46, kl-nn 3.64,
+        attention-nn 5.88), not with it (kl-nn 2.50, attention-nn 3.14).
+
+        Args:
+            name: One of ``METHODS``.
+            values: ``NAME=VALUE`` each, a hyperparameter of :class:`Method`; ``scores.edge=false`` drops a factor of
+                Eq. 9, ``none`` stands for None.
 
         Raises:
-            SettingsError: An unknown name, or a switch without effect.
+            SettingsError: An unknown name, a value that is none, or one without effect.
         """
-        if self.name not in METHODS:
-            raise SettingsError(f"unknown method {self.name}: there are {', '.join(METHODS)}")
-        unknown = set(self.drop_scores) - set(SCORES)
-        if unknown:
-            raise SettingsError(f"unknown scores {', '.join(sorted(unknown))}: there are {', '.join(SCORES)}")
-        if not self.needs_backbone and self != MethodOptions(self.name):
-            raise SettingsError(f"the method {self.name} has none of the switches of m2n2")
-        if self.name == "m2n2-no-flood" and self.flood_fill:
+        if name not in METHODS:
+            raise SettingsError(f"unknown method {name}: there are {', '.join(METHODS)}")
+        if name in CLASSICS:
+            if values:
+                raise SettingsError(f"the method {name} has none of the hyperparameters of m2n2")
+            return cls(name, None)
+        relation: Relation = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
+        base = Method(working_size=PHOTOGRAPH_SIZE, half=False, flood_fill=name == "m2n2", relation=relation)
+        chosen = with_values(base, values)
+        if chosen.relation != relation:
+            raise SettingsError(f"the method decides the relation: choose among {', '.join(FRAMEWORK)}")
+        if name == "m2n2-no-flood" and chosen.flood_fill:
             raise SettingsError("m2n2-no-flood with flood fill is m2n2")
-        if (
-            self.name in ("attention-nn", "kl-nn")
-            and (self.temperature, self.threshold, self.tolerance) != (None,) * 3
-        ):
-            raise SettingsError(f"the method {self.name} has a fixed temperature and neither τ nor IPF")
-
-    def hyperparameters(self) -> Method:
-        """All choices of the framework, for one of the names in ``FRAMEWORK``."""
-        method = Method(
-            scores=Scores(**{score: score not in self.drop_scores for score in SCORES}),
-            fixed_threshold=0.5 if set(self.drop_scores) == set(SCORES) else None,
-            despeckle=self.despeckle,
-            least_cells=self.least_cells,
-            working_size=self.working_size or PHOTOGRAPH_SIZE,
-            half=False,  # the paper's precision after the model, on any device
-            flood_fill=self.name == "m2n2" if self.flood_fill is None else self.flood_fill,
-            relation={"attention-nn": "attention", "kl-nn": "kl"}.get(self.name, "markov"),  # type: ignore[arg-type]
-        )
-        changes = {
-            name: value
-            for name in ("temperature", "threshold", "tolerance", "radius", "samples")
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(method, **changes)
+        if relation != "markov" and any(getattr(chosen, own) != getattr(base, own) for own in OF_THE_CHAIN):
+            raise SettingsError(f"the method {name} has its own temperature, and no {', '.join(OF_THE_CHAIN)}")
+        return cls(name, chosen)
 
 
-def start_method(options: MethodOptions, load_backbone: Callable[[], Backbone] | None) -> InteractiveMethod:
+def start_method(choice: MethodChoice, load_backbone: Callable[[], Backbone] | None) -> InteractiveMethod:
     """Make a method ready; loads the backbone if one is needed.
 
     Args:
-        options: Which method.
+        choice: Which method.
         load_backbone: Called at most once.
 
     Raises:
-        SettingsError: See ``MethodOptions.validate``; or a backbone is needed and there is none.
+        SettingsError: A backbone is needed and there is none.
         BackboneUnavailable: It cannot be loaded.
     """
-    options.validate()
-    classics: dict[str, InteractiveMethod] = {
-        "grabcut": GrabCut(),
-        "random-walker": RandomWalker(),
-        "geodesic": Geodesic(),
+    classics: dict[str, Callable[[], InteractiveMethod]] = {
+        "grabcut": GrabCut,
+        "random-walker": RandomWalker,
+        "geodesic": Geodesic,
     }
-    if options.name in classics:
-        return classics[options.name]
+    if choice.hyperparameters is None:
+        return classics[choice.name]()
     if load_backbone is None:
-        raise SettingsError(f"the method {options.name} needs a backbone")
-    return SegmenterMethod(make_segmenter(options, load_backbone()))
-
-
-def make_segmenter(options: MethodOptions, backbone: Backbone) -> Segmenter:
-    """The segmenter of one of the framework's methods."""
-    return Segmenter(backbone, options.hyperparameters())
+        raise SettingsError(f"the method {choice.name} needs a backbone")
+    return SegmenterMethod(Segmenter(load_backbone(), choice.hyperparameters))
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,7 @@ def sinkhorn(matrix: Floats, *, tolerance: float, max_sweeps: int) -> Floats:
     return matrix
 
 
-def markov_map(
-    matrix: Floats, start: int, *, threshold: float = REACHED, max_iterations: int = MAX_ITERATIONS
-) -> Floats:
+def markov_map(matrix: Floats, start: int, *, tau: float = REACHED, max_iterations: int = MAX_ITERATIONS) -> Floats:
     """Eq. 4 and 6, step by step until every cell has been reached."""
     cells = len(matrix)
     distribution: Floats = np.zeros(cells, matrix.dtype)
@@ -163,8 +161,8 @@ def markov_map(
     for step in range(1, max_iterations + 1):
         distribution = distribution @ matrix
         ratio = distribution / distribution.max()
-        new = (ratio > threshold) & ~reached
-        result[new] = step - 1 + (threshold - before[new]) / (ratio[new] - before[new])
+        new = (ratio > tau) & ~reached
+        result[new] = step - 1 + (tau - before[new]) / (ratio[new] - before[new])
         reached |= new
         before = ratio
         if reached.all():

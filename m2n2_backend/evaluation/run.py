@@ -18,7 +18,7 @@ import m2n2_backend
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.datasets import Sample, data_fingerprint, load_samples
 from m2n2_backend.evaluation.journal import Entry, Journal
-from m2n2_backend.evaluation.methods import MethodOptions, start_method
+from m2n2_backend.evaluation.methods import MethodChoice, start_method
 from m2n2_backend.evaluation.noc import summary
 from m2n2_backend.evaluation.workers import (
     Group,
@@ -49,7 +49,7 @@ class EvaluationOptions:
     dataset: str
     root: Path
     json: Path
-    method: MethodOptions = field(default_factory=MethodOptions)
+    method: MethodChoice = field(default_factory=MethodChoice.of)
     limit: int | None = None
     jobs: int = 1
     fresh: bool = False
@@ -72,8 +72,9 @@ def evaluate(
 
     Returns:
         The JSON's content: ``dataset``, ``method``, ``backbone`` and ``grid`` (None for a classic), the figures of
-        ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the samples), ``fingerprint``,
-        and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ from run to run.
+        ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the samples), ``fingerprint``
+        (with the whole ``Method``), and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ
+        from run to run.
 
     Raises:
         DatasetError: Files are missing or cannot be read.
@@ -82,7 +83,6 @@ def evaluate(
     """
     if options.jobs < 1:
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
-    options.method.validate()
     samples = load_samples(options.dataset, options.root, options.limit)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
@@ -98,7 +98,7 @@ def _run(
     console: Console,
 ) -> dict[str, Any]:
     """What ``evaluate`` does once its options are known to be right."""
-    backbone = load_backbone() if load_backbone and options.method.needs_backbone else None
+    backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
     loaded = (lambda: backbone) if backbone is not None else None
     fingerprint = make_fingerprint(options, samples, backbone)
     journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
@@ -123,14 +123,12 @@ def make_fingerprint(
     options: EvaluationOptions, samples: Sequence[Sample], backbone: Backbone | None
 ) -> dict[str, Any]:
     """Everything that decides the results, as JSON: code, backbone, settings, data."""
-    method: dict[str, Any] = {"name": options.method.name}
-    if options.method.needs_backbone:
-        method |= asdict(options.method.hyperparameters())
+    own = options.method.hyperparameters
     fingerprint = {
         "version": m2n2_backend.__version__,
         "code": _code_fingerprint(),
         "backbone": backbone.fingerprint if backbone else None,
-        "method": method,
+        "method": {"name": options.method.name} | (asdict(own) if own else {}),
         "data": {"dataset": options.dataset, "samples": len(samples), "files": data_fingerprint(samples)},
     }
     return dict(json.loads(json.dumps(fingerprint)))
@@ -155,9 +153,9 @@ def _code_fingerprint() -> str:
 
 
 def _one_by_one(
-    groups: Sequence[Group], options: MethodOptions, load_backbone: Callable[[], Backbone] | None
+    groups: Sequence[Group], choice: MethodChoice, load_backbone: Callable[[], Backbone] | None
 ) -> Iterator[list[Entry]]:
-    method = start_method(options, load_backbone)
+    method = start_method(choice, load_backbone)
     for group in groups:
         yield evaluate_group(method, group)
 

@@ -18,7 +18,7 @@ import torch
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.evaluation.datasets import Sample
 from m2n2_backend.evaluation.journal import Entry
-from m2n2_backend.evaluation.methods import InteractiveMethod, MethodOptions, start_method
+from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, start_method
 from m2n2_backend.evaluation.sample import evaluate_sample
 from m2n2_backend.m2n2.attention import Backbone
 
@@ -66,13 +66,13 @@ def evaluate_group(method: InteractiveMethod, group: Group) -> list[Entry]:
 
 
 def evaluate_in_processes(
-    groups: Sequence[Group], options: MethodOptions, load_backbone: Callable[[], Backbone] | None, jobs: int
+    groups: Sequence[Group], choice: MethodChoice, load_backbone: Callable[[], Backbone] | None, jobs: int
 ) -> Iterator[list[Entry]]:
     """Evaluate in fresh processes, each with its own backbone and its share of the cores.
 
     Args:
         groups: Handed out one by one.
-        options: Method of every process.
+        choice: Method of every process.
         load_backbone: Called in each process; has to be picklable.
         jobs: Processes.
 
@@ -91,7 +91,7 @@ def evaluate_in_processes(
         for _ in range(jobs):
             ours, theirs = context.Pipe()
             process: BaseProcess = context.Process(
-                target=_serve, args=(theirs, options, load_backbone, threads), daemon=True
+                target=_serve, args=(theirs, choice, load_backbone, threads), daemon=True
             )
             process.start()
             theirs.close()
@@ -124,7 +124,7 @@ def _receive(connection: Connection) -> list[Entry]:
 
 def _serve(
     connection: Connection,
-    options: MethodOptions,
+    choice: MethodChoice,
     load_backbone: Callable[[], Backbone] | None,
     threads: int,
 ) -> None:
@@ -133,7 +133,7 @@ def _serve(
     cv2.setNumThreads(threads)
     try:
         with one_torch_thread():
-            method = start_method(options, load_backbone)
+            method = start_method(choice, load_backbone)
             while (group := connection.recv()) is not None:
                 connection.send(evaluate_group(method, group))
     except EOFError:

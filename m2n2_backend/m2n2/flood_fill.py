@@ -13,20 +13,20 @@ LEVELS = 65536
 
 
 @dataclass(frozen=True)
-class FloodedMap:
-    """M' of one prompt, as integer levels.
+class QuantizedMap:
+    """A map of one prompt, as integer levels.
 
     Attributes:
         levels: uint16 [H, W]; 0 at the prompt.
-        step: Size of one level in the map's unit (steps of the chain); M' = levels * step.
+        step: Size of one level in the map's unit (steps of the chain); the map is levels * step.
     """
 
     levels: NDArray[np.uint16]
     step: float
 
 
-def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> FloodedMap:
-    """The least threshold at which a 4-connected flood from the prompt reaches each pixel.
+def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> QuantizedMap:
+    """M': the least threshold at which a 4-connected flood from the prompt reaches each pixel.
 
     A pixel costs |M[y] - M[x]|. With a bucket per level the queue is O(1), and pixels are settled in order of cost
     as in Algorithm 1; the result is within one level of the exact one.
@@ -37,10 +37,10 @@ def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> FloodedMa
         col: Of the prompt pixel x.
     """
     quantized = quantize(markov_map, float(markov_map[row, col]))
-    return FloodedMap(_flood(quantized.levels, row, col), quantized.step)
+    return QuantizedMap(_flood(quantized.levels, row, col), quantized.step)
 
 
-def quantize(markov_map: NDArray[np.float32], origin: float) -> FloodedMap:
+def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
     """|M - origin| in levels, without a flood.
 
     Args:
@@ -50,7 +50,7 @@ def quantize(markov_map: NDArray[np.float32], origin: float) -> FloodedMap:
     cost = np.abs(markov_map - np.float32(origin))
     top = float(cost.max())
     step = top / (LEVELS - 1) if top > 0 else 1.0
-    return FloodedMap((cost * np.float32(1.0 / step) + np.float32(0.5)).astype(np.uint16), step)
+    return QuantizedMap((cost * np.float32(1.0 / step) + np.float32(0.5)).astype(np.uint16), step)
 
 
 @njit(cache=True, nogil=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
-from m2n2_backend.m2n2.markov import MAX_ITERATIONS, THRESHOLD
+from pydantic import TypeAdapter, ValidationError
+
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.m2n2.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.threshold import PRIOR, Scores
 from m2n2_backend.m2n2.transition import MAX_SWEEPS, TEMPERATURE, TOLERANCE
 from m2n2_backend.m2n2.upsample import RADIUS, SAMPLES
+
+Relation = Literal["markov", "attention", "kl"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Method:
         temperature: T of Eq. 5 for ``markov``; the baselines use 10 and 2.
         tolerance: Of IPF, largest |row sum - 1|.
         max_sweeps: Of IPF.
-        threshold: τ of Eq. 6.
+        tau: τ of Eq. 6.
         max_iterations: Of the chain.
         doublings: k; the chain advances 2^k steps per pass. None decides by device and by how fast the chain mixes.
         half: Keep the powers of P in 16-bit. None does so on CUDA alone.
@@ -38,11 +44,11 @@ class Method:
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
     """
 
-    relation: Literal["markov", "attention", "kl"] = "markov"
+    relation: Relation = "markov"
     temperature: float = TEMPERATURE
     tolerance: float = TOLERANCE
     max_sweeps: int = MAX_SWEEPS
-    threshold: float = THRESHOLD
+    tau: float = TAU
     max_iterations: int = MAX_ITERATIONS
     doublings: int | None = None
     half: bool | None = None
@@ -56,3 +62,37 @@ class Method:
     least_cells: float = 0.0
     working_size: int = 1024
     despeckle: float = 0.0
+
+
+def with_values(method: Method, values: Sequence[str]) -> Method:
+    """The same method but for the hyperparameters named.
+
+    Args:
+        method: To start from.
+        values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last one of a
+            name counts.
+
+    Raises:
+        SettingsError: An unknown name, or a value of another type.
+    """
+    for text in values:
+        name, equals, value = text.partition("=")
+        known = hyperparameter_types()
+        if not equals or name not in known:
+            raise SettingsError(f"{text}: NAME=VALUE is wanted, with one of {', '.join(known)} for NAME")
+        try:
+            parsed = TypeAdapter(known[name]).validate_python(None if value.lower() == "none" else value)
+        except ValidationError as error:
+            raise SettingsError(f"{text}: {error.errors()[0]['msg']}") from error
+        outer, _, inner = name.partition(".")
+        method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
+    return method
+
+
+def hyperparameter_types() -> dict[str, Any]:
+    """Types of all hyperparameters by name; those of ``scores`` as ``scores.edge`` and so on."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(Method).items():
+        inner = get_type_hints(hint) if is_dataclass(hint) else {}
+        types |= {f"{name}.{own}": type_ for own, type_ in inner.items()} or {name: hint}
+    return types

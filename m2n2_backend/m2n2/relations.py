@@ -38,14 +38,12 @@ class MarkovRelation:
     """Markov-iteration-maps: M2N2 itself."""
 
     transition: Transition
-    threshold: float
+    tau: float
     max_iterations: int
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """See :func:`m2n2_backend.m2n2.markov.markov_maps`."""
-        return markov_maps(
-            self.transition.powers, starts, threshold=self.threshold, max_iterations=self.max_iterations
-        )
+        return markov_maps(self.transition, starts, tau=self.tau, max_iterations=self.max_iterations)
 
     @property
     def nbytes(self) -> int:

@@ -264,7 +264,7 @@ def relation_of(attention: torch.Tensor, method: Method) -> Relation:
         doublings=method.doublings,
         half=method.half,
     )
-    return MarkovRelation(transition, method.threshold, method.max_iterations)
+    return MarkovRelation(transition, method.tau, method.max_iterations)
 
 
 def _inside(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_]:

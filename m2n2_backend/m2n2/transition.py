@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,29 @@ class Transition:
         return first if first.dtype == torch.float32 else first.float() / HALF_SCALE
 
     @property
+    def block(self) -> int:
+        """Steps that one pass over the largest power advances, 2^k."""
+        return int(2 ** (len(self.powers) - 1))
+
+    def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
+        """p_0, p_1, p_2 … without end (Eq. 4), in blocks of 2^k: [p_t, …, p_(t+2^k-1)]·P^(2^k) are the next 2^k.
+
+        So the largest matrix is read once per block instead of once per step, when its first step is asked for.
+
+        Args:
+            starts: p_0 of c chains, float32 [c, n], entries ≥ 0, no row all zero.
+
+        Yields:
+            float32 [c, n]; each row up to a factor of its own, as only ratios within one distribution count.
+        """
+        block = starts[:, None]  # [c, steps, n]
+        for power in self.powers[:-1]:
+            block = torch.cat([block, _advance(block, power)], dim=1)
+        while True:
+            yield from block.unbind(dim=1)
+            block = _advance(block, self.powers[-1])
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all powers."""
         return sum(power.nbytes for power in self.powers)
@@ -76,7 +99,7 @@ def transition_matrix(
         temperature: T > 0.
         tolerance: IPF stops once no row sum is further than this from 1.
         max_sweeps: IPF stops here in any case.
-        doublings: k; ``powers`` holds k + 1 matrices, and a chain advances 2^k steps per pass (see ``markov``).
+        doublings: k; ``powers`` holds k + 1 matrices, and a chain advances 2^k steps per pass.
             None is 4 on an accelerator, where a pass is bound by memory, and on a CPU 3 for chains that mix slowly.
         half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit by
             the accelerator. None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
@@ -99,21 +122,16 @@ def transition_matrix(
     return Transition(tuple(powers), sweeps, residual)
 
 
-def advance(rows: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Distributions → the distributions one power later, each up to a factor of its own.
-
-    Args:
-        rows: float32 [r, n], entries ≥ 0, no row all zero.
-        power: Of a :class:`Transition`.
-
-    Returns:
-        float32 [r, n].
-    """
+def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Distributions, float32 [c, b, n] → those one power later, each up to a factor of its own."""
+    rows = block.flatten(0, 1)
     if power.dtype == torch.float16:
-        return ((rows * (_ROW / rows.amax(dim=1, keepdim=True))).half() @ power).float()
-    if len(rows) == 1 and rows.device.type == "cpu":
-        return torch.mv(power.T, rows[0])[None]  # five times faster than a product of matrices
-    return rows @ power
+        following = ((rows * (_ROW / rows.amax(dim=1, keepdim=True))).half() @ power).float()
+    elif len(rows) == 1 and rows.device.type == "cpu":
+        following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
+    else:
+        following = rows @ power
+    return following.view_as(block)
 
 
 def _square(power: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,6 @@ from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
@@ -55,7 +54,7 @@ class Engine:
             settings: Bytes of the tiers, folder of the disk's, limits of images, hyperparameters.
         """
         self.backbone = backbone
-        self._segmenter = Segmenter(backbone, method_of(settings))
+        self._segmenter = Segmenter(backbone, settings.method())
         self._max_pixels = settings.max_image_pixels
         on_device, in_memory = _limits(settings, backbone.device)
         self._states = ByteCache[ImageState](on_device)
@@ -183,11 +182,6 @@ class Engine:
                 return work()
         except FloatingPointError as error:
             raise BackboneUnavailable(f"the model's attention is not finite: {error}") from error
-
-
-def method_of(settings: Settings) -> Method:
-    """The method as the product runs it: the paper's, with the settings' limits of size, specks and segments."""
-    return Method(working_size=settings.working_size, despeckle=settings.despeckle, least_cells=settings.least_cells)
 
 
 def _limits(settings: Settings, device: torch.device) -> tuple[int, int]:

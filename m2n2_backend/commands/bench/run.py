@@ -30,7 +30,6 @@ from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import method_of
 
 Figures = dict[str, Any]
 
@@ -75,7 +74,7 @@ def run_bench(settings: Settings, options: BenchOptions, console: Console) -> Fi
 def _measure(
     section: str, backbone: Backbone, settings: Settings, options: BenchOptions, folder: Path, console: Console
 ) -> Any:
-    method = method_of(settings)
+    method = settings.method()
     segmenter = Segmenter(backbone, method)
     console.print(f"measuring {section} …", style="dim")
     match section:
@@ -103,7 +102,7 @@ def _parts(backbone: Backbone, settings: Settings, options: BenchOptions, consol
         slow = random and each.device.type == "cpu"
         found[name] = measure_parts(
             each,
-            method_of(settings),
+            settings.method(),
             size=options.size,
             repeats=min(options.repeats, 5) if slow else options.repeats,
             encode_repeats=1 if slow else min(options.repeats, _ENCODES),
