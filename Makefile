@@ -8,7 +8,7 @@ LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 # Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
-.PHONY: demo test check e2e chromium latency studio serve bench install clean
+.PHONY: demo test check e2e chromium latency compose-test studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
@@ -26,6 +26,9 @@ e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, 
 
 latency: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## from click to painted mask, beside a backend that answers at once
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python tests/e2e/latency.py
+
+compose-test:  ## images and compose.yaml with podman, as root on Debian; about ten minutes
+	docker/compose_test.sh
 
 chromium:
 	@if [ ! -x /usr/bin/chromium ]; then \

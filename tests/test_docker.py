@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from m2n2_backend.cli import app
 from m2n2_backend.settings import Settings, load_settings
 
 COMPOSE = [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")]
+FILES = ("compose.yaml", "compose.gpu.yaml", "compose.files.yaml")
 TARGETS = ["cpu", "cuda"]
 FILLED = files.example() | {"LABEL_STUDIO_PASSWORD": "secret", "LABEL_STUDIO_USER_TOKEN": "0123456789abcdef"}
 
@@ -37,12 +39,20 @@ LABEL_STUDIO = {
     "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS",
     "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK",
 }
-ONLY_COMPOSE = {"LABEL_STUDIO_BIND"}
+ONLY_COMPOSE = {
+    "LABEL_STUDIO_BIND",
+    "LABEL_STUDIO_MEMORY",
+    "M2N2_MEMORY",
+    "PYTHON_IMAGE",
+    "TORCH_INDEX_URL",
+    "IMAGES",
+}
+HUB = {"HF_HUB_OFFLINE", "HF_ENDPOINT"}
 OURS = {str(field.validation_alias or f"M2N2_{name.upper()}") for name, field in Settings.model_fields.items()}
 
 # The part of the compose specification that the files use; a misspelled key is in none of these.
 KEYS: dict[str, set[str]] = {
-    "": {"name", "services", "volumes"},
+    "": {"name", "services", "networks", "volumes"},
     "service": {
         "build",
         "cap_drop",
@@ -55,6 +65,8 @@ KEYS: dict[str, set[str]] = {
         "hostname",
         "image",
         "init",
+        "logging",
+        "mem_limit",
         "ports",
         "read_only",
         "restart",
@@ -63,7 +75,7 @@ KEYS: dict[str, set[str]] = {
         "tmpfs",
         "volumes",
     },
-    "build": {"context", "dockerfile", "target"},
+    "build": {"context", "dockerfile", "target", "args"},
     "healthcheck": {"test", "interval", "timeout", "retries", "start_period", "disable"},
 }
 
@@ -76,7 +88,7 @@ def backend_environment(names: tuple[str, ...], values: dict[str, str]) -> dict[
 @pytest.mark.parametrize("names", COMPOSE)
 def test_the_compose_files_use_keys_of_the_specification_only(names: tuple[str, ...]) -> None:
     merged = files.compose(*names)
-    assert set(merged) <= KEYS[""]
+    assert {name for name in merged if not name.startswith("x-")} <= KEYS[""]
     for service in merged["services"].values():
         assert set(service) <= KEYS["service"]
         assert set(service.get("build", ())) <= KEYS["build"]
@@ -101,7 +113,7 @@ def test_volumes_services_and_build_targets_that_are_named_exist(names: tuple[st
 
 
 def test_the_compose_files_and_the_example_name_the_same_variables() -> None:
-    used = files.variables("".join((DOCKER / name).read_text() for name in COMPOSE[1]))
+    used = files.variables("".join((DOCKER / name).read_text() for name in FILES))
     assert used == set(files.example())
 
 
@@ -121,8 +133,8 @@ def test_every_variable_is_known_to_whom_it_is_given(names: tuple[str, ...]) -> 
     given = {name: set(service["environment"]) for name, service in services.items()}
     assert given.pop("label-studio") == LABEL_STUDIO
     for variables in given.values():
-        assert variables <= OURS | {"HF_HUB_OFFLINE"}
-    assert set(files.example()) <= OURS | LABEL_STUDIO | ONLY_COMPOSE | {"HF_HUB_OFFLINE"}
+        assert variables <= OURS | HUB
+    assert set(files.example()) <= OURS | LABEL_STUDIO | ONLY_COMPOSE | HUB
 
 
 @pytest.mark.parametrize(("names", "stage"), list(zip(COMPOSE, TARGETS, strict=True)))
@@ -140,6 +152,81 @@ def test_the_backend_of_each_compose_file_has_valid_settings(
     assert settings.label_studio_url == "http://label-studio:8080"
     expected = {"cpu": ("auto", "cpu"), "cuda": ("sd2", "cuda")}[stage]
     assert (settings.backbone, settings.device) == expected
+
+
+def test_label_studio_reaches_the_subnet_of_its_own_network_and_no_other_private_address() -> None:
+    merged = files.compose("compose.yaml")
+    (network,) = merged["networks"]["default"]["ipam"]["config"]
+    subnet = ipaddress.ip_network(network["subnet"])
+    studio = merged["services"]["label-studio"]["environment"]
+    banned = [ipaddress.ip_network(each) for each in studio["LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS"].split(",")]
+
+    def closed(address: str) -> bool:
+        return any(ipaddress.ip_address(address) in each for each in banned)
+
+    assert studio["LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS"] == "false"
+    assert not closed(str(subnet[2]))
+    assert not closed(str(subnet[-2]))
+    assert not closed("142.250.185.78")
+    assert closed(network["gateway"])
+    assert closed(str(subnet[0] - 1))
+    assert closed("172.17.0.1")
+    metadata = ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+    assert all(closed(address) for address in (*metadata, "fd00:ec2::254", "fd20:ce::254", "64:ff9b::a9fe:a9fe"))
+    # What Label Studio 1.23.2 closes by default, but for the subnet.
+    for default in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",
+                    "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4",
+                    "233.252.0.0/24", "240.0.0.0/4", "::1/128", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96",
+                    "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:20::/28", "2001:db8::/32", "2002::/16",
+                    "fc00::/7", "fe80::/10", "ff00::/8"):  # fmt: skip
+        whole = ipaddress.ip_network(default)
+        for address in (whole[0], whole[-1]):
+            assert closed(str(address)) or address in subnet, default
+
+
+def test_one_service_builds_each_image() -> None:
+    services = files.compose(*COMPOSE[1])["services"].values()
+    built = [service["image"] for service in services if "build" in service]
+    assert len(built) == len(set(built))
+    assert {service["image"] for service in services if service["image"].startswith("m2n2-backend")} == set(built)
+
+
+def test_fetching_weights_sees_the_same_backbone_and_device_as_the_backend_that_waits_for_them() -> None:
+    services = files.compose(*COMPOSE[1])["services"]
+    weights, backend = services["weights"], services["backend"]
+    for name in ("M2N2_BACKBONE", "M2N2_MODEL", "M2N2_DEVICE", "HF_ENDPOINT"):
+        assert weights["environment"][name] == backend["environment"][name]
+    assert weights["deploy"] == backend["deploy"]
+    # An image's volume that no volume of the file covers would stay behind, without a name, at each run.
+    mounted = {entry.split(":")[1] for entry in weights["volumes"]}
+    assert mounted == set(files.command("cuda", "VOLUME"))
+
+
+@pytest.mark.parametrize("name", ["label-studio", "backend"])
+def test_a_container_ends_on_sigterm_and_fills_neither_memory_nor_disk(name: str) -> None:
+    service = files.compose("compose.yaml")["services"][name]
+    assert service["init"] is True
+    assert service["mem_limit"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert "test" in service["healthcheck"]
+
+
+def test_the_build_arguments_of_compose_default_to_those_of_the_dockerfile() -> None:
+    arguments = dict(rest.split("=", 1) for word, rest in files.instructions() if word == "ARG" and "PYTHON" in rest)
+    for names, target in zip(COMPOSE, TARGETS, strict=True):
+        given = files.compose(*names)["services"]["backend"]["build"]["args"]
+        own = dict(rest.split("=", 1) for word, rest in files.stages()[f"venv-{target}"][1] if word == "ARG")
+        assert {name: files.substituted(value, {}) for name, value in given.items()} == arguments | own
+
+
+def test_a_changed_source_line_reaches_the_image_in_a_layer_without_dependencies() -> None:
+    for target in TARGETS:
+        assert not any("m2n2_backend" in rest for word, rest in files.lineage(f"venv-{target}") if word == "COPY")
+    assert any("--no-deps" in rest for word, rest in files.stages()["project"][1] if word == "RUN")
+
+
+def test_the_file_with_the_password_is_not_for_git() -> None:
+    assert "docker/.env" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_label_studio_and_the_backend_share_one_legacy_token() -> None:

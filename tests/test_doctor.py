@@ -73,6 +73,14 @@ def test_a_port_in_use_is_named(folder: Path) -> None:
     assert "M2N2_PORT" in check.cure
 
 
+def test_a_backend_that_runs_already_is_no_port_in_use(folder: Path) -> None:
+    settings = load_settings(backbone="color", device="cpu", cache_dir=folder)
+    with serving(create_app(settings, DiscPool())) as port:
+        check = checks(folder, port=port)["address"]
+    assert check.state == "ok"
+    assert "m2n2-backend answers" in check.detail
+
+
 # Label Studio's address and version
 
 

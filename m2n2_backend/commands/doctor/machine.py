@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 
+import httpx
 import torch
 
 from m2n2_backend import __version__
@@ -97,6 +98,25 @@ def _port(settings: Settings) -> Check:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
     except OSError as error:
-        cure = "another program (or this backend) listens there: stop it, or set M2N2_PORT"
+        if _is_this_backend(settings):
+            return Check("address", "ok", f"{name}: a running m2n2-backend answers there")
+        cure = "another program listens there: stop it, or set M2N2_PORT"
         return Check("address", "warn", f"{name}: {error.strerror}", cure)
     return Check("address", "ok", f"{name} is free")
+
+
+def _is_this_backend(settings: Settings) -> bool:
+    """Whether what listens on the address is an m2n2-backend, as in the container that serves."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    user, password = settings.basic_auth_user, settings.basic_auth_password
+    try:
+        answer = httpx.get(
+            f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/",
+            headers={"Accept": "application/json"},
+            auth=(user, password.get_secret_value()) if user and password else None,
+            timeout=4.0,
+            trust_env=False,
+        )
+        return bool(answer.json().get("name") == "m2n2-backend")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
