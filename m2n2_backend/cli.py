@@ -244,14 +244,14 @@ def evaluate(
     """Measure the number of clicks (NoC) on a data set, as the paper does."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.backbones.registry import BackboneLoader
+        from m2n2_backend.backbones.registry import backbone_loader
         from m2n2_backend.evaluation.methods import MethodChoice
         from m2n2_backend.evaluation.run import EvaluationOptions
         from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
         chosen = MethodChoice.of(method, values or ())
         options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
-        result = run_evaluation(options, BackboneLoader.of(settings), console=console)
+        result = run_evaluation(options, backbone_loader(settings), console=console)
         figures = {name: result[name] for name in ("dataset", "method", "n", "noc85", "noc90", "not_reached_90")}
         print(json.dumps(figures))
 

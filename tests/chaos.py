@@ -33,7 +33,7 @@ import numpy as np
 from label_studio_fakes import CONFIG
 from label_studio_sdk.converter.brush import decode_rle
 
-from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Click, pixel_from_percent
@@ -183,7 +183,7 @@ class Load:
 
 
 def expected_masks(paths: list[Path], settings: Any) -> dict[tuple[int, int], bytes]:
-    segmenter = Segmenter(BackboneLoader.of(settings)(), settings.method())
+    segmenter = Segmenter(backbone_loader(settings)(), settings.method())
     found = {}
     for index, path in enumerate(paths):
         state = segmenter.encode(decode_image(path.read_bytes(), max_pixels=10**8))

@@ -16,9 +16,9 @@ from small_data_set import one_thread
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.m2n2.attention import AttentionFeatures
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.cache import ByteCache
 from m2n2_backend.worker.engine import CPU_CACHES, Engine
 from m2n2_backend.worker.pool import SourceImage
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.relations import Relation
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.state import ImageState, Memo
+from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Box, Click
 
 CLICKS = [Click(22, 30), Click(50, 30, positive=False), Click(28, 36), Click(5, 5, positive=False), Click(67, 30)]
@@ -230,15 +231,21 @@ def _islands(mask: NDArray[np.bool_]) -> int:
     return int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0]) - 1
 
 
-def test_a_memo_drops_what_was_used_least_recently() -> None:
-    memo = Memo(2)
+@pytest.mark.parametrize("room", [0, 10**9])
+def test_a_request_with_many_clicks_computes_no_map_again_when_it_is_repeated(room: int) -> None:
+    segmenter = Segmenter(FakeBackbone())
+    state = dataclasses.replace(segmenter.encode(scene()), clicks=ByteCache(room), cells=ByteCache(room))
+    state, relation = counted(state)
+    clicks = [Click(5 + 4 * (i % 20), 5 + 12 * (i // 20), positive=i % 3 > 0) for i in range(60)]
 
-    for key in ("a", "b", "a", "c"):
-        memo.get(key, lambda key=key: key.upper())
+    first = segmenter.segment(state, clicks)
+    made = relation.maps_made
+    again = segmenter.segment(state, clicks)
 
-    assert len(memo) == 2
-    assert memo.get("a", lambda: "made again") == "A"
-    assert memo.get("b", lambda: "made again") == "made again"
+    assert relation.maps_made == made <= 60
+    assert (again.mask == first.mask).all()
+    segmenter.segment(state, [Click(70, 50)])
+    assert len(state.clicks) == (61 if room else 1)
 
 
 def test_a_state_states_the_bytes_of_its_parts_and_grows_with_new_clicks() -> None:

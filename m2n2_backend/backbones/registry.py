@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,7 +18,10 @@ from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, rev
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import Backbone
 
-__all__ = ["BackboneLoader", "check_backbone", "kind_of", "load_backbone", "own_weights", "resolve_device"]
+if TYPE_CHECKING:
+    from m2n2_backend.settings import Settings
+
+__all__ = ["backbone_loader", "check_backbone", "kind_of", "load_backbone", "own_weights", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,51 +100,22 @@ def load_backbone(
     return _vit(folder, repository, layers, grid or own_grid, where)
 
 
-class Choice(Protocol):
-    """What settings say of the backbone."""
+def backbone_loader(settings: Settings, device: str | None = None) -> Callable[[], Backbone]:
+    """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it.
 
-    @property
-    def backbone(self) -> Name: ...
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def layers(self) -> tuple[int, ...] | None: ...
-    @property
-    def grid(self) -> int | None: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def cache_dir(self) -> Path: ...
-
-
-@dataclass(frozen=True)
-class BackboneLoader:
-    """``load_backbone`` with its arguments: a value that other processes can be given."""
-
-    name: Name
-    model: str | None
-    layers: tuple[int, ...] | None
-    grid: int | None
-    device: str
-    cache_dir: Path
-
-    @staticmethod
-    def of(choice: Choice) -> BackboneLoader:
-        """What the settings choose."""
-        return BackboneLoader(
-            choice.backbone, choice.model, choice.layers, choice.grid, choice.device, choice.cache_dir
-        )
-
-    def __call__(self) -> Backbone:
-        """Load it; see :func:`load_backbone`."""
-        return load_backbone(
-            self.name,
-            model=self.model,
-            layers=self.layers,
-            grid=self.grid,
-            device=self.device,
-            cache_dir=self.cache_dir,
-        )
+    Args:
+        settings: Backbone, model, layers, grid, device and folder.
+        device: Instead of the one in the settings.
+    """
+    return partial(
+        load_backbone,
+        settings.backbone,
+        model=settings.model,
+        layers=settings.layers,
+        grid=settings.grid,
+        device=device or settings.device,
+        cache_dir=settings.cache_dir,
+    )
 
 
 def _auto(grid: int | None, device: torch.device, cache_dir: Path) -> Backbone:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
@@ -67,7 +67,7 @@ def precompute(settings: Settings, *, images: Path | None, project: int | None, 
     if settings.disk_cache == 0:
         raise SettingsError("M2N2_DISK_CACHE is 0: there is no disk cache to fill")
     source = _folder(settings, images) if images is not None else _project(settings, project or 0)
-    engine = Engine(BackboneLoader.of(settings)(), settings)
+    engine = Engine(backbone_loader(settings)(), settings)
     present = encoded = 0
     failed: list[str] = []
     counts = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

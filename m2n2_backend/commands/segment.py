@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
@@ -49,7 +49,7 @@ def segment_file(
     """
     rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
     Prompts(tuple(clicks), tuple(boxes)).validate(rgb.shape[1], rgb.shape[0])  # before the model is loaded
-    backbone = BackboneLoader.of(settings)()
+    backbone = backbone_loader(settings)()
     segmenter = Segmenter(backbone, settings.method())
     marks = [time.perf_counter()]
     state = segmenter.encode(rgb)

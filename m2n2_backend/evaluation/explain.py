@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.plots import draw_image, new_figure, overlay, plural, save
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
-from m2n2_backend.m2n2.state import ImageState, Memo, PromptMap
+from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.prompts import Click
 
@@ -126,7 +127,7 @@ def _draw_click(
 def _map_without_flood(segmenter: Segmenter, state: ImageState, click: Click) -> PromptMap:
     """|M - M[x]|, from the memo of cell maps the state has already."""
     plain = Segmenter(segmenter.backbone, replace(segmenter.method, flood_fill=False))
-    return plain.prompt_map(replace(state, clicks=Memo(1)), click)
+    return plain.prompt_map(replace(state, clicks=ByteCache(0)), click)
 
 
 def _draw_map(axes: Axes, shown: PromptMap, threshold: float, title: str) -> None:

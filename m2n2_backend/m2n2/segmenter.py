@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
@@ -168,26 +167,33 @@ class Segmenter:
         return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
 
     def _prompt_maps(self, state: ImageState, points: Sequence[tuple[int, int]]) -> list[PromptMap]:
-        cells = dict.fromkeys(self._cell(state, point) for point in points if point not in state.clicks)
-        self._walk(state, [cell for cell in cells if cell not in state.cells])
-        return [state.clicks.get(point, partial(self._prompt_map, state, point)) for point in points]
+        """M' of each point; what the request needs stays, however many clicks it has."""
+        found = {point: state.clicks.get(point) for point in points}
+        missing = [point for point, own in found.items() if own is None]
+        cell_maps = self._cell_maps(state, dict.fromkeys(self._cell(state, point) for point in missing))
+        for point in missing:
+            made = self._prompt_map(state, point, cell_maps[self._cell(state, point)])
+            state.clicks.put(point, made, keep=len(found))
+            found[point] = made
+        return [own for point in points if (own := found[point]) is not None]
 
-    def _prompt_map(self, state: ImageState, point: tuple[int, int]) -> PromptMap:
+    def _prompt_map(self, state: ImageState, point: tuple[int, int], cell_map: NDArray[np.float32]) -> PromptMap:
         row, col = point
-        full = state.upsample.apply(self._cell_map(state, self._cell(state, point)))
+        full = state.upsample.apply(cell_map)
         flooded = flood_fill(full, row, col) if self.method.flood_fill else quantize(full, float(full[row, col]))
         return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
 
-    def _cell_map(self, state: ImageState, cell: int) -> NDArray[np.float32]:
-        return state.cells.get(cell, lambda: self._maps(state, [cell])[0])
-
-    def _walk(self, state: ImageState, cells: Sequence[int]) -> None:
-        """Make the maps of new cells: several in one pass over the matrix where reading it takes the time."""
+    def _cell_maps(self, state: ImageState, cells: Iterable[int]) -> dict[int, NDArray[np.float32]]:
+        """M of each cell at the grid's size: several in one pass over the matrix where reading it takes the time."""
+        found = {cell: state.cells.get(cell) for cell in cells}
+        missing = [cell for cell, own in found.items() if own is None]
         together = self.method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
-        for first in range(0, len(cells), together):
-            part = cells[first : first + together]
+        for first in range(0, len(missing), together):
+            part = missing[first : first + together]
             for cell, own in zip(part, self._maps(state, part), strict=True):
-                state.cells.put(cell, own)
+                found[cell] = own
+                state.cells.put(cell, own, keep=len(found))
+        return {cell: own for cell, own in found.items() if own is not None}
 
     @staticmethod
     def _maps(state: ImageState, cells: Sequence[int]) -> NDArray[np.float32]:

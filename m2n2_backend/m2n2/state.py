@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.attention import AttentionFeatures
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.relations import Relation
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.m2n2.upsample import JointBilateral
@@ -62,55 +59,11 @@ class PromptMap:
         return self.levels.nbytes + self.profile.area.nbytes + self.profile.edge.nbytes
 
 
-class Sized(Protocol):
-    """Whatever knows how much it holds; the answer may change over time."""
+MAP_BYTES = 96 * 1024**2
+"""Of one image's maps of clicks, of about 2 MB each at 1024×768; those of the latest request stay in any case."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        ...
-
-
-S = TypeVar("S", bound=Sized)
-
-
-class Memo(Generic[S]):
-    """Least-recently-used results of one image; safe between threads, bounded in number."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[object, S] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: object, make: Callable[[], S]) -> S:
-        """The entry of ``key``, made now if it is not there; two threads may both make it, with equal results."""
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key]
-        value = make()
-        self.put(key, value)
-        return value
-
-    def put(self, key: object, value: S) -> None:
-        """Keep an entry, or replace it."""
-        with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all entries."""
-        with self._lock:
-            return sum(entry.nbytes for entry in self._entries.values())
+CELL_BYTES = 16 * 1024**2
+"""Of one image's maps of cells, of 6 kB each at grid 40 and 64 kB at grid 128."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +85,8 @@ class ImageState:
     relation: Relation
     upsample: JointBilateral
     device: torch.device
-    cells: Memo[NDArray[np.float32]] = field(default_factory=lambda: Memo(256))
-    clicks: Memo[PromptMap] = field(default_factory=lambda: Memo(48))
+    cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
+    clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
 
     @property
     def working_size(self) -> tuple[int, int]:
@@ -142,5 +95,5 @@ class ImageState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of matrix, table and memos; it grows with new clicks, to 48 of 2 bytes a pixel and 0.5 MB each."""
+        """Bytes of matrix, table and memos; it grows with new clicks."""
         return self.relation.nbytes + self.upsample.nbytes + self.cells.nbytes + self.clicks.nbytes

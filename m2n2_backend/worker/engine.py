@@ -15,12 +15,12 @@ from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.cache import ByteCache
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.pool import SourceImage, Tier
 
@@ -84,7 +84,6 @@ class Engine:
         """
         timings: Timings = {}
         result = self._with_room(lambda: self._segment(image, prompts, timings))
-        self._states.trim()  # the image's state has grown by the new maps
         return result, timings
 
     def prefetch(self, image: SourceImage) -> Timings:
@@ -138,7 +137,9 @@ class Engine:
                 state = self._segmenter.prepare(encoded, table)
             self._states.put(image.key, state)
         with _timing(timings, "segment"):
-            return self._segmenter.segment(state, prompts.clicks, prompts.boxes)
+            segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes)
+        self._states.put(image.key, state)  # again: it has grown by the new maps
+        return segmentation
 
     def _encoded(self, image: SourceImage, timings: Timings) -> EncodedImage:
         encoded = self._features.get(image.key)

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numba
 import torch
 
 from m2n2_backend.backbones.quiet import quiet_downloads
-from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.worker.engine import Engine
 from m2n2_backend.worker.messages import Done, LoadFailed, Ready, Reply, Work
@@ -34,7 +33,7 @@ def run(connection: Connection, options: WorkerOptions) -> None:
     quiet_downloads()
     _limit_threads(settings.threads, options.share)
     try:
-        backbone = replace(BackboneLoader.of(settings), device=options.device)()
+        backbone = backbone_loader(settings, options.device)()
         engine = Engine(backbone, settings)
         engine.warm_up()
     except M2N2Error as error:

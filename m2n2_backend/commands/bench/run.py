@@ -17,7 +17,7 @@ from rich.console import Console
 from m2n2_backend import __version__
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.random_models import random_stable_diffusion
-from m2n2_backend.backbones.registry import BackboneLoader
+from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.commands.bench.options import BenchOptions
 from m2n2_backend.commands.bench.parts import measure_parts
 from m2n2_backend.commands.bench.plain import PlainEffort, require_scikit_image
@@ -58,7 +58,7 @@ def run_bench(settings: Settings, options: BenchOptions, console: Console) -> Fi
         require_scikit_image()
     load = _load()
     with worker_threads(settings) as threads, tempfile.TemporaryDirectory(prefix="m2n2-bench-") as temporary:
-        backbone = BackboneLoader.of(settings)()
+        backbone = backbone_loader(settings)()
         figures: Figures = {
             "machine": _machine(backbone.device, threads, load),
             "size": list(options.size),

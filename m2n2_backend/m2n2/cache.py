@@ -1,0 +1,83 @@
+"""A cache in memory: bounded in bytes, least recently used first."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
+
+from cachetools import LRUCache
+
+
+class Sized(Protocol):
+    """Whatever knows how much it holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class ByteCache(Generic[V]):
+    """Entries by key, evicted from the least recently used on once they hold more than ``limit`` bytes.
+
+    The newest entries always stay, or nothing could be worked on that is larger than the limit. Safe between threads.
+
+    Attributes:
+        limit: In bytes.
+        hits: Entries that ``get`` found.
+        misses: Those that it did not.
+        evictions: Entries let go.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.hits = 0
+        self.misses = 0
+        self.evictions = 0
+        # Bounded by `put`, which lets the newest stay; the library's own bound would refuse what is larger than it.
+        self._entries: LRUCache[Hashable, V] = LRUCache(math.inf, getsizeof=lambda entry: entry.nbytes)
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> V | None:
+        """The entry of ``key``, now the most recently used one, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            self.hits += entry is not None
+            self.misses += entry is None
+            return entry
+
+    def put(self, key: Hashable, entry: V, keep: int = 1) -> None:
+        """Keep an entry, or replace it, and evict others if that is too much.
+
+        Args:
+            key: Of the entry.
+            entry: Measured now: one that has grown since has to be put again.
+            keep: So many of the most recently used entries stay whatever their size.
+        """
+        with self._lock:
+            self._entries[key] = entry
+            while self._entries.currsize > self.limit and len(self._entries) > keep:
+                self._entries.popitem()
+                self.evictions += 1
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self.evictions += len(self._entries)
+            self._entries.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries, as they were when they were put."""
+        return int(self._entries.currsize)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
