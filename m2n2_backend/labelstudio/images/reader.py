@@ -6,17 +6,18 @@ import base64
 import hashlib
 import re
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import responses
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
-from m2n2_backend.labelstudio.images.download import Reply, exchange, shown
+from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
@@ -43,6 +44,22 @@ class ImageRef:
     url: str
     task_id: int | str | None = None
     hostname: str | None = None
+
+    @staticmethod
+    def of_task(task: Mapping[str, Any], image_key: str, hostname: str | None = None) -> Iterator[ImageRef]:
+        """The images of a task, page by page; nothing where its data hold none.
+
+        Args:
+            task: As Label Studio sends it; whatever does not look like an address is passed over.
+            image_key: Key of its data; see
+                :class:`~m2n2_backend.labelstudio.contract.label_config.LabelConfig`.
+            hostname: As above.
+        """
+        data = task.get("data")
+        value = data.get(image_key) if isinstance(data, Mapping) else None
+        for url in value if isinstance(value, list) else [value]:
+            if isinstance(url, str):
+                yield ImageRef(url, task.get("id"), hostname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +105,22 @@ class MediaReader:
     Threads may share one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock = time.monotonic) -> None:
         """Set up the reader; nothing is opened yet.
 
         Args:
             settings: The addresses, the token and the limits.
+            clock: Of all deadlines.
         """
+        self._clock = clock
         self._settings = settings
         self._base = httpx.URL(settings.label_studio_url) if settings.label_studio_url else None
         key = settings.label_studio_api_key
-        self._token = TokenSource(key.get_secret_value().strip() if key else None, self._refresh)
+        self._token = TokenSource(key.get_secret_value().strip() if key else None, self._refresh, clock=clock)
         # With its port, so that the exemption does not open Label Studio's whole machine.
         own = [_host_and_port(self._base)] if self._base else []
         self._policy = AddressPolicy([*settings.allowed_hosts, *own])
         self._tls = httpx.create_ssl_context()
-
-    def read(
-        self, url: str, *, task_id: int | str | None = None, hostname_fallback: str | None = None
-    ) -> SourceImage:
-        """Shorthand for :meth:`fetch` with nothing but the download's own limit of time."""
-        return self.fetch(ImageRef(url, task_id, hostname_fallback))
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image file.
@@ -138,7 +151,7 @@ class MediaReader:
         Raises:
             M2N2Error: As ``fetch``.
         """
-        data, validators = self._data(ref, known, min(deadline, time.monotonic() + self._settings.download_timeout))
+        data, validators = self._data(ref, known, min(deadline, self._clock() + self._settings.download_timeout))
         if data is None:
             return None, known
         size = natural_size(data, max_pixels=self._settings.max_image_pixels)
@@ -267,6 +280,7 @@ class MediaReader:
             tls=self._tls,
             limit=limit or self._settings.max_image_bytes,
             deadline=deadline,
+            clock=self._clock,
         )
 
 
