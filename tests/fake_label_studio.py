@@ -60,6 +60,8 @@ class FakeLabelStudio:
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
         self.kinds: dict[str, str] = {}
+        # The server behind s3:// addresses.
+        self.bucket = ""
         # Each part of an answer that drips in takes a second of it.
         self.clock = Clock()
         self.release = "1.23.2"
@@ -246,7 +248,7 @@ class FakeLabelStudio:
         refusal = self._refusal(to.headers.get("Authorization", "")) if first in ("data", "tasks") else ""
         answers: dict[str, Callable[[], None]] = {
             "data": lambda: self._found(to, rest[-1] or query["d"]),
-            "tasks": lambda: self._redirect(to, "/open/a.png?X-Amz-Signature=bucketsecret"),
+            "tasks": lambda: self._redirect(to, f"{self.bucket}/open/a.png?X-Amz-Signature=bucketsecret"),
             "open": lambda: self._found(to, "a.png"),
             "file": lambda: self._found(to, rest[0]),
             "versioned": lambda: self._versioned(to, self.files[rest[0]]),

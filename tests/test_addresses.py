@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
 
 import pytest
 from fake_label_studio import FakeLabelStudio, png
-from fetch_trap import Prey, trapped
+from fetch_trap import Prey
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageNotAllowed
@@ -133,12 +132,6 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def prey() -> Iterator[Prey]:
-    with trapped() as prey:
-        yield prey
-
-
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_that_is_not_of_the_open_internet_is_never_connected_to(prey: Prey, url: str) -> None:
     answer = prey.asked_for(url.replace("{port}", str(prey.canary.port)))
@@ -163,19 +156,15 @@ def test_an_address_of_the_open_internet_is_public(address: str) -> None:
     ],
 )
 def test_a_host_is_allowed_by_its_exact_name_and_port(
-    monkeypatch: pytest.MonkeyPatch, entry: str, host: str, allowed: bool
+    studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, entry: str, host: str, allowed: bool
 ) -> None:
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda name, *more, **options: real("127.0.0.1", *more, **options))
-    studio = FakeLabelStudio()
-    try:
-        media = MediaReader(settings(allowed_hosts=entry.replace("{port}", str(studio.port))))
-        image = ImageRef(f"http://{host}:{studio.port}/open/a.png")
-        if allowed:
-            assert media.fetch(image).data == png()
-        else:
-            with pytest.raises(ImageNotAllowed, match="M2N2_ALLOWED_HOSTS"):
-                media.fetch(image)
-            assert studio.requests == []
-    finally:
-        studio.close()
+    media = MediaReader(settings(allowed_hosts=entry.replace("{port}", str(studio.port))))
+    image = ImageRef(f"http://{host}:{studio.port}/open/a.png")
+    if allowed:
+        assert media.fetch(image).data == png()
+    else:
+        with pytest.raises(ImageNotAllowed, match="M2N2_ALLOWED_HOSTS"):
+            media.fetch(image)
+        assert studio.requests == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,10 @@ def box(*sides: float, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    fake.connect("http://backend:9090")
-    yield fake
-    fake.close()
+def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
+    """With one project."""
+    studio.connect("http://backend:9090")
+    return studio
 
 
 def batch(studio: FakeLabelStudio, key: str | None = LEGACY, project: int = 1, **options: Any) -> ProjectBatch:

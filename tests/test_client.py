@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio
@@ -14,11 +13,10 @@ from m2n2_backend.labelstudio.client import PAGE, LabelStudioClient
 
 
 @pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    studio = FakeLabelStudio()
+def studio(studio: FakeLabelStudio) -> FakeLabelStudio:
+    """With one project."""
     studio.connect("http://backend:9090")
-    yield studio
-    studio.close()
+    return studio
 
 
 @pytest.mark.parametrize("key", [LEGACY, PERSONAL])
@@ -54,18 +52,16 @@ def test_a_wrong_token_is_explained_and_not_shown(studio: FakeLabelStudio, key: 
 
 
 @pytest.mark.parametrize("key", [LEGACY, PERSONAL])
-def test_neither_token_nor_key_follows_a_redirect_to_another_address(studio: FakeLabelStudio, key: str) -> None:
-    elsewhere = FakeLabelStudio()
-    try:
-        client = LabelStudioClient(studio.url, key)
-        with pytest.raises(LabelStudioUnavailable, match="set LABEL_STUDIO_URL to the address") as caught:
-            client.call("GET", "/away", to=f"{elsewhere.url}/api/version?secret=1")
-        for outside in (f"{elsewhere.url}/api/version", f"@127.0.0.1:{elsewhere.port}/api/version"):
-            with pytest.raises(ValueError, match="slash"):
-                client.call("GET", outside)
-        assert elsewhere.requests == []
-    finally:
-        elsewhere.close()
+def test_neither_token_nor_key_follows_a_redirect_to_another_address(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio, key: str
+) -> None:
+    client = LabelStudioClient(studio.url, key)
+    with pytest.raises(LabelStudioUnavailable, match="set LABEL_STUDIO_URL to the address") as caught:
+        client.call("GET", "/away", to=f"{elsewhere.url}/api/version?secret=1")
+    for outside in (f"{elsewhere.url}/api/version", f"@127.0.0.1:{elsewhere.port}/api/version"):
+        with pytest.raises(ValueError, match="slash"):
+            client.call("GET", outside)
+    assert elsewhere.requests == []
     assert "secret" not in str(caught.value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from typer.testing import CliRunner
 from m2n2_backend.cli import app
 from m2n2_backend.server.app import create_app
 from m2n2_backend.settings import load_settings
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from label_studio_fakes import DiscPool, serving
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.settings import load_settings
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 def free_port() -> int:

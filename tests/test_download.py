@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 from fake_label_studio import FakeLabelStudio
-from fetch_trap import Prey, trapped
+from fetch_trap import Prey
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
-
-
-@pytest.fixture(scope="module")
-def prey() -> Iterator[Prey]:
-    with trapped() as prey:
-        yield prey
 
 
 @pytest.mark.parametrize(
@@ -38,13 +31,6 @@ def test_an_answer_that_is_no_image_is_explained_without_its_query(prey: Prey, p
     answer = prey.asked_for(path)
     assert answer.startswith(refusal)
     assert "secret" not in answer
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    studio = FakeLabelStudio()
-    yield studio
-    studio.close()
 
 
 @pytest.mark.parametrize("path", ["/slow", "/slow-headers", "/hints"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from fetch_trap import Prey, trapped
+from fetch_trap import Prey
 from hostile_files import JPEG_SIZE, UNFOLDING, chunk, jpeg_of_many_scans, png_header, resized, saved, tiff_header
 
 LARGE = "413 image has too many pixels, at most 100000000 allowed (M2N2_MAX_IMAGE_PIXELS)"
@@ -42,12 +40,6 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n(x) run\n", "422 not an image"),
     "nothing": (b"", "422 not an image"),
 }
-
-
-@pytest.fixture(scope="module")
-def prey() -> Iterator[Prey]:
-    with trapped() as prey:
-        yield prey
 
 
 @pytest.mark.parametrize("name", BODIES)

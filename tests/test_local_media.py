@@ -1,6 +1,5 @@
 import base64
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,6 @@ from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:

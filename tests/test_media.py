@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,6 @@ from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = "/data/upload/1/a.png"
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
@@ -49,13 +34,16 @@ def test_another_port_of_label_studios_machine_is_refused(
 
 
 def test_a_bucket_is_read_through_label_studio_without_the_token_at_the_bucket(
-    studio: FakeLabelStudio,
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio
 ) -> None:
-    uri = "s3://bucket/ä?.png"
-    assert reader(studio, LEGACY).fetch(ImageRef(uri, task_id=7)).data == png()
-    asked = studio.paths()[0]
+    uri, studio.bucket = "s3://bucket/ä?.png", elsewhere.url
+    media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    assert media.fetch(ImageRef(uri, task_id=7)).data == png()
+    ((asked, headers),) = studio.requests
+    assert headers["Authorization"] == f"Token {LEGACY}"
     assert asked.startswith("/tasks/7/presign/?fileuri=")
     assert base64.urlsafe_b64decode(asked.partition("=")[2].replace("%3D", "=")).decode() == uri
+    assert elsewhere.tokens("/open/a.png") == [None]
 
 
 @pytest.mark.parametrize("task", [None, "../../api", "7/x"])

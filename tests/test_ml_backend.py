@@ -35,7 +35,7 @@ class OneRequest:
 
 
 def test_clicks_on_one_image_download_it_once_although_every_request_makes_an_object(
-    pool: DiscPool, monkeypatch: pytest.MonkeyPatch
+    studio: FakeLabelStudio, pool: DiscPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, content in (("model", {"LabelStudioMLBase": OneRequest}), ("response", {"ModelResponse": dict})):
         module = ModuleType(f"label_studio_ml.{name}")
@@ -43,17 +43,14 @@ def test_clicks_on_one_image_download_it_once_although_every_request_makes_an_ob
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "label_studio_ml", ModuleType("label_studio_ml"))
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    studio = FakeLabelStudio()
-    try:
-        ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
-        model = importlib.import_module(MODULE).ml_backend_class(pool, ours)
-        answers: list[dict[str, Any]] = []
-        for x in (20.0, 50.0, 80.0):
-            body = payload(key_point(x))
-            answers.append(model(CONFIG, "1").predict(body["tasks"], body["params"]["context"]))
-    finally:
-        studio.close()
-        sys.modules.pop(MODULE, None)
+    ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
+    model = importlib.import_module(MODULE).ml_backend_class(pool, ours)
+    del sys.modules[MODULE]
+
+    answers: list[dict[str, Any]] = []
+    for x in (20.0, 50.0, 80.0):
+        body = payload(key_point(x))
+        answers.append(model(CONFIG, "1").predict(body["tasks"], body["params"]["context"]))
 
     assert [answer["model_version"] for answer in answers] == ["disc-1"] * 3
     assert [prompts.clicks[0].x for _, prompts in pool.calls] == [12, 32, 51]

@@ -93,17 +93,14 @@ def test_wrong_sources_are_explained(
         run(options(tmp_path), **source)
 
 
-def test_a_projects_images_are_read_through_label_studio_task_by_task(tmp_path: Path) -> None:
-    studio = FakeLabelStudio()
-    try:
-        project = studio.connect("http://backend:9090")
-        for name in ("a", "gone", "a"):
-            studio.add_task(project, image=f"/data/upload/1/{name}.png")
-        settings = options(tmp_path, label_studio_url=studio.url, label_studio_api_key=LEGACY)
-        complete, report = run(settings, project=project)
-        with pytest.raises(LabelStudioUnavailable, match="404"):
-            run(settings, project=2)
-    finally:
-        studio.close()
+def test_a_projects_images_are_read_through_label_studio_task_by_task(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    project = studio.connect("http://backend:9090")
+    for name in ("a", "gone", "a"):
+        studio.add_task(project, image=f"/data/upload/1/{name}.png")
+    settings = options(tmp_path, label_studio_url=studio.url, label_studio_api_key=LEGACY)
 
-    assert (complete, report) == (False, "1 encoded, 1 were there, 1 failed")
+    assert run(settings, project=project) == (False, "1 encoded, 1 were there, 1 failed")
+    with pytest.raises(LabelStudioUnavailable, match="404"):
+        run(settings, project=2)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fake_label_studio import png
-from fetch_trap import Prey, trapped, watched
+from fetch_trap import Prey, watched
 from label_studio_fakes import key_point, payload, send, settings
 
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 PRIVATE = "403 image host"
-
-
-@pytest.fixture(scope="module")
-def prey() -> Iterator[Prey]:
-    with trapped() as prey:
-        yield prey
 
 
 @pytest.mark.parametrize(

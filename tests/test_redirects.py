@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from fetch_trap import Prey, trapped
+from fetch_trap import Prey
 from label_studio_fakes import key_point, payload, send
 
 PRIVATE = "403 image host"
 AWAY = "403 the image's address leads away from http"
-
-
-@pytest.fixture(scope="module")
-def prey() -> Iterator[Prey]:
-    with trapped() as prey:
-        yield prey
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

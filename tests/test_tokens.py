@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,20 +14,6 @@ from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = "/data/upload/1/a.png"
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:

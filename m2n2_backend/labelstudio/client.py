@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx
 
 from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, SettingsError, TokenRefused
 from m2n2_backend.labelstudio.images.download import Reply, shown
-from m2n2_backend.labelstudio.images.tokens import TokenSource
+from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
 from m2n2_backend.settings import Settings
 
 SECONDS = 60.0
@@ -66,7 +65,7 @@ class LabelStudioClient:
         self._token = TokenSource(key, self._refresh)
         self._http = httpx.Client(
             base_url=url,
-            auth=_TokenAuth(self._token, seconds),
+            auth=TokenAuth(self._token, seconds),
             headers={"User-Agent": "m2n2-backend", "Accept": "application/json"},
             timeout=seconds,
             # Minutes may pass between two questions, after which a kept connection is often dead.
@@ -89,7 +88,7 @@ class LabelStudioClient:
 
     @property
     def is_personal(self) -> bool:
-        """True where the key is a personal access token."""
+        """Whether the key is a personal access token."""
         return self._token.is_personal
 
     def ask(self, method: str, path: str, body: object = None, *, files: Any = None, **query: Any) -> ApiReply:
@@ -214,10 +213,8 @@ class LabelStudioClient:
         """
         wanted = {"project": project, "url": url, "title": BACKEND_TITLE, "is_interactive": True}
         ours = [model["id"] for model in self.models(project) if model.get("title") == BACKEND_TITLE]
-        if ours:
-            self.call("PATCH", f"/api/ml/{ours[0]}", wanted)
-        else:
-            self.call("POST", "/api/ml/", wanted)
+        method, path = ("PATCH", f"/api/ml/{ours[0]}") if ours else ("POST", "/api/ml/")
+        self.call(method, path, wanted)
 
     def refusal_of_backend(self, url: str) -> str:
         """Why Label Studio would not accept a backend at an address; empty where it would.
@@ -233,7 +230,6 @@ class LabelStudioClient:
     def _after(
         self, project: int, task_id: int, count: int, *, whole: bool = False, unlabeled: bool = False
     ) -> list[Json]:
-        """The tasks with the next higher ids."""
         items = [{"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": task_id}]
         if unlabeled:
             none = {"operator": "equal", "type": "Number", "value": 0}
@@ -247,21 +243,6 @@ class LabelStudioClient:
         headers = {"Content-Type": "application/json"}
         answer = self._http.post("/api/token/refresh/", content=content, headers=headers, auth=httpx.Auth())
         return Reply(answer.status_code, answer.headers, answer.content)
-
-
-class _TokenAuth(httpx.Auth):
-    """Puts the token into a request; an access token that was refused is renewed once."""
-
-    def __init__(self, token: TokenSource, seconds: float) -> None:
-        self._token = token
-        self._seconds = seconds
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers.update(self._token.headers(time.monotonic() + self._seconds))
-        answer = yield request
-        if answer.status_code == httpx.codes.UNAUTHORIZED and self._token.is_personal:
-            request.headers.update(self._token.headers(time.monotonic() + self._seconds, renew=True))
-            yield request
 
 
 def objects(data: Any) -> list[Json]:

@@ -6,8 +6,10 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from http import HTTPStatus
+
+import httpx
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.download import Clock, Reply
@@ -106,3 +108,25 @@ class TokenSource:
                 "check that LABEL_STUDIO_URL is Label Studio"
             )
         return access
+
+
+class TokenAuth(httpx.Auth):
+    """Puts the token into a request; an access token that was refused is renewed once."""
+
+    def __init__(self, token: TokenSource, seconds: float) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            token: Whose header is sent.
+            seconds: For a refresh.
+        """
+        self._token = token
+        self._seconds = seconds
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Called by httpx for each request."""
+        request.headers.update(self._token.headers(time.monotonic() + self._seconds))
+        answer = yield request
+        if answer.status_code == httpx.codes.UNAUTHORIZED and self._token.is_personal:
+            request.headers.update(self._token.headers(time.monotonic() + self._seconds, renew=True))
+            yield request
