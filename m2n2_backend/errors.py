@@ -65,5 +65,9 @@ class LabelStudioUnavailable(SettingsError):
     """Label Studio cannot be asked with the settings there are: no connection, or not Label Studio."""
 
 
+class TokenRefused(LabelStudioUnavailable):
+    """Label Studio does not take the personal access token, or the key is no token at all."""
+
+
 class StudioError(SettingsError):
     """Label Studio, or the backend beside it, cannot be started or does not answer."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fake_label_studio import LEGACY
-from fake_studio_api import FakeStudioApi
+from fake_label_studio import LEGACY, FakeLabelStudio
 
 from m2n2_backend.commands.doctor import Check, diagnose
 from m2n2_backend.settings import Settings, load_settings
@@ -21,7 +20,7 @@ def checks(folder: Path, *, address: str | None = None, **settings: Any) -> dict
 
 
 def with_studio(
-    folder: Path, url: str | FakeStudioApi, key: str | None = LEGACY, address: str | None = None
+    folder: Path, url: str | FakeLabelStudio, key: str | None = LEGACY, address: str | None = None
 ) -> dict[str, Check]:
     where = url if isinstance(url, str) else url.url
     names = {"LABEL_STUDIO_URL": where} | ({"LABEL_STUDIO_API_KEY": key} if key else {})

@@ -1,11 +1,20 @@
-"""A Label Studio that only serves files: tokens, redirects, buckets, and many ways to misbehave."""
+"""A Label Studio on a real socket: its tokens, files, projects and models as release 1.23.2 answers, as recorded.
+
+As a server of files it also knows redirects, buckets, and many ways to misbehave.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
+import ipaddress
 import json
+import re
 import threading
+import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +22,17 @@ from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
-PERSONAL = "eyJhbGciOi.eyJ0b2tlbl90.c2lnbmF0dXJl"
+BRUSH_CONFIG = (Path(__file__).resolve().parents[1] / "label_config" / "brush.xml").read_text(encoding="utf-8")
+DISABLED = "Authentication token no longer valid: legacy token authentication has been disabled for this organization"
+
+
+def jwt(**claims: Any) -> str:
+    """A token whose claims can be read, and whose signature nobody here checks."""
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".c2lnbmF0dXJl"
+
+
+PERSONAL = jwt(token_type="refresh", exp=4102444800, user_id="1")
 
 
 def png(width: int = WIDTH, height: int = HEIGHT, **save: Any) -> bytes:
@@ -22,14 +41,37 @@ def png(width: int = WIDTH, height: int = HEIGHT, **save: Any) -> bytes:
     return file.getvalue()
 
 
+class Clock:
+    """The system's, which can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 class FakeLabelStudio:
-    """A server of files on a real socket that knows Label Studio's tokens and many ways to misbehave."""
+    """Projects are ``id → label config``, models lists of what GET /api/ml tells about each."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.posted: list[tuple[str, Any]] = []
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
         self.kinds: dict[str, str] = {}
+        # The server behind s3:// addresses.
+        self.bucket = ""
+        # Each part of an answer that drips in takes a second of it.
+        self.clock = Clock()
+        self.release = "1.23.2"
+        self.legacy_tokens = True
+        self.bans_private = False
+        self.unknown_hosts: set[str] = set()
+        self.projects: dict[int, str] = {}
+        self.models: dict[int, list[dict[str, Any]]] = {}
+        self.tasks: list[dict[str, Any]] = []
+        self.declines_predictions = False
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -56,8 +98,36 @@ class FakeLabelStudio:
         """The Authorization headers of the requests below a path."""
         return [headers.get("Authorization") for path, headers in self.requests if path.startswith(prefix)]
 
-    def _access(self) -> str:
-        return f"access.{self.generation}.token"
+    def access(self) -> str:
+        """The newest access token, the only one that is taken."""
+        return jwt(token_type="access", exp=4102444800, generation=self.generation)
+
+    def connect(self, url: str, *, state: str = "CO", config: str = BRUSH_CONFIG, **fields: Any) -> int:
+        """Add a project with one model; returns the project's id."""
+        project = len(self.projects) + 1
+        self.projects[project] = config
+        model = {"id": project, "state": state, "url": url, "is_interactive": True, "error_message": None}
+        self.models[project] = [{**model, "model_version": "m2n2-0.1.0-color-1-g40", **fields}]
+        return project
+
+    def add_task(self, project: int, *regions: dict[str, Any], drafts: bool = False, **data: Any) -> int:
+        """A task with prompts saved in an annotation or a draft; returns its id."""
+        number = len(self.tasks) + 1
+        saved = [{"id": number, "result": list(regions), "was_cancelled": False}] if regions else []
+        task = {
+            "id": number,
+            "project": project,
+            "data": {"image": "/data/upload/1/a.png", **data},
+            "annotations": [] if drafts else saved,
+            "drafts": saved if drafts else [],
+            "predictions": [],
+        }
+        self.tasks.append(task)
+        return number
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        """What was posted for a task."""
+        return list(self.tasks[task - 1]["predictions"])
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self
@@ -68,102 +138,177 @@ class FakeLabelStudio:
 
             def do_GET(self) -> None:
                 fake.requests.append((self.path, dict(self.headers)))
-                fake._answer(self, urlsplit(self.path))
+                url = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(url.query).items()}
+                if url.path.startswith("/api/"):
+                    fake._json(self, *fake._api(url.path, query, self.headers.get("Authorization", "")))
+                else:
+                    fake._file(self, url.path, query)
 
             def do_POST(self) -> None:
                 fake.requests.append((self.path, dict(self.headers)))
                 sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                fake._post(self, sent)
+                fake.posted.append((self.path, sent))
+                fake._json(self, *fake._post(self.path, sent, self.headers.get("Authorization", "")))
+
+            do_PATCH = do_POST  # noqa: N815
 
         return Handler
 
-    def _post(self, to: BaseHTTPRequestHandler, sent: Any) -> None:
-        if sent == {"refresh": PERSONAL}:
-            self.generation += 1
-            self._reply(to, 200, json.dumps({"access": self._access()}).encode(), "application/json")
-        else:
-            self._reply(to, 401, b'{"detail":"Token is invalid"}', "application/json")
+    # Its API
 
-    def _answer(self, to: BaseHTTPRequestHandler, url: Any) -> None:
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        _, first, *rest = url.path.split("/")
-        if first in ("data", "tasks") and to.headers.get("Authorization") not in (
-            f"Token {LEGACY}",
-            f"Bearer {self._access()}",
-        ):
-            self._reply(to, 401, b'{"detail":"Authentication credentials were not provided."}', "application/json")
-        elif first == "data" and rest[0] in ("upload", "local-files"):
-            name = rest[-1] or query["d"]
-            found = self.files.get(name)
-            self._reply(to, 200 if found else 404, found or b"", "image/png")
-        elif first == "tasks":
-            self._redirect(to, query.get("to", "/open/a.png?X-Amz-Signature=bucketsecret"))
-        elif first == "open":
-            self._reply(to, 200, self.files["a.png"], "image/png")
-        elif first == "versioned":
-            self._versioned(to, self.files[rest[0]])
-        elif first == "file":
-            self._reply(to, 200, self.files[rest[0]], self.kinds.get(rest[0], "image/png"))
-        elif first == "hops":
-            count = int(rest[0])
-            self._redirect(to, f"/hops/{count - 1}" if count else "/open/a.png")
-        elif first == "away":
-            self._redirect(to, query["to"], int(rest[0]) if rest else 302)
-        elif first == "status":
-            self._reply(to, int(rest[0]), b"", "text/plain")
-        elif first == "login":
-            self._reply(to, 200, b"<html>Log in</html>", "text/html; charset=utf-8")
-        elif first == "announced":
-            to.send_response(200)
-            to.send_header("Content-Length", str(10**12))
-            to.end_headers()
-        elif first == "endless":
-            self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536, 0.0)
-        elif first == "slow":
-            self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x", 0.05)
-        elif first == "slow-headers":
-            self._drip(to, b"HTTP/1.0 200 OK\r\nX-Long: ", b"x", 0.05)
-        elif first == "hints":
-            self._drip(to, b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n", 0.05)
-        elif first == "gzip":
-            to.send_response(200)
-            to.send_header("Content-Encoding", "gzip")
-            to.end_headers()
-        elif first == "broken":
-            to.wfile.write(b"no HTTP\r\n\r\n")
+    def _api(self, path: str, query: dict[str, str], given: str) -> tuple[int, Any]:
+        project = re.fullmatch(r"/api/projects/(\d+)/", path)
+        if path == "/api/version":
+            return 200, {"release": self.release}
+        if refusal := self._refusal(given):
+            return _error(401, refusal)
+        if path == "/api/current-user/whoami":
+            return 200, {"id": 1, "email": "annotator@example.com"}
+        if path == "/api/projects/":
+            found = [self._project(number) for number in self.projects]
+            return 200, {"count": len(found), "next": None, "previous": None, "results": found}
+        if path == "/api/ml/":
+            return 200, self.models.get(int(query["project"]), [])
+        if path == "/api/tasks/":
+            return 200, self._tasks(query)
+        if project and int(project[1]) in self.projects:
+            return 200, self._project(int(project[1]))
+        return _error(404, "Not found.")
+
+    def _tasks(self, query: dict[str, str]) -> dict[str, Any]:
+        asked = json.loads(query["query"])
+        assert asked["ordering"] == ["tasks:id"]
+        least, *unlabeled = asked["filters"]["items"]
+        assert (least["filter"], least["operator"], query["page"]) == ("filter:tasks:id", "greater", "1")
+        found = [
+            task
+            for task in self.tasks
+            if task["project"] == int(query["project"]) and task["id"] > least["value"]
+            if not (unlabeled and task["annotations"])
+        ]
+        saved = ["annotations", "drafts", "predictions"] if query["fields"] == "all" else []
+        part = [{key: task[key] for key in ["id", "data", *saved]} for task in found[: int(query["page_size"])]]
+        return {"tasks": part, "total": len(found)}
+
+    def _post(self, path: str, sent: Any, given: str) -> tuple[int, Any]:
+        if path == "/api/token/refresh/":
+            if sent != {"refresh": PERSONAL}:
+                return _error(401, "Token is invalid")
+            self.generation += 1
+            return 200, {"access": self.access()}
+        if refusal := self._refusal(given):
+            return _error(401, refusal)
+        if path == "/api/predictions/":
+            if self.declines_predictions:
+                return _error(400, "Validation error")
+            prediction = {"id": len(self.posted), **sent}
+            self.tasks[sent["task"] - 1]["predictions"].append(prediction)
+            return 201, prediction
+        if "project" in sent:
+            return self._connected(path, sent)
+        return self._judged(urlsplit(sent["url"]).hostname or "")
+
+    def _connected(self, path: str, sent: Any) -> tuple[int, Any]:
+        models = self.models.setdefault(sent["project"], [])
+        if changed := re.fullmatch(r"/api/ml/(\d+)", path):
+            (model,) = [model for model in models if model["id"] == int(changed[1])]
+            model.update(sent)
+            return 200, model
+        models.append({"id": 100 + len(models), **sent})
+        return 201, models[-1]
+
+    def _judged(self, host: str) -> tuple[int, Any]:
+        private = host == "localhost" or (
+            re.fullmatch(r"[0-9.:a-f]+", host) is not None and ipaddress.ip_address(host).is_private
+        )
+        if host in self.unknown_hosts:
+            return _error(500, f"Can't resolve hostname {host}")
+        if private and self.bans_private:
+            return _error(403, "URL resolves to a reserved network address (block: 127.0.0.0/8)")
+        return _error(400, "Validation error", validation_errors={"project": ["This field is required."]})
+
+    def _refusal(self, given: str) -> str:
+        """Why Label Studio does not take an Authorization header; empty where it does."""
+        if given == f"Bearer {self.access()}" or (given == f"Token {LEGACY}" and self.legacy_tokens):
+            return ""
+        if given == f"Token {LEGACY}":
+            return DISABLED
+        return "Invalid token." if given.startswith("Token ") else "Authentication credentials were not provided."
+
+    def _project(self, number: int) -> dict[str, Any]:
+        count = len([task for task in self.tasks if task["project"] == number])
+        config = self.projects[number]
+        return {"id": number, "title": f"project {number}", "label_config": config, "task_number": count}
+
+    # Its files, and what is none
+
+    def _file(self, to: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
+        _, first, *rest = path.split("/")
+        refusal = self._refusal(to.headers.get("Authorization", "")) if first in ("data", "tasks") else ""
+        answers: dict[str, Callable[[], None]] = {
+            "data": lambda: self._found(to, rest[-1] or query["d"]),
+            "tasks": lambda: self._redirect(to, f"{self.bucket}/open/a.png?X-Amz-Signature=bucketsecret"),
+            "open": lambda: self._found(to, "a.png"),
+            "file": lambda: self._found(to, rest[0]),
+            "versioned": lambda: self._versioned(to, self.files[rest[0]]),
+            "hops": lambda: self._redirect(to, f"/hops/{int(rest[0]) - 1}" if int(rest[0]) else "/open/a.png"),
+            "away": lambda: self._redirect(to, query["to"], int(rest[0]) if rest else 302),
+            "status": lambda: self._reply(to, int(rest[0]), b"", "text/plain"),
+            "login": lambda: self._reply(to, 200, b"<html>Log in</html>", "text/html; charset=utf-8"),
+            "announced": lambda: self._head(to, 200, {"Content-Length": str(10**12)}),
+            "gzip": lambda: self._head(to, 200, {"Content-Encoding": "gzip"}),
+            "broken": lambda: to.wfile.write(b"no HTTP\r\n\r\n") and None,
+            "endless": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536, seconds=0.0),
+            "slow": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
+            "slow-headers": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\nX-Long: ", b"x"),
+            "hints": lambda: self._drip(to, b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"),
+        }
+        if refusal:
+            self._json(to, *_error(401, refusal))
+        elif first in answers:
+            answers[first]()
         else:
             self._reply(to, 404, b"", "text/plain")
 
-    @staticmethod
-    def _versioned(to: BaseHTTPRequestHandler, file: bytes) -> None:
+    def _found(self, to: BaseHTTPRequestHandler, name: str) -> None:
+        file = self.files.get(name)
+        self._reply(to, 404 if file is None else 200, file or b"", self.kinds.get(name, "image/png"))
+
+    def _versioned(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
         """As a bucket serves files: 304 to whoever names the version there is."""
         etag = f'"{hash(file)}"'
         unchanged = to.headers.get("If-None-Match") == etag
-        to.send_response(304 if unchanged else 200)
-        to.send_header("ETag", etag)
-        to.send_header("Content-Length", "0" if unchanged else str(len(file)))
-        to.end_headers()
-        to.wfile.write(b"" if unchanged else file)
-
-    def _drip(self, to: BaseHTTPRequestHandler, start: bytes, part: bytes, pause: float) -> None:
-        to.wfile.write(start)
-        while not self._stop.wait(pause):
-            to.wfile.write(part)
-
-    @staticmethod
-    def _redirect(to: BaseHTTPRequestHandler, where: str, status: int = 302) -> None:
-        to.send_response(status)
-        to.send_header("Location", where)
-        to.send_header("Content-Length", "0")
-        to.end_headers()
-
-    @staticmethod
-    def _reply(to: BaseHTTPRequestHandler, status: int, body: bytes, kind: str) -> None:
-        to.send_response(status)
-        to.send_header("Content-Type", kind)
-        to.send_header("Content-Length", str(len(body)))
-        to.end_headers()
+        body = b"" if unchanged else file
+        self._head(to, 304 if unchanged else 200, {"ETag": etag, "Content-Length": str(len(body))})
         to.wfile.write(body)
+
+    def _drip(self, to: BaseHTTPRequestHandler, start: bytes, part: bytes, seconds: float = 1.0) -> None:
+        to.wfile.write(start)
+        while not self._stop.is_set():
+            to.wfile.write(part)
+            self.clock.ahead += seconds
+
+    def _redirect(self, to: BaseHTTPRequestHandler, where: str, status: int = 302) -> None:
+        self._head(to, status, {"Location": where, "Content-Length": "0"})
+
+    def _json(self, to: BaseHTTPRequestHandler, status: int, data: Any) -> None:
+        self._reply(to, status, json.dumps(data).encode(), "application/json")
+
+    def _reply(self, to: BaseHTTPRequestHandler, status: int, body: bytes, kind: str) -> None:
+        self._head(to, status, {"Content-Type": kind, "Content-Length": str(len(body))})
+        to.wfile.write(body)
+
+    @staticmethod
+    def _head(to: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
+        to.send_response(status)
+        for name, value in headers.items():
+            to.send_header(name, value)
+        to.end_headers()
+
+
+def _error(status: int, detail: str, **more: Any) -> tuple[int, Any]:
+    return status, {"status_code": status, "detail": detail, **more}
 
 
 class _Quiet(ThreadingHTTPServer):

@@ -140,7 +140,7 @@ class CountingMedia:
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
-        return MediaReader(settings()).read("data:image/png;base64," + base64.b64encode(png()).decode())
+        return MediaReader(settings()).fetch(ImageRef("data:image/png;base64," + base64.b64encode(png()).decode()))
 
     def close(self) -> None:
         pass

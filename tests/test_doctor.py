@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from doctor_checks import BANNED, checks, with_studio
-from fake_label_studio import LEGACY, PERSONAL
-from fake_studio_api import PERSONAL_JWT, FakeStudioApi, jwt
+from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, jwt
 from label_studio_fakes import DiscPool, serving
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
 from m2n2_backend.server.app import create_app
 from m2n2_backend.settings import load_settings
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeStudioApi]:
-    fake = FakeStudioApi()
-    yield fake
-    fake.close()
 
 
 @pytest.fixture
@@ -107,7 +98,7 @@ def test_another_server_is_not_taken_for_label_studio(folder: Path) -> None:
 
 @pytest.mark.parametrize(("release", "state"), [("1.12.1", "warn"), ("1.19.0.post0", "warn"), ("1.20.0", "ok")])
 def test_an_old_label_studio_is_told_to_be_upgraded(
-    folder: Path, studio: FakeStudioApi, release: str, state: str
+    folder: Path, studio: FakeLabelStudio, release: str, state: str
 ) -> None:
     studio.release = release
     check = with_studio(folder, studio)["Label Studio"]
@@ -119,7 +110,7 @@ def test_an_old_label_studio_is_told_to_be_upgraded(
 # The token
 
 
-def test_a_missing_token_fails(folder: Path, studio: FakeStudioApi) -> None:
+def test_a_missing_token_fails(folder: Path, studio: FakeLabelStudio) -> None:
     check = with_studio(folder, studio, None)["token"]
     assert check.state == "fail"
     assert "set LABEL_STUDIO_API_KEY" in check.cure
@@ -133,7 +124,7 @@ def test_a_missing_token_fails(folder: Path, studio: FakeStudioApi) -> None:
     ],
 )
 def test_a_wrong_token_fails_and_is_not_shown(
-    folder: Path, studio: FakeStudioApi, key: str, cause: str, cure: str
+    folder: Path, studio: FakeLabelStudio, key: str, cause: str, cure: str
 ) -> None:
     check = with_studio(folder, studio, key)["token"]
     assert check.state == "fail"
@@ -143,7 +134,7 @@ def test_a_wrong_token_fails_and_is_not_shown(
 
 
 def test_a_legacy_token_where_they_are_switched_off_fails_with_both_ways_out(
-    folder: Path, studio: FakeStudioApi
+    folder: Path, studio: FakeLabelStudio
 ) -> None:
     studio.legacy_tokens = False
     check = with_studio(folder, studio)["token"]
@@ -153,8 +144,8 @@ def test_a_legacy_token_where_they_are_switched_off_fails_with_both_ways_out(
     assert "Access Token Settings" in check.cure
 
 
-def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeStudioApi) -> None:
-    for key, kind in ((LEGACY, "legacy token"), (PERSONAL_JWT, "personal access token")):
+def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeLabelStudio) -> None:
+    for key, kind in ((LEGACY, "legacy token"), (PERSONAL, "personal access token")):
         check = with_studio(folder, studio, key)["token"]
         assert (check.state, check.detail) == ("ok", f"Label Studio accepts the {kind} of annotator@example.com")
 
@@ -170,7 +161,7 @@ def test_either_kind_of_token_is_accepted(folder: Path, studio: FakeStudioApi) -
     ],
 )
 def test_a_token_that_was_copied_badly_is_told_so_without_asking(
-    folder: Path, studio: FakeStudioApi, key: str, cause: str
+    folder: Path, studio: FakeLabelStudio, key: str, cause: str
 ) -> None:
     check = with_studio(folder, studio, key)["token"]
     assert check.state == "fail"
@@ -179,7 +170,7 @@ def test_a_token_that_was_copied_badly_is_told_so_without_asking(
 
 
 def test_the_command_prints_causes_and_cures_and_fails(
-    folder: Path, studio: FakeStudioApi, monkeypatch: pytest.MonkeyPatch
+    folder: Path, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio.legacy_tokens = False
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)

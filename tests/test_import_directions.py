@@ -33,8 +33,8 @@ ALLOWED = {
     "evaluation": SHARED | {"overlay", "m2n2", "backbones"},
     "commands": SHARED
     | {"overlay", "resources", "m2n2", "backbones", "worker", "labelstudio", "server", "evaluation"},
-    # It starts the other parts as programs and imports none of them.
-    "commands/studio": SHARED | {"resources"},
+    # It starts the other parts as programs, and imports the client of Label Studio's API alone.
+    "commands/studio": SHARED | {"resources", "labelstudio"},
 }
 
 

@@ -1,6 +1,5 @@
 import base64
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,7 @@ from fake_label_studio import LEGACY, FakeLabelStudio, png
 from label_studio_fakes import settings
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage
-from m2n2_backend.labelstudio.images.reader import MediaReader
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
+from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
@@ -26,8 +18,9 @@ def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **over
 
 def test_a_data_url_is_decoded() -> None:
     encoded = base64.b64encode(png()).decode()
-    assert reader().read(f"data:image/png;base64,{encoded}").data == png()
-    assert reader().read("DATA:image/png;base64," + encoded.replace("+", "%2B").replace("/", "%2F")).data == png()
+    quoted = encoded.replace("+", "%2B").replace("/", "%2F")
+    for url in (f"data:image/png;base64,{encoded}", f"DATA:image/png;base64,{quoted}"):
+        assert reader().fetch(ImageRef(url)).data == png()
 
 
 @pytest.mark.parametrize(
@@ -35,14 +28,14 @@ def test_a_data_url_is_decoded() -> None:
 )
 def test_a_data_url_that_is_no_base64_is_refused(url: str) -> None:
     with pytest.raises(InvalidImage, match="data URL"):
-        reader().read(url)
+        reader().fetch(ImageRef(url))
 
 
 @pytest.mark.parametrize("size", [1025, 100_000])
 def test_a_data_url_over_the_limit_is_refused(size: int) -> None:
     url = "data:image/png;base64," + base64.b64encode(bytes(size)).decode()
     with pytest.raises(ImageTooLarge):
-        reader(max_image_bytes=1024).read(url)
+        reader(max_image_bytes=1024).fetch(ImageRef(url))
 
 
 @pytest.fixture
@@ -59,12 +52,12 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("url", ["/data/local-files/?d=sub/a%20b.png", "/data/local-files?d=sub%2Fa+b.png"])
 def test_local_files_are_read_from_disk_without_any_request(files: Path, url: str) -> None:
-    assert reader(local_files_root=files).read(url).data == png()
+    assert reader(local_files_root=files).fetch(ImageRef(url)).data == png()
 
 
 def test_local_files_of_label_studios_full_address_are_read_from_disk(files: Path, studio: FakeLabelStudio) -> None:
     url = f"{studio.url}/data/local-files/?d=sub/a%20b.png"
-    assert reader(studio, local_files_root=files).read(url).data == png()
+    assert reader(studio, local_files_root=files).fetch(ImageRef(url)).data == png()
     assert studio.requests == []
 
 
@@ -82,7 +75,7 @@ def test_local_files_of_label_studios_full_address_are_read_from_disk(files: Pat
 )
 def test_a_path_out_of_the_root_is_refused(files: Path, path: str) -> None:
     with pytest.raises((ImageNotAllowed, ImageUnavailable)) as caught:
-        reader(local_files_root=files).read(f"/data/local-files/?d={path}")
+        reader(local_files_root=files).fetch(ImageRef(f"/data/local-files/?d={path}"))
     assert isinstance(caught.value, ImageNotAllowed) == (path not in ("..\\..", "nope"))
     assert str(files) not in str(caught.value)
 
@@ -90,14 +83,14 @@ def test_a_path_out_of_the_root_is_refused(files: Path, path: str) -> None:
 @pytest.mark.parametrize("path", ["", "sub", "pipe", "loop", "a%00b", "x" * 5000])
 def test_what_is_no_file_is_explained(files: Path, path: str) -> None:
     with pytest.raises(ImageUnavailable, match="M2N2_LOCAL_FILES_ROOT"):
-        reader(local_files_root=files).read(f"/data/local-files/?d={path}")
+        reader(local_files_root=files).fetch(ImageRef(f"/data/local-files/?d={path}"))
 
 
 def test_a_local_file_over_the_limit_is_refused(files: Path) -> None:
     (files / "large.png").write_bytes(bytes(2000))
     with pytest.raises(ImageTooLarge):
-        reader(local_files_root=files, max_image_bytes=1024).read("/data/local-files/?d=large.png")
+        reader(local_files_root=files, max_image_bytes=1024).fetch(ImageRef("/data/local-files/?d=large.png"))
 
 
 def test_without_a_root_local_files_are_asked_of_label_studio(studio: FakeLabelStudio) -> None:
-    assert reader(studio, LEGACY).read("/data/local-files/?d=a.png").data == png()
+    assert reader(studio, LEGACY).fetch(ImageRef("/data/local-files/?d=a.png")).data == png()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,13 +15,6 @@ from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = ImageRef("/data/upload/1/a.png")
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    studio = FakeLabelStudio()
-    yield studio
-    studio.close()
 
 
 def media(studio: FakeLabelStudio, fresh_seconds: float = 300.0) -> RememberingMedia:

@@ -1,25 +1,60 @@
+"""The model in the official server; where that is not installed, in a stand-in of what it hands to its models."""
+
+from __future__ import annotations
+
 import base64
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
-from fake_label_studio import png
+from fake_label_studio import LEGACY, FakeLabelStudio, png
 from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, DiscPool, key_point, payload, settings
 
-from m2n2_backend.labelstudio.images.reader import MediaReader
-from m2n2_backend.labelstudio.predictor import Predictor
-
 IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()
+MODULE = "m2n2_backend.labelstudio.ml_backend"
 
 
 def test_the_module_says_what_to_install_where_the_server_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "label_studio_ml.model", None)
-    monkeypatch.delitem(sys.modules, "m2n2_backend.labelstudio.ml_backend", raising=False)
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
     with pytest.raises(ImportError, match="label-studio-ml 2"):
-        import m2n2_backend.labelstudio.ml_backend  # noqa: F401
+        importlib.import_module(MODULE)
+
+
+class OneRequest:
+    """What that server makes for every request."""
+
+    def __init__(self, label_config: str, project_id: str) -> None:
+        self.label_config, self.project_id = label_config, project_id
+
+
+def test_clicks_on_one_image_download_it_once_although_every_request_makes_an_object(
+    studio: FakeLabelStudio, pool: DiscPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("model", {"LabelStudioMLBase": OneRequest}), ("response", {"ModelResponse": dict})):
+        module = ModuleType(f"label_studio_ml.{name}")
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "label_studio_ml", ModuleType("label_studio_ml"))
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
+    model = importlib.import_module(MODULE).ml_backend_class(pool, ours)
+    del sys.modules[MODULE]
+
+    answers: list[dict[str, Any]] = []
+    for x in (20.0, 50.0, 80.0):
+        body = payload(key_point(x))
+        answers.append(model(CONFIG, "1").predict(body["tasks"], body["params"]["context"]))
+
+    assert [answer["model_version"] for answer in answers] == ["disc-1"] * 3
+    assert [prompts.clicks[0].x for _, prompts in pool.calls] == [12, 32, 51]
+    assert studio.paths() == ["/data/upload/1/a.png"]
 
 
 @pytest.fixture
@@ -35,8 +70,7 @@ def client(pool: DiscPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         warnings.simplefilter("ignore")
         api = pytest.importorskip("label_studio_ml.api")
         from m2n2_backend.labelstudio.ml_backend import ml_backend_class
-    predictor = Predictor(pool, MediaReader(settings()), at_once=2)
-    app = api.init_app(ml_backend_class(predictor, deadline=20.0))
+    app = api.init_app(ml_backend_class(pool, settings()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield app.test_client()

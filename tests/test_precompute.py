@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_label_studio import LEGACY
-from fake_studio_api import FakeStudioApi
+from fake_label_studio import LEGACY, FakeLabelStudio
 from rich.console import Console
 from small_data_set import one_thread, write_data
 
@@ -95,36 +93,14 @@ def test_wrong_sources_are_explained(
         run(options(tmp_path), **source)
 
 
-class StudioWithTasks(FakeStudioApi):
-    """Its one project has three tasks with images, one of them gone; lists two tasks a page."""
+def test_a_projects_images_are_read_through_label_studio_task_by_task(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    project = studio.connect("http://backend:9090")
+    for name in ("a", "gone", "a"):
+        studio.add_task(project, image=f"/data/upload/1/{name}.png")
+    settings = options(tmp_path, label_studio_url=studio.url, label_studio_api_key=LEGACY)
 
-    def _api(self, to: Any, path: str, query: dict[str, str]) -> None:
-
-        if path == "/api/projects/1/":
-            self._json(to, 200, {"id": 1, "label_config": self.projects[1], "task_number": 3})
-        elif path == "/api/tasks/":
-            asked = json.loads(query["query"])
-            assert asked["ordering"] == ["tasks:id"]
-            least = asked["filters"]["items"][0]["value"]
-            tasks = [
-                {"id": number, "data": {"image": f"/data/upload/1/{name}.png"}}
-                for number, name in ((4, "a"), (5, "gone"), (9, "a"))
-                if number > least
-            ]
-            self._json(to, 200, {"total": 3, "tasks": tasks[: min(2, int(query["page_size"]))]})
-        else:
-            super()._api(to, path, query)
-
-
-def test_a_projects_images_are_read_through_label_studio_task_by_task(tmp_path: Path) -> None:
-    studio = StudioWithTasks()
-    try:
-        studio.connect("http://backend:9090")
-        settings = options(tmp_path, label_studio_url=studio.url, label_studio_api_key=LEGACY)
-        complete, report = run(settings, project=1)
-        with pytest.raises(LabelStudioUnavailable, match="404"):
-            run(settings, project=2)
-    finally:
-        studio.close()
-
-    assert (complete, report) == (False, "1 encoded, 1 were there, 1 failed")
+    assert run(settings, project=project) == (False, "1 encoded, 1 were there, 1 failed")
+    with pytest.raises(LabelStudioUnavailable, match="404"):
+        run(settings, project=2)

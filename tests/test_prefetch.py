@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from queue import Queue
 from typing import Any
 
 import pytest
+from fake_label_studio import Clock
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, settings
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef
-from m2n2_backend.labelstudio.prefetch import Prefetcher
+from m2n2_backend.labelstudio.prefetch import MAX_WAITING, REPEAT_SECONDS, Prefetcher
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.pool import SourceImage
 
 
 class GatedMedia(CountingMedia):
-    """Reads when it is let."""
+    """Reads when it is let; tells of each question."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.asked: Queue[tuple[ImageRef, float]] = Queue()
         self.gate = threading.Event()
         self.gate.set()
         self.fail = False
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
-        self.refs.append(ref)
+        self.asked.put((ref, deadline))
         assert self.gate.wait(20)
         if self.fail:
             raise ImageUnavailable("gone")
-        image = super().fetch(ref, deadline=deadline, data_needed=data_needed)
-        self.refs.pop()
-        return image
+        return super().fetch(ref, deadline=deadline, data_needed=data_needed)
+
+    @property
+    def tasks(self) -> list[Any]:
+        """Ids of the tasks whose images were read."""
+        return [ref.task_id for ref in self.refs]
 
 
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+class TellingPool(DiscPool):
+    """Tells of each image that it is handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed: Queue[SourceImage] = Queue()
+
+    def prefetch(self, image: SourceImage) -> bool:
+        self.handed.put(image)
+        return super().prefetch(image)
+
+    def wait(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.handed.get(timeout=20)
 
 
 def task(number: int) -> dict[str, Any]:
@@ -53,66 +67,115 @@ def media() -> GatedMedia:
 
 
 @pytest.fixture
-def pool() -> DiscPool:
-    return DiscPool()
+def pool() -> TellingPool:
+    return TellingPool()
 
 
 @pytest.fixture
-def prefetcher(pool: DiscPool, media: GatedMedia) -> Iterator[Prefetcher]:
-    prefetcher = Prefetcher(pool, media, timeout=5, upcoming=lambda project, opened: [task(8), task(9)])
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def prefetcher(pool: TellingPool, media: GatedMedia, clock: Clock) -> Iterator[Prefetcher]:
+    prefetcher = Prefetcher(pool, media, timeout=5, upcoming=lambda project, opened: [task(8), task(9)], clock=clock)
     yield prefetcher
+    media.gate.set()
     prefetcher.close()
 
 
-def opened(prefetcher: Prefetcher, number: int = 7, project: str = "1") -> None:
-    prefetcher.opened(task(number), CONFIG, project=project, hostname=None)
+def opened(prefetcher: Prefetcher, *numbers: int, project: str = "1") -> None:
+    for number in numbers:
+        prefetcher.opened(task(number), CONFIG, project=project, hostname=None)
+
+
+def opened_while_the_first_is_read(prefetcher: Prefetcher, media: GatedMedia, *numbers: int, project: str) -> None:
+    first, *others = numbers
+    media.gate.clear()
+    opened(prefetcher, first, project=project)
+    while media.asked.get(timeout=20)[0].task_id != first:
+        pass
+    opened(prefetcher, *others, project=project)
+    media.gate.set()
 
 
 def test_the_opened_task_and_the_next_ones_are_handed_to_the_model_in_this_order(
-    prefetcher: Prefetcher, pool: DiscPool, media: GatedMedia
+    prefetcher: Prefetcher, pool: TellingPool, media: GatedMedia
 ) -> None:
-    opened(prefetcher)
-    until(lambda: len(pool.prefetched) == 3)
+    opened(prefetcher, 7)
+    pool.wait(3)
 
     assert [ref.url for ref in media.refs] == [f"/data/upload/{number}.png" for number in (7, 8, 9)]
 
 
-def test_a_task_opened_twice_at_once_is_read_once(prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool) -> None:
-    opened(prefetcher)
-    opened(prefetcher)
-    opened(prefetcher, 10)
-    until(lambda: any(ref.task_id == 10 for ref in media.refs))
+def test_a_task_opened_twice_at_once_is_read_once(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
+) -> None:
+    opened_while_the_first_is_read(prefetcher, media, 7, 7, 10, project="1")
+    pool.wait(4)
 
-    assert sorted(ref.task_id for ref in media.refs if ref.task_id == 7) in ([7], [])
-    until(lambda: len(pool.prefetched) == 4)
+    # The next tasks come last, when nothing waits any more, the second opening of 7 included.
+    assert media.tasks == [7, 10, 8, 9]
+
+
+def test_after_a_while_a_task_that_is_opened_again_is_read_again(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool, clock: Clock
+) -> None:
+    for ahead, is_read in ((0, True), (int(REPEAT_SECONDS) - 60, False), (int(REPEAT_SECONDS) + 1, True)):
+        clock.ahead = ahead
+        # The newest goes first: when the one before it was read, 7 was decided about.
+        opened_while_the_first_is_read(prefetcher, media, 1000 + ahead, 2000 + ahead, 7, project="")
+        pool.wait(2 + is_read)
+        assert (media.tasks[-2] == 7) == is_read
+
+
+def test_the_newest_task_goes_first_and_the_oldest_of_too_many_are_forgotten(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
+) -> None:
+    many = list(range(100, 110 + MAX_WAITING))
+    opened_while_the_first_is_read(prefetcher, media, 7, *many, project="")
+    pool.wait(1 + MAX_WAITING)
+
+    assert media.tasks == [7, *reversed(many[10:])]
+
+
+def test_an_image_has_as_long_as_a_download_may_take(prefetcher: Prefetcher, media: GatedMedia, clock: Clock) -> None:
+    before = clock()
+    opened(prefetcher, 7)
+    _, deadline = media.asked.get(timeout=20)
+
+    assert before + 5 <= deadline <= clock() + 5
 
 
 def test_with_a_slow_model_only_the_opened_task_is_prefetched(
-    prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
 ) -> None:
     pool.encode_seconds = 30.0
-    opened(prefetcher)
-    until(lambda: pool.prefetched)
+    opened(prefetcher, 7)
+    pool.wait()
     opened(prefetcher, 10)
-    until(lambda: len(pool.prefetched) == 2)
+    pool.wait()
 
-    assert [ref.task_id for ref in media.refs] == [7, 10]
+    assert media.tasks == [7, 10]
 
 
 def test_an_image_that_cannot_be_read_is_left_to_the_click(
-    prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
 ) -> None:
     media.fail = True
-    opened(prefetcher)
-    until(lambda: media.refs)
+    opened(prefetcher, 7, project="")
+    assert media.asked.get(timeout=20)[0].task_id == 7
+    opened(prefetcher, 11, project="")
+    assert media.asked.get(timeout=20)[0].task_id == 11
     media.fail = False
-    opened(prefetcher, 11)
+    opened(prefetcher, 12, project="")
+    pool.wait()
 
-    until(lambda: pool.prefetched)
+    assert media.tasks == [12]
 
 
 def test_predict_answers_an_opened_task_at_once_while_its_image_is_still_read(
-    prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
 ) -> None:
     media.gate.clear()
     client = create_app(settings(), pool, media, prefetcher).test_client()
@@ -122,14 +185,14 @@ def test_predict_answers_an_opened_task_at_once_while_its_image_is_still_read(
     answer = client.post("/predict", json=body)
 
     assert answer.json == {"results": [[]]}
-    until(lambda: [ref.url for ref in media.refs] == ["/data/upload/1/a.png"])
+    assert media.asked.get(timeout=20)[0].url == "/data/upload/1/a.png"
     assert not pool.prefetched
     media.gate.set()
-    until(lambda: pool.prefetched)
+    pool.wait()
 
 
 def test_a_batch_of_tasks_without_prompts_reads_nothing(
-    prefetcher: Prefetcher, media: GatedMedia, pool: DiscPool
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
 ) -> None:
     client = create_app(settings(), pool, media, prefetcher).test_client()
     body = payload()
@@ -138,8 +201,7 @@ def test_a_batch_of_tasks_without_prompts_reads_nothing(
 
     assert client.post("/predict", json=body).json == {"results": [[]] * 500}
     opened(prefetcher, 77)
-    until(lambda: media.refs)
-    assert media.refs[0].task_id == 77
+    assert media.asked.get(timeout=20)[0].task_id == 77
 
 
 @pytest.mark.parametrize(
@@ -147,9 +209,9 @@ def test_a_batch_of_tasks_without_prompts_reads_nothing(
     [({"id": 1}, CONFIG), ({"id": 1, "data": {"image": 5}}, CONFIG), (task(1), "<View/>"), (task(1), None)],
 )
 def test_whatever_a_request_holds_the_prefetcher_goes_on(
-    opened_task: dict[str, Any], config: Any, prefetcher: Prefetcher, pool: DiscPool
+    opened_task: dict[str, Any], config: Any, prefetcher: Prefetcher, pool: TellingPool
 ) -> None:
-    prefetcher.opened(opened_task, config, project="1", hostname=None)
-    opened(prefetcher, 12)
+    prefetcher.opened(opened_task, config, project="", hostname=None)
+    opened(prefetcher, 12, project="")
 
-    until(lambda: pool.prefetched)
+    pool.wait()

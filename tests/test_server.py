@@ -1,7 +1,6 @@
 import base64
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,6 @@ def media() -> CountingMedia:
 @pytest.fixture
 def client(pool: DiscPool, media: CountingMedia) -> FlaskClient:
     return create_app(settings(), pool, media).test_client()
-
-
-@pytest.fixture(scope="module")
-def studio() -> Iterator[FakeLabelStudio]:
-    fake = FakeLabelStudio()
-    yield fake
-    fake.close()
 
 
 def test_health_is_up_while_the_model_loads(client: FlaskClient, pool: DiscPool) -> None:

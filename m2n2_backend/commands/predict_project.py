@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 
 from rich.console import Console
-from rich.progress import Progress
 
-from m2n2_backend.labelstudio.batch import Outcome, ProjectBatch
+from m2n2_backend.commands.progress import run_with_progress
+from m2n2_backend.labelstudio.batch import ProjectBatch
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.process_pool import ProcessPool
-
-MAX_REASONS = 20
-"""Failed tasks that are told with their reason; there may be thousands, all with the same."""
 
 
 def predict_project(settings: Settings, project: int, column: str | None, console: Console) -> bool:
@@ -34,25 +30,14 @@ def predict_project(settings: Settings, project: int, column: str | None, consol
     # One line a task is for a server's log.
     logging.getLogger("m2n2_backend.labelstudio.predictor").setLevel(logging.WARNING)
     batch = ProjectBatch(settings, project, column=column)
-    states: Counter[str] = Counter()
-    failed: list[Outcome] = []
     pool = ProcessPool(settings)
     try:
-        with Progress(console=console) as progress:
-            bar = progress.add_task(f"project {project}", total=batch.size)
-            for outcome in batch.run(pool):
-                states[outcome.state] += 1
-                failed += [outcome] if outcome.state == "failed" else []
-                progress.advance(bar)
+        states = run_with_progress(f"project {project}", batch.size, batch.run(pool), console)
     finally:
         pool.close()
-    for outcome in failed[:MAX_REASONS]:
-        console.print(f"task {outcome.task_id}: {outcome.detail}", soft_wrap=True, highlight=False)
-    if len(failed) > MAX_REASONS:
-        console.print(f"and {len(failed) - MAX_REASONS} more")
     console.print(
         f"{states['posted']} posted, {states['present']} had one already, {states['no prompts']} without prompts, "
-        f"{len(failed)} failed",
+        f"{states['failed']} failed",
         highlight=False,
     )
-    return not failed
+    return not states["failed"]

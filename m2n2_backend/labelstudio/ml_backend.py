@@ -4,15 +4,12 @@ That server is only published as a git repository, so it is no dependency: this 
 it is installed. A ``_wsgi.py`` for it:
 
     from label_studio_ml.api import init_app
-    from m2n2_backend.labelstudio.images.reader import MediaReader
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
-    from m2n2_backend.labelstudio.predictor import Predictor
     from m2n2_backend.settings import load_settings
     from m2n2_backend.worker.process_pool import ProcessPool
 
     settings = load_settings()
-    predictor = Predictor(ProcessPool(settings), MediaReader(settings), at_once=settings.http_threads)
-    app = init_app(model_class=ml_backend_class(predictor, deadline=settings.deadline))
+    app = init_app(model_class=ml_backend_class(ProcessPool(settings), settings))
 
 Errors reach Label Studio as "500 INTERNAL SERVER ERROR" there, with the cause in that server's log only; the
 server of this package names the cause in the status line.
@@ -23,7 +20,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.predictor import Predictor
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.pool import Pool
 
 try:
     from label_studio_ml.model import LabelStudioMLBase
@@ -34,22 +34,24 @@ except ImportError as error:
     ) from error
 
 
-def ml_backend_class(predictor: Predictor, *, deadline: float) -> type[Any]:
-    """A ``LabelStudioMLBase`` around a predictor, for ``label_studio_ml.api.init_app``.
+def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
+    """A ``LabelStudioMLBase`` around a model, for ``label_studio_ml.api.init_app``.
 
-    That server makes an object of the class for every request, so the model belongs to the class.
+    That server makes an object of the class for every request, so the model and the memory of images
+    belong to the class.
 
     Args:
-        predictor: Shared by all requests.
-        deadline: Seconds after which a request is given up.
+        pool: The model, shared by all requests.
+        settings: How images are read, how many requests at once, and for how long.
     """
+    predictor = Predictor(pool, RememberingMedia.of(settings), at_once=settings.http_threads)
 
     class M2N2Backend(LabelStudioMLBase):  # type: ignore[misc]
         """Interactive segmentation by clicks and boxes."""
 
         def setup(self) -> None:
             """Tell Label Studio the model's version."""
-            self.set("model_version", predictor.pool.status().model_version)
+            self.set("model_version", pool.status().model_version)
 
         def predict(
             self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
@@ -60,9 +62,9 @@ def ml_backend_class(predictor: Predictor, *, deadline: float) -> type[Any]:
                 context,
                 self.label_config,
                 project=self.project_id,
-                deadline=time.monotonic() + deadline,
+                deadline=time.monotonic() + settings.deadline,
             )
-            version = predictor.pool.status().model_version
+            version = pool.status().model_version
             return ModelResponse(model_version=version, predictions=results)
 
     return M2N2Backend

@@ -13,8 +13,8 @@ from typing import Any
 
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.images.reader import Media
-from m2n2_backend.labelstudio.tasks import image_refs
+from m2n2_backend.labelstudio.images.download import Clock
+from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.worker.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,15 @@ class _Opened:
 class Prefetcher:
     """A thread that reads images and hands them to the pool; whatever fails is left to the click that needs it."""
 
-    def __init__(self, pool: Pool, media: Media, *, timeout: float, upcoming: Upcoming | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        media: Media,
+        *,
+        timeout: float,
+        upcoming: Upcoming | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         """Start the thread.
 
         Args:
@@ -54,7 +62,9 @@ class Prefetcher:
             media: Where images are read.
             timeout: Seconds for one image.
             upcoming: How to learn of the next tasks, None where that is not possible.
+            clock: Of deadlines and repeats.
         """
+        self._clock = clock
         self._pool = pool
         self._media = media
         self._timeout = timeout
@@ -109,13 +119,15 @@ class Prefetcher:
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _task(self, task: Mapping[str, Any], image_key: str, hostname: str | None) -> None:
-        for ref in islice(image_refs(task, image_key, hostname), 1):  # of several pages the one that is shown first
+        for ref in islice(
+            ImageRef.of_task(task, image_key, hostname), 1
+        ):  # of several pages the one that is shown first
             if self._is_new(ref.url):
-                image = self._media.fetch(ref, deadline=time.monotonic() + self._timeout)
+                image = self._media.fetch(ref, deadline=self._clock() + self._timeout)
                 self._pool.prefetch(image)
 
     def _is_new(self, url: str) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._seen.get(url, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
         self._seen[url] = now

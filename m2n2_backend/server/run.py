@@ -11,10 +11,9 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
+from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
-from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
-from m2n2_backend.labelstudio.tasks import ProjectTasks
 from m2n2_backend.server.app import create_app, credentials
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool
@@ -28,6 +27,8 @@ _WATCHDOG_SECONDS = 300
 # Beside those that may all wait for the model: /health and /setup have one and three seconds to answer.
 _SPARE_THREADS = 8
 _GRACE_SECONDS = 20
+# For the list of the next tasks, which nobody waits for.
+_UPCOMING_SECONDS = 10.0
 
 
 def serve(settings: Settings, pool_factory: PoolFactory) -> None:
@@ -45,7 +46,8 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
     credentials(settings)
     logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT, stream=sys.stderr, force=True)
     # One line for every image request would carry addresses; ours say what matters.
-    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    for name in ("httpcore", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     _Server(settings, pool_factory).run()
 
 
@@ -80,7 +82,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Called by gunicorn in the serving process."""
         pool = self._pool_factory(self._settings)
         self._open.append(pool)
-        media = RememberingMedia(MediaReader(self._settings), fresh_seconds=self._settings.image_fresh)
+        media = RememberingMedia.of(self._settings)
         self._open.append(media)
         prefetcher = Prefetcher(
             pool, media, timeout=self._settings.download_timeout, upcoming=upcoming_tasks(self._settings)
@@ -102,10 +104,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 def upcoming_tasks(settings: Settings) -> Upcoming | None:
     """How to learn which tasks annotators get next; None where Label Studio cannot be asked or nobody wants to."""
-    tasks = ProjectTasks.of(settings)
-    if tasks is None or settings.prefetch == 0:
+    if settings.prefetch == 0 or settings.label_studio_url is None or settings.label_studio_api_key is None:
         return None
-    return partial(tasks.upcoming, count=settings.prefetch)
+    studio = LabelStudioClient.of(settings, seconds=_UPCOMING_SECONDS)
+    return partial(studio.upcoming, count=settings.prefetch)
 
 
 def _bind(settings: Settings) -> str:

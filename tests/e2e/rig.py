@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2n2_backend.commands.studio import backend, label_studio, project
-from m2n2_backend.commands.studio.label_studio import Account, Api
+from m2n2_backend.commands.studio.label_studio import Account
 from m2n2_backend.commands.studio.processes import Program
+from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.resources import label_config
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Studio:
 
     url: str
     account: Account
-    api: Api
+    api: LabelStudioClient
     files: Path
 
     def project(
@@ -72,13 +73,12 @@ class Studio:
         """A new project with a shipped config (``brush`` …), connected; its id and those of its tasks."""
         number = project.create_project(self.api, title, label_config(config).read_text(encoding="utf-8"), **more)
         project.upload(self.api, number, images)
-        project.connect(self.api, number, model)
+        self.api.connect_backend(number, model)
         return number, self.tasks(number)
 
     def tasks(self, number: int) -> list[int]:
         """Ids of a project's tasks, oldest first."""
-        found = self.api.call("GET", "/api/tasks", params={"project": number, "page_size": 100})
-        return sorted(task["id"] for task in found["tasks"])
+        return [task["id"] for task in self.api.tasks(number)]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ def running_studio(folder: Path) -> Iterator[Studio]:
     url = f"http://127.0.0.1:{port}"
     with label_studio.start(Path(os.environ["E2E_LABEL_STUDIO"]), folder, port, account) as program:
         label_studio.wait(program, url)
-        api = Api(url, f"Token {account.token}")
+        api = LabelStudioClient(url, account.token)
         yield Studio(url, account, api, folder / "files")
-        api.close()
 
 
 @contextmanager

@@ -3,13 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from editor import Editor, iou
 from pictures import DISC, SIZE, disc, mask_of, save_scene, save_turned
 from rig import Backend, Studio, running_backend
 
-from m2n2_backend.commands.studio import project
+from m2n2_backend.labelstudio.client import LabelStudioClient
 
 
 def test_the_mask_of_a_turned_photograph_lies_on_the_object_as_it_is_shown(
@@ -48,10 +47,8 @@ def personal_token(studio: Studio) -> Iterator[str]:
     switches = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": False}
     studio.api.call("POST", "/api/jwt/settings", switches)
     yield token
-    access = httpx.post(f"{studio.url}/api/token/refresh/", json={"refresh": token}, timeout=30).json()["access"]
-    settings = f"{studio.url}/api/jwt/settings"
     switches["legacy_api_tokens_enabled"] = True
-    httpx.post(settings, json=switches, headers={"Authorization": f"Bearer {access}"}, timeout=30).raise_for_status()
+    LabelStudioClient(studio.url, token).call("POST", "/api/jwt/settings", switches)
 
 
 def test_a_personal_access_token_is_enough_where_legacy_tokens_are_off(
@@ -59,13 +56,9 @@ def test_a_personal_access_token_is_enough_where_legacy_tokens_are_off(
 ) -> None:
     number, (task,) = studio.project("PAT", "brush", [save_scene(tmp_path)], backend.url)
     token = request.getfixturevalue("personal_token")
-    legacy = {"Authorization": f"Token {studio.account.token}"}
-    assert httpx.get(f"{studio.url}/api/projects", headers=legacy, timeout=30).status_code == 401
-    access = httpx.post(f"{studio.url}/api/token/refresh/", json={"refresh": token}, timeout=30).json()["access"]
+    assert studio.api.ask("GET", "/api/projects/").status == 401
     with running_backend(studio, token) as own:
-        as_user = project.Api(studio.url, f"Bearer {access}")
-        project.connect(as_user, number, own.url)
-        as_user.close()
+        LabelStudioClient(studio.url, token).connect_backend(number, own.url)
         editor.open(number, task)
         mask = mask_of(editor.click(DISC[0], DISC[1]).json()["data"]["result"])
     assert iou(mask, disc()) > 0.95

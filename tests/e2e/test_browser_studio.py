@@ -21,10 +21,10 @@ def test_its_project_is_there_again_with_the_samples_and_can_be_clicked_in(
 ) -> None:
     config = label_config("brush").read_text(encoding="utf-8")
     number = project.project_named(studio.api, TITLE, config, [])
-    project.connect(studio.api, number, backend.url)
+    studio.api.connect_backend(number, backend.url)
     tasks = studio.tasks(number)
     assert (number, len(tasks)) == (1, len(sample_photographs()))
-    (model,) = studio.api.call("GET", "/api/ml", params={"project": number})
+    (model,) = studio.api.models(number)
     assert model["is_interactive"]
     editor = open_editor()
     editor.open(number, tasks[0])

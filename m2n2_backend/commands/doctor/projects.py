@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 
 from m2n2_backend.commands.doctor.check import BANNED_SUBNETS, Check
-from m2n2_backend.errors import (
-    ImageNotAllowed,
-    ImageTooLarge,
-    ImageUnavailable,
-    InvalidLabelConfig,
-    LabelStudioUnavailable,
-)
-from m2n2_backend.labelstudio.api import StudioApi
+from m2n2_backend.errors import InvalidLabelConfig, LabelStudioUnavailable
+from m2n2_backend.labelstudio.client import LabelStudioClient, objects
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.images.addresses import AddressPolicy
-from m2n2_backend.labelstudio.images.download import exchange
 from m2n2_backend.settings import Settings
 
 MAX_PROJECTS = 30
@@ -37,7 +27,7 @@ def expected_address(settings: Settings) -> str:
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-def check_projects(api: StudioApi, settings: Settings, address: str | None) -> Iterator[Check]:
+def check_projects(api: LabelStudioClient, settings: Settings, address: str | None) -> Iterator[Check]:
     """Look at the projects that have a model.
 
     Args:
@@ -52,30 +42,26 @@ def check_projects(api: StudioApi, settings: Settings, address: str | None) -> I
             yield check
         if address is not None or not connected:
             yield _own_address(api, address or expected_address(settings), connected)
-    except (LabelStudioUnavailable, ImageUnavailable) as error:
+    except LabelStudioUnavailable as error:
         yield Check("projects", "fail", str(error), "look into Label Studio's log")
 
 
-def _projects(api: StudioApi) -> Iterator[Check]:
-    listed = api.get("/api/projects/", page_size=MAX_PROJECTS, ordering="-created_at")
-    projects = _objects(listed.data.get("results")) if isinstance(listed.data, dict) else []
+def _projects(api: LabelStudioClient) -> Iterator[Check]:
+    listed = api.ask("GET", "/api/projects/", page_size=MAX_PROJECTS, ordering="-created_at")
+    projects = objects(listed.data.get("results")) if isinstance(listed.data, dict) else []
     if listed.status != 200:
         cause = f"the token's user may not list projects ({listed.status} {listed.detail})"
         yield Check("projects", "fail", cause, "take the token of a user of the organization")
         return
     for project in projects:
-        models = _objects(api.get("/api/ml/", project=project["id"]).data)
+        models = api.models(project["id"])
         for model in models:
             yield _model(api, project, model)
         if models:
             yield from _label_config(project)
 
 
-def _objects(data: Any) -> list[dict[str, Any]]:
-    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []
-
-
-def _model(api: StudioApi, project: Mapping[str, Any], model: Mapping[str, Any]) -> Check:
+def _model(api: LabelStudioClient, project: Mapping[str, Any], model: Mapping[str, Any]) -> Check:
     name = f"model of project {project['id']} ({project.get('title')})"
     url, state = str(model.get("url")), model.get("state")
     if state == "ER":
@@ -89,7 +75,7 @@ def _model(api: StudioApi, project: Mapping[str, Any], model: Mapping[str, Any])
     return Check(name, "ok", f"{url} is connected ({model.get('model_version')})")
 
 
-def _unreachable(api: StudioApi, name: str, url: str) -> Check:
+def _unreachable(api: LabelStudioClient, name: str, url: str) -> Check:
     refusal = _refusal(api, url)
     if refusal is not None:
         return Check(name, "fail", f"Label Studio refuses {url}: {refusal[0]}", refusal[1])
@@ -112,7 +98,7 @@ def _unreachable(api: StudioApi, name: str, url: str) -> Check:
     return Check(name, "fail", cause, cure)
 
 
-def _refusal(api: StudioApi, url: str) -> tuple[str, str] | None:
+def _refusal(api: LabelStudioClient, url: str) -> tuple[str, str] | None:
     """Cause and cure where Label Studio would not even try an address."""
     refusal = api.refusal_of_backend(url)
     if "reserved network address" in refusal:
@@ -128,16 +114,12 @@ def _refusal(api: StudioApi, url: str) -> tuple[str, str] | None:
 def _health(url: str) -> str:
     """What this machine hears from a backend, in a few words."""
     try:
-        where = httpx.URL(url.rstrip("/") + "/health")
-        policy = AddressPolicy([where.raw_host.decode("ascii")])
-        deadline = time.monotonic() + 3
-        tls = ssl.create_default_context()
-        reply = exchange("GET", where, headers={}, policy=policy, tls=tls, limit=64 * 1024, deadline=deadline)
-    except (ImageUnavailable, ImageNotAllowed, ImageTooLarge) as error:
-        return str(error).removeprefix("image download ")
+        answer = httpx.get(url.rstrip("/") + "/health", timeout=3, trust_env=False)
+    except httpx.RequestError as error:
+        return str(error) or type(error).__name__
     except (httpx.InvalidURL, UnicodeError, OverflowError):
         return "no address"
-    return f"{reply.status} from /health"
+    return f"{answer.status_code} from /health"
 
 
 def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
@@ -154,7 +136,7 @@ def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(name, "ok", f"masks are returned to <{config.output.tag}>")
 
 
-def _own_address(api: StudioApi, address: str, connected: bool) -> Check:
+def _own_address(api: LabelStudioClient, address: str, connected: bool) -> Check:
     name = "reachable for Label Studio"
     refusal = _refusal(api, address)
     if refusal is not None:

@@ -11,8 +11,8 @@ import httpx
 
 from m2n2_backend.commands.doctor.check import BANNED_SUBNETS, Check
 from m2n2_backend.commands.doctor.projects import check_projects
-from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable
-from m2n2_backend.labelstudio.api import StudioApi
+from m2n2_backend.errors import LabelStudioUnavailable, TokenRefused
+from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.settings import Settings
 
 OLDEST = (1, 20)
@@ -30,7 +30,7 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
     """
     asked = False
     for check in _label_studio(settings):
-        if isinstance(check, StudioApi):
+        if isinstance(check, LabelStudioClient):
             asked = True
             yield from check_projects(check, settings, address)
         else:
@@ -44,7 +44,7 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
         )
 
 
-def _label_studio(settings: Settings) -> Iterator[Check | StudioApi]:
+def _label_studio(settings: Settings) -> Iterator[Check | LabelStudioClient]:
     """Checks in order; at the end, if all went well, the client to go on with."""
     url, key = settings.label_studio_url, settings.label_studio_api_key
     if url is None:
@@ -63,12 +63,12 @@ def _label_studio(settings: Settings) -> Iterator[Check | StudioApi]:
     token = _shape(secret) or _accepted(url, secret)
     yield token
     if token.state == "ok":
-        yield StudioApi(url, secret)
+        yield LabelStudioClient(url, secret)
 
 
 def _version(url: str) -> Check:
     try:
-        reply = StudioApi(url, None, seconds=10).get("/api/version")
+        reply = LabelStudioClient(url, None, seconds=10).ask("GET", "/api/version")
     except LabelStudioUnavailable as error:
         cure = "start Label Studio, or set LABEL_STUDIO_URL to the address at which this machine reaches it"
         if httpx.URL(url).host in ("localhost", "127.0.0.1", "::1"):
@@ -115,12 +115,12 @@ def _kind(key: str) -> str:
 
 
 def _accepted(url: str, key: str) -> Check:
-    api = StudioApi(url, key, seconds=10)
+    api = LabelStudioClient(url, key, seconds=10)
     kind = "personal access token" if api.is_personal else "legacy token"
     fresh = f"make a personal access token in {_ACCOUNT} and put it in LABEL_STUDIO_API_KEY"
     try:
-        reply = api.get("/api/current-user/whoami")
-    except ImageUnavailable as error:
+        reply = api.ask("GET", "/api/current-user/whoami")
+    except TokenRefused as error:
         return Check("token", "fail", str(error), fresh)
     except LabelStudioUnavailable as error:
         return Check("token", "fail", str(error), "look into Label Studio's log")

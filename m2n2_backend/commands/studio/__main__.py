@@ -6,12 +6,13 @@ import argparse
 import signal
 import sys
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from m2n2_backend.commands.studio import backend, label_studio, project
 from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.resources import label_config, sample_photographs
 
 TITLE = "M2N2 studio"
@@ -54,9 +55,9 @@ def _run(options: argparse.Namespace, running: ExitStack, stopping: threading.Ev
     label_studio.wait(studio, studio_url, stopping)
     backbone = backend.wait(server, backend_url, stopping)
 
-    api = running.enter_context(closing(label_studio.Api(studio_url, f"Token {account.token}")))
+    api = LabelStudioClient(studio_url, account.token)
     number = project.project_named(api, options.title, label_config("brush").read_text(encoding="utf-8"), images)
-    project.connect(api, number, backend_url)
+    api.connect_backend(number, backend_url)
     _say(_instructions(studio_url, number, account, backbone, folder))
     _watch((studio, server), stopping)
 

@@ -1,4 +1,4 @@
-"""Label Studio without docker: its start, its account, its API."""
+"""Label Studio without docker: its start and its account."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import secrets
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from m2n2_backend.commands.studio.processes import Program
-from m2n2_backend.errors import StudioError
 
 START_SECONDS = 300.0
 """The first start creates the database, which takes about a minute; later ones take ten seconds."""
 
 _USER = "studio@example.com"
-_API_SECONDS = 30.0
 _ENVIRONMENT = {
     # Without it Label Studio refuses every backend on a private address, which 127.0.0.1 is.
     "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
@@ -96,46 +93,3 @@ def wait(process: Program, url: str, stopping: threading.Event | None = None) ->
             return False
 
     process.wait_until(ready, START_SECONDS, stopping)
-
-
-class Api:
-    """Label Studio's API as one user."""
-
-    def __init__(self, url: str, authorization: str) -> None:
-        """Nothing is sent yet.
-
-        Args:
-            url: Without a slash at its end.
-            authorization: The header's value, such as ``Token …``.
-        """
-        # trust_env: a proxy of the environment has no business with this machine's own address.
-        self._client = httpx.Client(
-            base_url=url, headers={"Authorization": authorization}, timeout=_API_SECONDS, trust_env=False
-        )
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._client.close()
-
-    def call(self, method: str, path: str, body: object = None, **more: Any) -> Any:
-        """One request.
-
-        Args:
-            method: Of HTTP.
-            path: Begins with a slash.
-            body: Sent as JSON unless it is None.
-            more: Handed to httpx.
-
-        Returns:
-            The answer's JSON, None where it has no body.
-
-        Raises:
-            StudioError: Label Studio refuses it or does not answer.
-        """
-        try:
-            answer = self._client.request(method, path, json=body, **more)
-        except httpx.TransportError as error:
-            raise StudioError(f"Label Studio did not answer {method} {path}: {error}") from error
-        if answer.is_error:
-            raise StudioError(f"Label Studio refused {method} {path}: {answer.status_code} {answer.text[:300]}")
-        return answer.json() if answer.content else None

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m2n2_backend.commands.studio.label_studio import Api
-
-BACKEND_TITLE = "M2N2"
+from m2n2_backend.labelstudio.client import LabelStudioClient
 
 
-def project_named(api: Api, title: str, config: str, images: Sequence[Path]) -> int:
+def project_named(api: LabelStudioClient, title: str, config: str, images: Sequence[Path]) -> int:
     """The id of the project of that title; where there is none it is created, with one task for each image.
 
     Raises:
-        StudioError: Label Studio refuses.
+        LabelStudioUnavailable: Label Studio refuses.
     """
-    projects = api.call("GET", "/api/projects", params={"page_size": 1000, "fields": "id,title,task_number"})
+    projects = api.call("GET", "/api/projects/", page_size=1000, fields="id,title,task_number")
     for project in projects["results"]:
         if project["title"] == title:
             number = int(project["id"])
@@ -29,7 +27,7 @@ def project_named(api: Api, title: str, config: str, images: Sequence[Path]) -> 
     return number
 
 
-def create_project(api: Api, title: str, config: str, **more: Any) -> int:
+def create_project(api: LabelStudioClient, title: str, config: str, **more: Any) -> int:
     """A new project.
 
     Args:
@@ -41,26 +39,12 @@ def create_project(api: Api, title: str, config: str, **more: Any) -> int:
     Returns:
         Its id.
     """
-    project = api.call("POST", "/api/projects", {"title": title, "label_config": config, **more})
+    project = api.call("POST", "/api/projects/", {"title": title, "label_config": config, **more})
     return int(project["id"])
 
 
-def upload(api: Api, project: int, images: Sequence[Path]) -> None:
+def upload(api: LabelStudioClient, project: int, images: Sequence[Path]) -> None:
     """Make one task of each image file."""
     for image in images:
         # One by one: several files of one request become tasks in no certain order.
         api.call("POST", f"/api/projects/{project}/import", files={"file": (image.name, image.read_bytes())})
-
-
-def connect(api: Api, project: int, url: str) -> None:
-    """Make the backend the project's model, with interactive preannotations.
-
-    Raises:
-        StudioError: Label Studio does not accept it; the message holds the reason it gives.
-    """
-    settings = {"project": project, "url": url, "title": BACKEND_TITLE, "is_interactive": True}
-    for model in api.call("GET", "/api/ml", params={"project": project}):
-        if model["title"] == BACKEND_TITLE:
-            api.call("PATCH", f"/api/ml/{model['id']}", settings)
-            return
-    api.call("POST", "/api/ml", settings)

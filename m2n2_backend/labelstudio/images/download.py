@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,9 @@ import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+
+Clock = Callable[[], float]
+"""``time.monotonic``, or a test's own."""
 
 _SocketOptions = Iterable[tuple[Any, ...]] | None
 
@@ -43,6 +47,7 @@ def exchange(
     tls: ssl.SSLContext,
     limit: int,
     deadline: float,
+    clock: Clock = time.monotonic,
     read: Container[int] = (HTTPStatus.OK,),
 ) -> Reply:
     """Send one request and read the answer; redirects are not followed and no proxy is used.
@@ -55,8 +60,9 @@ def exchange(
         policy: Decides about the host's addresses; the connection is made to what it answered.
         tls: For https.
         limit: Most bytes of the answer's body.
-        deadline: ``time.monotonic()`` at which everything must have arrived, however steadily bytes drip in.
+        deadline: ``clock()`` at which everything must have arrived, however steadily bytes drip in.
             Only the system's resolver is outside of it.
+        clock: Of the deadline.
         read: Statuses whose body is read.
 
     Raises:
@@ -66,10 +72,11 @@ def exchange(
     """
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     # What is compressed could unfold to any size.
+    left = partial(_left, deadline, clock)
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
     try:
         with (
-            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, deadline)) as pool,
+            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, left)) as pool,
             pool.stream(method, target, headers=list({**fixed, **headers}.items()), content=content) as response,
         ):
             received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
@@ -106,9 +113,9 @@ def _body(response: httpcore.Response, headers: Mapping[str, str], limit: int) -
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to the addresses a policy allows, and to nothing a name might point to a moment later."""
 
-    def __init__(self, policy: AddressPolicy, deadline: float) -> None:
+    def __init__(self, policy: AddressPolicy, left: Clock) -> None:
         self._policy = policy
-        self._deadline = deadline
+        self._left = left
         self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -122,13 +129,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
         failure: Exception = httpcore.ConnectError(f"no address for {host}")
         for address in self._policy.resolve(host, port):
             try:
-                stream = self._sockets.connect_tcp(
-                    address, port, _left(self._deadline), local_address, socket_options
-                )
+                stream = self._sockets.connect_tcp(address, port, self._left(), local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                return _TimedStream(stream, self._deadline)
+                return _TimedStream(stream, self._left)
         raise failure
 
     def connect_unix_socket(
@@ -140,15 +145,15 @@ class _CheckedBackend(httpcore.NetworkBackend):
 class _TimedStream(httpcore.NetworkStream):
     """A connection on which no operation outlasts one deadline for all of them."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, left: Clock) -> None:
         self._stream = stream
-        self._deadline = deadline
+        self._left = left
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(self._deadline))
+        return self._stream.read(max_bytes, self._left())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._deadline))
+        self._stream.write(buffer, self._left())
 
     def close(self) -> None:
         self._stream.close()
@@ -156,15 +161,16 @@ class _TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        secured = self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline))
-        return _TimedStream(secured, self._deadline)
+        secured = self._stream.start_tls(ssl_context, server_hostname, self._left())
+        return _TimedStream(secured, self._left)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
+def _left(deadline: float, clock: Clock) -> float:
+    """Seconds until the deadline."""
+    left = deadline - clock()
     if left <= 0:
         raise httpcore.ReadTimeout("deadline passed")
     return left

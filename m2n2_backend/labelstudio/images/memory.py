@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
+from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import SourceImage
 
 MAX_ADDRESSES = 20_000
@@ -41,6 +42,11 @@ class RememberingMedia:
         self._busy: dict[tuple[str, str | None], threading.Lock] = {}
         self.downloads = 0
         self.revalidations = 0
+
+    @staticmethod
+    def of(settings: Settings) -> RememberingMedia:
+        """The memory around a reader, as the settings want both."""
+        return RememberingMedia(MediaReader(settings), fresh_seconds=settings.image_fresh)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image, or tell what is known of it; see :meth:`MediaReader.fetch` for what it raises."""

@@ -6,11 +6,13 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from http import HTTPStatus
 
+import httpx
+
 from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.images.download import Reply
+from m2n2_backend.labelstudio.images.download import Clock, Reply
 
 _ACCESS_SECONDS = 240.0
 """Label Studio's access tokens live 300 s; a new one is asked for before a slow download can outlast it."""
@@ -28,13 +30,15 @@ class TokenSource:
     one is kept until shortly before it ends.
     """
 
-    def __init__(self, key: str | None, refresh: Refresh) -> None:
+    def __init__(self, key: str | None, refresh: Refresh, *, clock: Clock = time.monotonic) -> None:
         """Set up the source; nothing is sent yet.
 
         Args:
             key: ``LABEL_STUDIO_API_KEY``, or None.
             refresh: See :data:`Refresh`.
+            clock: Of deadlines, and of an access token's age.
         """
+        self._clock = clock
         self._key = key
         self._refresh = refresh
         self._lock = threading.Lock()
@@ -50,7 +54,7 @@ class TokenSource:
         """The headers that identify this server; none without a key.
 
         Args:
-            deadline: ``time.monotonic()`` at which a refresh must be done.
+            deadline: ``clock()`` at which a refresh must be done.
             renew: The last access token was refused, get another one.
 
         Raises:
@@ -63,12 +67,12 @@ class TokenSource:
             raise ImageUnavailable("LABEL_STUDIO_API_KEY is no token: it holds spaces or other characters")
         if not self.is_personal:
             return {"Authorization": f"Token {self._key}"}
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._lock.acquire(timeout=max(0.0, deadline - self._clock())):
             raise ImageUnavailable("Label Studio did not answer in time when asked for an access token")
         try:
-            if renew or self._access is None or time.monotonic() >= self._expires:
+            if renew or self._access is None or self._clock() >= self._expires:
                 self._access = self._renewed(deadline)
-                self._expires = time.monotonic() + _ACCESS_SECONDS
+                self._expires = self._clock() + _ACCESS_SECONDS
             return {"Authorization": f"Bearer {self._access}"}
         finally:
             self._lock.release()
@@ -104,3 +108,25 @@ class TokenSource:
                 "check that LABEL_STUDIO_URL is Label Studio"
             )
         return access
+
+
+class TokenAuth(httpx.Auth):
+    """Puts the token into a request; an access token that was refused is renewed once."""
+
+    def __init__(self, token: TokenSource, seconds: float) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            token: Whose header is sent.
+            seconds: For a refresh.
+        """
+        self._token = token
+        self._seconds = seconds
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Called by httpx for each request."""
+        request.headers.update(self._token.headers(time.monotonic() + self._seconds))
+        answer = yield request
+        if answer.status_code == httpx.codes.UNAUTHORIZED and self._token.is_personal:
+            request.headers.update(self._token.headers(time.monotonic() + self._seconds, renew=True))
+            yield request

@@ -1,0 +1,42 @@
+"""The progress bar beside long work, and the reasons of what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from m2n2_backend.labelstudio.outcome import Outcome, State
+
+MAX_REASONS = 20
+"""Failures that are told with their reason; there may be thousands, all with the same."""
+
+
+def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], console: Console) -> Counter[State]:
+    """Do the work, and print why some of it failed.
+
+    Args:
+        title: Beside the bar.
+        size: Number of outcomes to expect.
+        outcomes: Work is done as they are asked for.
+        console: To print on.
+
+    Returns:
+        How often each state came.
+    """
+    states: Counter[State] = Counter()
+    failed: list[Outcome] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task(title, total=size)
+        for outcome in outcomes:
+            states[outcome.state] += 1
+            failed += [outcome] if outcome.state == "failed" else []
+            progress.advance(bar)
+    for outcome in failed[:MAX_REASONS]:
+        console.print(f"{outcome.name}: {outcome.detail}", soft_wrap=True, highlight=False, markup=False)
+    if len(failed) > MAX_REASONS:
+        console.print(f"and {len(failed) - MAX_REASONS} more")
+    return states

@@ -1,0 +1,250 @@
+"""Label Studio's API: what the backend and its commands ask of Label Studio, and the little they change there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, SettingsError, TokenRefused
+from m2n2_backend.labelstudio.images.download import Reply, shown
+from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
+from m2n2_backend.settings import Settings
+
+SECONDS = 60.0
+"""Limit of each wait: to list a project's models, Label Studio first asks each of them how it is."""
+
+PAGE = 100
+"""Tasks asked for at a time; whole ones hold masks, and come by the half of it."""
+
+BACKEND_TITLE = "M2N2"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ApiReply:
+    """What Label Studio answered.
+
+    Attributes:
+        status: HTTP status.
+        data: The body, None where it is no JSON.
+    """
+
+    status: int
+    data: Any
+
+    @property
+    def detail(self) -> str:
+        """Label Studio's own words for what went wrong; empty where it gave none."""
+        if not isinstance(self.data, dict):
+            return ""
+        parts = [str(self.data.get("detail") or "").rstrip(".")]
+        if errors := self.data.get("validation_errors"):
+            parts.append(json.dumps(errors, ensure_ascii=False)[:300])
+        return ": ".join(filter(None, parts))
+
+
+class LabelStudioClient:
+    """A Label Studio as the user of a token sees it. Threads may share one.
+
+    The token goes to Label Studio's own address alone: redirects are not followed, and no proxy is used.
+    """
+
+    def __init__(self, url: str, key: str | None, *, seconds: float = SECONDS) -> None:
+        """Set up the client; nothing is sent yet.
+
+        Args:
+            url: ``LABEL_STUDIO_URL``.
+            key: ``LABEL_STUDIO_API_KEY`` of either kind; None asks as nobody.
+            seconds: Limit of each wait for an answer.
+        """
+        self._token = TokenSource(key, self._refresh)
+        self._http = httpx.Client(
+            base_url=url,
+            auth=TokenAuth(self._token, seconds),
+            headers={"User-Agent": "m2n2-backend", "Accept": "application/json"},
+            timeout=seconds,
+            # Minutes may pass between two questions, after which a kept connection is often dead.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            verify=httpx.create_ssl_context(),
+            trust_env=False,
+        )
+
+    @staticmethod
+    def of(settings: Settings, *, seconds: float = SECONDS) -> LabelStudioClient:
+        """The client for the settings' address and token.
+
+        Raises:
+            SettingsError: One of them is not set.
+        """
+        url, key = settings.label_studio_url, settings.label_studio_api_key
+        if url is None or key is None:
+            raise SettingsError("set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: the tasks are read from Label Studio")
+        return LabelStudioClient(url, key.get_secret_value().strip(), seconds=seconds)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether the key is a personal access token."""
+        return self._token.is_personal
+
+    def ask(self, method: str, path: str, body: object = None, *, files: Any = None, **query: Any) -> ApiReply:
+        """One request, whatever its answer.
+
+        Args:
+            method: Of HTTP.
+            path: Below Label Studio's address, with a slash in front.
+            body: Sent as JSON unless it is None.
+            files: To upload: name of the field → name and content of the file.
+            **query: Appended to the path.
+
+        Raises:
+            LabelStudioUnavailable: No connection, no answer in time, or a redirect.
+            TokenRefused: The personal access token was refused, or the key is no token.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"{path!r} does not begin with a slash")
+        try:
+            answer = self._http.request(method, path, json=body, files=files, params=query or None)
+        except ImageUnavailable as error:
+            raise TokenRefused(str(error)) from error
+        except httpx.RequestError as error:
+            late = isinstance(error, httpx.TimeoutException)
+            cause = "timed out" if late else f"failed: {str(error) or type(error).__name__}"
+            raise LabelStudioUnavailable(f"asking Label Studio {cause} ({shown(error.request.url)})") from error
+        if answer.has_redirect_location:
+            where = shown(answer.url.join(answer.headers["Location"]))
+            raise LabelStudioUnavailable(
+                f"Label Studio redirects {shown(answer.url)} to {where}: set LABEL_STUDIO_URL to the address it wants"
+            )
+        try:
+            return ApiReply(answer.status_code, answer.json())
+        except (ValueError, RecursionError):
+            return ApiReply(answer.status_code, None)
+
+    def call(self, method: str, path: str, body: object = None, *, files: Any = None, **query: Any) -> Any:
+        """One request that is to succeed; see :meth:`ask`.
+
+        Returns:
+            The answer's JSON, None where it has none.
+
+        Raises:
+            LabelStudioUnavailable: Label Studio declines it, or as for :meth:`ask`.
+        """
+        reply = self.ask(method, path, body, files=files, **query)
+        if not 200 <= reply.status < 300:
+            cause = f": {reply.detail}" if reply.detail else ""
+            raise LabelStudioUnavailable(
+                f"Label Studio answered {reply.status} for {method} {path}{cause}; "
+                "`m2n2-backend doctor` checks address and token"
+            )
+        return reply.data
+
+    def project(self, project: int) -> Json:
+        """What Label Studio tells of a project, with ``label_config`` and ``task_number``.
+
+        Raises:
+            LabelStudioUnavailable: No such project, or as for :meth:`call`.
+        """
+        data = self.call("GET", f"/api/projects/{project}/")
+        if not isinstance(data, dict):
+            raise LabelStudioUnavailable(f"Label Studio's answer about project {project} is none")
+        return data
+
+    def tasks(self, project: int, *, whole: bool = False) -> Iterator[Json]:
+        """Every task of a project in the order of the ids; those made or deleted meanwhile move no other.
+
+        Args:
+            project: Its id.
+            whole: With annotations, drafts and predictions.
+
+        Raises:
+            LabelStudioUnavailable: As for :meth:`call`.
+        """
+        last = 0
+        while found := self._after(project, last, PAGE // 2 if whole else PAGE, whole=whole):
+            yield from found
+            last = max(int(task["id"]) for task in found)
+
+    def upcoming(self, project: str, task_id: object, count: int) -> Sequence[Json]:
+        """The next tasks without annotations: what annotators get where tasks come in their order.
+
+        Args:
+            project: As /predict names it, "1.1795354407".
+            task_id: Of the task before them.
+            count: Most tasks.
+
+        Raises:
+            LabelStudioUnavailable: As for :meth:`call`.
+        """
+        number = project.partition(".")[0]
+        if not number.isdigit() or not isinstance(task_id, int):
+            return []
+        return self._after(int(number), task_id, count, unlabeled=True)
+
+    def post_prediction(self, task: int, prediction: Mapping[str, Any]) -> None:
+        """Store a prediction.
+
+        Args:
+            task: Id of the task.
+            prediction: ``result``, ``score`` and ``model_version``.
+
+        Raises:
+            LabelStudioUnavailable: As for :meth:`call`.
+        """
+        self.call("POST", "/api/predictions/", {"task": task, **prediction})
+
+    def models(self, project: int) -> list[Json]:
+        """The backends that a project is connected to; Label Studio asks each of them how it is.
+
+        Raises:
+            LabelStudioUnavailable: As for :meth:`call`.
+        """
+        return objects(self.call("GET", "/api/ml/", project=project))
+
+    def connect_backend(self, project: int, url: str) -> None:
+        """Make the backend at an address the project's model, with interactive preannotations.
+
+        Raises:
+            LabelStudioUnavailable: Label Studio does not accept it; the message holds the reason it gives.
+        """
+        wanted = {"project": project, "url": url, "title": BACKEND_TITLE, "is_interactive": True}
+        ours = [model["id"] for model in self.models(project) if model.get("title") == BACKEND_TITLE]
+        method, path = ("PATCH", f"/api/ml/{ours[0]}") if ours else ("POST", "/api/ml/")
+        self.call(method, path, wanted)
+
+    def refusal_of_backend(self, url: str) -> str:
+        """Why Label Studio would not accept a backend at an address; empty where it would.
+
+        The question is a request to connect one that names no project, which can only be declined.
+
+        Raises:
+            LabelStudioUnavailable: As for :meth:`ask`.
+        """
+        reply = self.ask("POST", "/api/ml/", {"url": url})
+        return "" if reply.status == 400 else reply.detail or f"status {reply.status}"
+
+    def _after(
+        self, project: int, task_id: int, count: int, *, whole: bool = False, unlabeled: bool = False
+    ) -> list[Json]:
+        items = [{"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": task_id}]
+        if unlabeled:
+            none = {"operator": "equal", "type": "Number", "value": 0}
+            items.append({"filter": "filter:tasks:total_annotations", **none})
+        query = json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
+        fields = "all" if whole else "task_only"
+        data = self.call("GET", "/api/tasks/", project=project, page=1, page_size=count, query=query, fields=fields)
+        return objects(data.get("tasks") if isinstance(data, dict) else data)
+
+    def _refresh(self, content: bytes, deadline: float) -> Reply:
+        headers = {"Content-Type": "application/json"}
+        answer = self._http.post("/api/token/refresh/", content=content, headers=headers, auth=httpx.Auth())
+        return Reply(answer.status_code, answer.headers, answer.content)
+
+
+def objects(data: Any) -> list[Json]:
+    """The objects with an id in a list that Label Studio sent; none where it is no list."""
+    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []

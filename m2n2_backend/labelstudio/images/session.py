@@ -1,0 +1,153 @@
+"""HTTP for images: Label Studio's own address gets the token, and every redirect is judged like an address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from http.client import responses
+
+import httpx
+
+from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
+from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
+from m2n2_backend.labelstudio.images.tokens import TokenSource
+from m2n2_backend.settings import Settings
+
+_REDIRECTS = 5
+_REPLY_LIMIT = 64 * 1024
+
+Origin = tuple[str, bytes, int]
+
+
+class Session:
+    """Downloads files as the settings allow it. Threads may share one."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        """Set up the session; no connection is opened.
+
+        Args:
+            settings: Label Studio's address and token, further hosts, the limit of bytes.
+            clock: Of deadlines.
+        """
+        self._settings = settings
+        self._clock = clock
+        self.base = httpx.URL(settings.label_studio_url) if settings.label_studio_url else None
+        key = settings.label_studio_api_key
+        self._token = TokenSource(key.get_secret_value().strip() if key else None, self._refresh, clock=clock)
+        # With its port, so that the exemption does not open Label Studio's whole machine.
+        own = [_host_and_port(self.base)] if self.base else []
+        self._policy = AddressPolicy([*settings.allowed_hosts, *own])
+        self._tls = httpx.create_ssl_context()
+
+    def is_label_studio(self, url: httpx.URL) -> bool:
+        """Whether an address is on the Label Studio of the settings."""
+        return self.base is not None and _origin(url) == _origin(self.base)
+
+    def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+        """Read a file, through redirects.
+
+        Args:
+            url: http or https.
+            known: Headers that ask for another version only; empty for any.
+            deadline: By the clock.
+
+        Returns:
+            The file (200), or that it is the version known (304).
+
+        Raises:
+            ImageNotAllowed: The address, or that of a redirect, is outside of what this server may read.
+            ImageTooLarge: The file has more than ``max_image_bytes``.
+            ImageUnavailable: It could not be read; the message says why, and the setting that helps.
+        """
+        for _ in range(_REDIRECTS + 1):
+            reply = self._get(url, known, deadline)
+            if reply.status == HTTPStatus.NOT_MODIFIED and known:
+                return reply
+            if reply.status not in (301, 302, 303, 307, 308):
+                self._check(reply, url)
+                return reply
+            try:
+                url = url.join(reply.headers.get("location", ""))
+                require_port(url)
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise ImageUnavailable(f"image download failed: redirect to no address by {shown(url)}") from error
+        raise ImageUnavailable(f"image download failed: more than {_REDIRECTS} redirects, last to {shown(url)}")
+
+    def _get(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+        if url.scheme not in ("http", "https") or not url.raw_host:
+            raise ImageNotAllowed("the image's address leads away from http and https")
+        if url.userinfo:
+            raise ImageNotAllowed("the image's address holds a user name: credentials in addresses are not sent")
+        own = self.is_label_studio(url)
+        token = self._token.headers(deadline) if own else {}
+        reply = self._send("GET", url, {**known, **token}, None, deadline)
+        if own and reply.status == HTTPStatus.UNAUTHORIZED and self._token.is_personal:
+            token = self._token.headers(deadline, renew=True)
+            reply = self._send("GET", url, {**known, **token}, None, deadline)
+        return reply
+
+    def _check(self, reply: Reply, url: httpx.URL) -> None:
+        own = self.is_label_studio(url)
+        if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            if own:
+                raise ImageUnavailable(self._token.refused(reply.status))
+            cure = "; if this is Label Studio, set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"
+            raise ImageUnavailable(f"image download failed: {reply.status} from {shown(url)}{cure}")
+        if reply.status != HTTPStatus.OK:
+            phrase = responses.get(reply.status, "")
+            raise ImageUnavailable(f"image download failed: {reply.status} {phrase} from {shown(url)}")
+        if reply.headers.get("content-type", "").lower().startswith("text/html"):
+            if own:
+                raise ImageUnavailable(
+                    "Label Studio answered with a web page, such as its login, instead of the image: "
+                    "check LABEL_STUDIO_API_KEY"
+                )
+            raise ImageUnavailable(f"image download failed: {shown(url)} is a web page, not an image")
+
+    def _refresh(self, content: bytes, deadline: float) -> Reply:
+        assert self.base is not None, "tokens are only used for the Label Studio of the settings"
+        url = self.base.join(f"{self.base.path.rstrip('/')}/api/token/refresh/")
+        return self._send("POST", url, {"Content-Type": "application/json"}, content, deadline, _REPLY_LIMIT)
+
+    def _send(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: dict[str, str],
+        content: bytes | None,
+        deadline: float,
+        limit: int | None = None,
+    ) -> Reply:
+        return exchange(
+            method,
+            url,
+            headers={"User-Agent": "m2n2-backend", "Accept": "*/*", **headers},
+            content=content,
+            policy=self._policy,
+            tls=self._tls,
+            limit=limit or self._settings.max_image_bytes,
+            deadline=deadline,
+            clock=self._clock,
+        )
+
+
+def require_port(url: httpx.URL) -> None:
+    """Raise ``httpx.InvalidURL`` for a port that does not exist."""
+    # A larger one would be cut to 16 bits when connecting, and then be another port than the one checked.
+    if url.port is not None and not 0 < url.port < 65536:
+        raise httpx.InvalidURL(f"port {url.port} does not exist")
+
+
+def _origin(url: httpx.URL) -> Origin:
+    # The raw host is ASCII: names in other scripts are compared as they are sent.
+    return url.scheme, url.raw_host.lower(), _port(url)
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _host_and_port(url: httpx.URL) -> str:
+    host = url.raw_host.decode("ascii")
+    return f"[{host}]:{_port(url)}" if ":" in host else f"{host}:{_port(url)}"

@@ -1,0 +1,23 @@
+"""What long work tells of each task or image, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["posted", "encoded", "present", "no prompts", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task or image.
+
+    Attributes:
+        name: What people call it: "task 7", the path of a file.
+        state: ``present`` where there was nothing to do any more.
+        detail: Why it failed, else empty.
+    """
+
+    name: str
+    state: State
+    detail: str = ""

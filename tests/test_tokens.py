@@ -1,0 +1,111 @@
+"""Which token goes where: Label Studio's own address sees it, and nobody else; over sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+import pytest
+from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, png
+from label_studio_fakes import settings
+
+from m2n2_backend.errors import ImageUnavailable
+from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
+
+UPLOAD = "/data/upload/1/a.png"
+
+
+def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
+    url = studio.url if studio else None
+    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+
+
+def test_an_uploaded_file_is_read_with_a_legacy_token(studio: FakeLabelStudio) -> None:
+    image = reader(studio, LEGACY).fetch(ImageRef(UPLOAD))
+    assert image.data == png()
+    assert image.key == hashlib.sha256(png()).hexdigest()
+    assert studio.tokens("/data") == [f"Token {LEGACY}"]
+
+
+def test_an_uploaded_file_is_read_with_a_personal_access_token(studio: FakeLabelStudio) -> None:
+    assert reader(studio, PERSONAL).fetch(ImageRef(UPLOAD)).data == png()
+    assert studio.tokens("/data") == [f"Bearer {studio.access()}"]
+
+
+def test_an_access_token_is_used_again(studio: FakeLabelStudio) -> None:
+    media = reader(studio, PERSONAL)
+    for _ in range(3):
+        media.fetch(ImageRef(UPLOAD))
+    assert studio.paths().count("/api/token/refresh/") == 1
+
+
+def test_a_refused_access_token_is_renewed_once(studio: FakeLabelStudio) -> None:
+    media = reader(studio, PERSONAL)
+    media.fetch(ImageRef(UPLOAD))
+    studio.generation = 100
+    assert media.fetch(ImageRef(UPLOAD)).data == png()
+    assert studio.paths().count("/api/token/refresh/") == 2
+
+
+def test_an_access_token_is_renewed_before_it_ends(studio: FakeLabelStudio) -> None:
+    media = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=PERSONAL), clock=studio.clock)
+    refreshed = []
+    for seconds in (0, 200, 290):
+        studio.clock.ahead = seconds
+        media.fetch(ImageRef(UPLOAD))
+        refreshed.append(studio.paths().count("/api/token/refresh/"))
+    assert refreshed == [1, 1, 2]
+
+
+def test_threads_share_one_access_token(studio: FakeLabelStudio) -> None:
+    media = reader(studio, PERSONAL)
+    threads = [threading.Thread(target=media.fetch, args=(ImageRef(UPLOAD),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert studio.paths().count("/api/token/refresh/") == 1
+    assert len(studio.tokens("/data")) == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "cause"),
+    [
+        (None, "set LABEL_STUDIO_API_KEY"),
+        (
+            "mistyped",
+            "LABEL_STUDIO_API_KEY was refused: the token is wrong or legacy tokens are switched off",
+        ),
+        ("mistyped.personal.token", "LABEL_STUDIO_API_KEY was refused (401): the personal access token"),
+        ("with\nnewline", "LABEL_STUDIO_API_KEY is no token"),
+    ],
+)
+def test_a_missing_or_wrong_token_is_explained_without_showing_it(
+    studio: FakeLabelStudio, key: str | None, cause: str
+) -> None:
+    with pytest.raises(ImageUnavailable) as caught:
+        reader(studio, key).fetch(ImageRef(UPLOAD))
+    assert cause in str(caught.value)
+    assert key is None or key not in str(caught.value)
+
+
+def test_the_token_never_reaches_another_host(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:
+    media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    media.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
+    media.fetch(ImageRef(f"{studio.url}/away?to={elsewhere.url}/open/a.png"))
+    assert elsewhere.tokens("/") == [None, None]
+    assert studio.tokens("/away") == [f"Token {LEGACY}"]
+
+
+def test_the_token_returns_after_a_redirect_back(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:
+    media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    assert media.fetch(ImageRef(f"{elsewhere.url}/away?to={studio.url}{UPLOAD}")).data == png()
+    assert elsewhere.tokens("/") == [None]
+
+
+def test_the_hostname_of_setup_is_a_fallback_that_never_sees_the_token(studio: FakeLabelStudio) -> None:
+    media = reader(None, LEGACY, allowed_hosts="127.0.0.1")
+    with pytest.raises(ImageUnavailable, match="set LABEL_STUDIO_URL"):
+        media.fetch(ImageRef(UPLOAD, hostname=studio.url))
+    assert studio.tokens("/data") == [None]
