@@ -4,4 +4,37 @@ Source of the method: Karmann & Urfalioglu, "Repurposing Stable Diffusion Attent
 Unsupervised Interactive Segmentation", CVPR 2025.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m2n2_backend.backbones.registry import load_backbone
+    from m2n2_backend.m2n2.method import Method
+    from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
+    from m2n2_backend.prompts import Box, Click
+
 __version__ = "0.1.0"
+
+__all__ = ["Box", "Click", "Method", "Segmentation", "Segmenter", "__version__", "load_backbone"]
+
+_PLACES = {
+    "Box": "prompts",
+    "Click": "prompts",
+    "Method": "m2n2.method",
+    "Segmentation": "m2n2.segmenter",
+    "Segmenter": "m2n2.segmenter",
+    "load_backbone": "backbones.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The names of the Python API, loaded when they are first asked for: PyTorch takes seconds."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -163,7 +163,7 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
     with _explained():
         settings = _settings(backbone, model, None, None, device)
         from m2n2_backend.backbones.registry import kind_of, own_weights, resolve_device
-        from m2n2_backend.backbones.weights import REPOSITORIES, fetch
+        from m2n2_backend.backbones.weights import REPOSITORIES, resolve
 
         name = settings.backbone
         where = resolve_device(settings.device)
@@ -174,7 +174,7 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
             )
             raise typer.Exit(2 if name == "vit" else 0)
         kind = "stable-diffusion" if repository == REPOSITORIES["sd2"] else kind_of(name)
-        print(fetch(repository, kind))
+        print(resolve(repository, kind))
 
 
 @app.command()

@@ -10,35 +10,49 @@ from numpy.typing import NDArray
 
 from m2n2_backend.prompts import Box, Click
 
-_TINT = (40, 120, 255)
-_POSITIVE = (40, 200, 60)
-_NEGATIVE = (230, 40, 40)
-_WHITE = (255, 255, 255)
+MASK_COLOR = (31, 111, 235)
+TRUTH_COLOR = (255, 255, 255)
+POSITIVE = (26, 156, 60)
+NEGATIVE = (209, 36, 47)
 
 
 def draw_overlay(
-    rgb: NDArray[np.uint8], mask: NDArray[np.bool_], clicks: Sequence[Click] = (), boxes: Sequence[Box] = ()
+    rgb: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    clicks: Sequence[Click] = (),
+    boxes: Sequence[Box] = (),
+    truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Tint the object, outline it, and mark clicks (green foreground, red background) and boxes.
+    """Tint and outline the object, mark boxes and clicks: green foreground, red background, black rim for the newest.
 
     Args:
         rgb: uint8 [H, W, 3].
         mask: bool [H, W].
         clicks: In pixels.
         boxes: In pixels.
+        truth: bool [H, W]; its outline is white.
 
     Returns:
         uint8 [H, W, 3], a new image.
     """
-    out = rgb.copy()
-    out[mask] = (0.55 * rgb[mask] + 0.45 * np.array(_TINT)).astype(np.uint8)
-    size = max(1, round(max(rgb.shape[:2]) / 400))
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(out, contours, -1, _WHITE, size)
+    tint = 0.6 * rgb + 0.4 * np.asarray(MASK_COLOR)
+    picture = np.where(mask[..., None], tint, rgb * 0.95).astype(np.uint8)
+    scale = max(rgb.shape[:2]) / 640.0
+    line = max(1, round(1.5 * scale))
+    if truth is not None:
+        _outline(picture, truth, TRUTH_COLOR, line)
+    _outline(picture, mask, MASK_COLOR, line)
     for box in boxes:
-        cv2.rectangle(out, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), _POSITIVE, size)
-    for click in clicks:
+        cv2.rectangle(picture, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), POSITIVE, line)
+    for index, click in enumerate(clicks, start=1):
         center = (click.x, click.y)
-        cv2.circle(out, center, 4 * size + 1, _WHITE, -1, cv2.LINE_AA)
-        cv2.circle(out, center, 3 * size, _POSITIVE if click.positive else _NEGATIVE, -1, cv2.LINE_AA)
-    return out
+        rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)
+        cv2.circle(picture, center, round(6.5 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
+        color = POSITIVE if click.positive else NEGATIVE
+        cv2.circle(picture, center, max(2, round(5 * scale)), color, cv2.FILLED, cv2.LINE_AA)
+    return picture
+
+
+def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], color: tuple[int, int, int], line: int) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, color, line, cv2.LINE_AA)

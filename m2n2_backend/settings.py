@@ -20,7 +20,8 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 _PREFIX = "M2N2_"
 
 
-def _default_cache_dir() -> Path:
+def default_cache_dir() -> Path:
+    """Where files are kept that can be made again, if no setting names another folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2n2_backend"
 
 
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
     )
     device: DeviceName = Field("auto", description="Where the model runs")
     threads: int | None = Field(None, ge=1, description="CPU threads of each model process; all cores if unset")
-    cache_dir: Path = Field(default_factory=_default_cache_dir, description="Folder of the disk cache")
+    cache_dir: Path = Field(default_factory=default_cache_dir, description="Folder of the disk cache")
 
     working_size: int = Field(
         1024, ge=64, le=4096, description="Longest side, in pixels, at which masks are computed"

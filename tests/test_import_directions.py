@@ -23,7 +23,7 @@ ALLOWED = {
     "resources": set(),
     "overlay": {"prompts"},
     "settings": {"errors", "m2n2"},  # the method as the product runs it
-    "m2n2": BASE,
+    "m2n2": BASE | {"overlay"},
     "backbones": BASE | {"m2n2", "settings"},
     "worker": SHARED | {"m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},

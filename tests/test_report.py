@@ -20,12 +20,12 @@ from m2n2_backend.evaluation.datasets import load_samples
 from m2n2_backend.evaluation.explain import explain, score_curves
 from m2n2_backend.evaluation.methods import MethodChoice, SegmenterMethod
 from m2n2_backend.evaluation.page import render_page
-from m2n2_backend.evaluation.plots import NEGATIVE, POSITIVE, overlay
 from m2n2_backend.evaluation.published import PUBLISHED
 from m2n2_backend.evaluation.report import choose_cases, ranked, write_report
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import Scores, choose_threshold
+from m2n2_backend.overlay import NEGATIVE, POSITIVE, draw_overlay
 from m2n2_backend.prompts import Click
 
 CLICKS = (Click(22, 30), Click(67, 30), Click(45, 5, positive=False))
@@ -143,11 +143,11 @@ def test_clicks_are_drawn_green_and_red_where_they_are() -> None:
     rgb = np.full((120, 160, 3), 100, np.uint8)
     mask = np.zeros((120, 160), np.bool_)
     mask[30:90, 30:90] = True
-    picture = overlay(rgb, mask, [Click(60, 60), Click(140, 20, positive=False)])
+    picture = draw_overlay(rgb, mask, [Click(60, 60), Click(140, 20, positive=False)])
     assert tuple(picture[60, 60]) == POSITIVE
     assert tuple(picture[20, 140]) == NEGATIVE
     assert picture[60, 75, 2] > picture[60, 75, 0]  # tinted inside
-    assert tuple(picture[100, 100]) == (90, 90, 90)
+    assert tuple(picture[100, 100]) == (95, 95, 95)
     assert (rgb == 100).all()
 
 

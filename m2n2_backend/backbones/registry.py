@@ -6,20 +6,17 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.backbones.names import Name, check_backbone, check_model, kind_of, repository_of
+from m2n2_backend.backbones.names import check_backbone, check_model, kind_of, repository_of
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
 from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, revision_of
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import Backbone
-
-if TYPE_CHECKING:
-    from m2n2_backend.settings import Settings
+from m2n2_backend.settings import BackboneName, Settings, default_cache_dir
 
 __all__ = ["backbone_loader", "check_backbone", "kind_of", "load_backbone", "own_weights", "resolve_device"]
 
@@ -53,7 +50,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def own_weights(name: Name, device: torch.device) -> str | None:
+def own_weights(name: BackboneName, device: torch.device) -> str | None:
     """Hub id of the weights a backbone uses where no model is named; None where it needs none or has none."""
     if name == "auto":
         return REPOSITORIES["dinov2-small" if device.type == "cpu" else "sd2"]
@@ -61,13 +58,13 @@ def own_weights(name: Name, device: torch.device) -> str | None:
 
 
 def load_backbone(
-    name: Name,
+    name: BackboneName = "auto",
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     layers: Sequence[int] | None = None,
     grid: int | None = None,
     device: str = "auto",
-    cache_dir: Path,
+    cache_dir: Path | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -80,12 +77,14 @@ def load_backbone(
         layers: Of a ViT, counted from 0; None is the last.
         grid: Cells per side; None is the backbone's own.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        cache_dir: For small files.
+        cache_dir: For one small file of Stable Diffusion's; None is the folder of the settings' default.
 
     Raises:
         BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
         SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
     """
+    model = None if model is None else str(model)
+    cache_dir = cache_dir or default_cache_dir()
     check_model(name, model)
     where = resolve_device(device)
     if name == "auto":

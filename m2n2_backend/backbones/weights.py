@@ -59,7 +59,7 @@ _MIB = 1024**2
 
 
 def resolve(model: str, kind: Kind, *, local_only: bool = False) -> Path:
-    """Folder that holds the weights, downloaded if need be.
+    """Folder that holds the weights; what is missing is downloaded with the hub client's progress bars, or resumed.
 
     Args:
         model: An existing folder, or a hub id ``owner/name``.
@@ -78,15 +78,6 @@ def resolve(model: str, kind: Kind, *, local_only: bool = False) -> Path:
     if local_only:
         raise BackboneUnavailable(f"the weights {model} are not in the local cache; {_cure(model)}")
     return _download(model, kind, LISTING_SECONDS)
-
-
-def fetch(model: str, kind: Kind) -> Path:
-    """Download what is missing, with the hub client's progress bars; an interrupted download is resumed.
-
-    Raises:
-        BackboneUnavailable: As ``resolve``.
-    """
-    return resolve(model, kind)
 
 
 def available(model: str, kind: Kind, timeout_s: float = ATTEMPT_SECONDS) -> Path | None:

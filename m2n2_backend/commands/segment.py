@@ -14,7 +14,6 @@ from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 
@@ -61,7 +60,7 @@ def segment_file(
     marks.append(time.perf_counter())
     _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
     if overlay is not None:
-        _write_png(overlay, draw_overlay(rgb, result.mask, clicks, boxes))
+        _write_png(overlay, result.overlay(rgb))
     if explain is not None:
         from m2n2_backend.evaluation.explain import explain as draw_explanation
 

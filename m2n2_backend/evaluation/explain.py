@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from m2n2_backend.evaluation.plots import draw_image, new_figure, overlay, plural, save
+from m2n2_backend.evaluation.plots import draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
+from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 
 CURVES = {"prior": "#e3b341", "edge": "#1f6feb", "pos": "#1a9c3c", "neg": "#d1242f"}
@@ -94,7 +95,7 @@ def _draw_result(rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Seq
     figure = new_figure(8.0, 8.0 * height / width + 0.4)
     share = float(segmentation.mask.mean())
     title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, stability {segmentation.score:.2f}"
-    draw_image(figure.add_subplot(), overlay(rgb, segmentation.mask, clicks), title)
+    draw_image(figure.add_subplot(), segmentation.overlay(rgb), title)
     save(figure, path)
 
 
@@ -116,7 +117,7 @@ def _draw_click(
     level = round(threshold / after.step)
     segment = _at_size(after.levels <= level, (height, width))
     kind = "foreground" if click.positive else "background"
-    draw_image(panels[0], overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
+    draw_image(panels[0], draw_overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
     _draw_map(panels[1], before, level * after.step, "map before the flood fill")
     title = "map after the flood fill" if segmenter.method.flood_fill else "the same map: no flood fill"
     _draw_map(panels[2], after, level * after.step, title)

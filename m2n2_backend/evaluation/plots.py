@@ -5,30 +5,22 @@ Drawn with matplotlib's objects alone: nothing global, so threads and notebooks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from m2n2_backend.evaluation.clicker import OBJECT
 from m2n2_backend.evaluation.noc import MAX_CLICKS
-from m2n2_backend.prompts import Click
 
-POSITIVE = (30, 200, 60)
 """RGB of foreground clicks."""
 
-NEGATIVE = (230, 40, 40)
 """RGB of background clicks."""
 
-MASK_COLOR = (40, 150, 255)
 """RGB of the mask's outline and tint."""
 
-TRUTH_COLOR = (255, 220, 40)
 """RGB of the ground truth's outline."""
 
 
@@ -84,38 +76,6 @@ def plot_noc_histogram(counts85: NDArray[np.int64], counts90: NDArray[np.int64],
     save(figure, path)
 
 
-def overlay(
-    rgb: NDArray[np.uint8],
-    mask: NDArray[np.bool_],
-    clicks: Sequence[Click],
-    label: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
-    """Photograph with tinted and outlined mask, the truth's outline, and the clicks.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        mask: bool [H, W].
-        clicks: Green where positive, red where negative; the newest has a black rim.
-        label: Ground truth, uint8 [H, W].
-
-    Returns:
-        A new uint8 [H, W, 3].
-    """
-    tint = 0.65 * rgb + 0.35 * np.asarray(MASK_COLOR)
-    picture = np.where(mask[..., None], tint, rgb * 0.9).astype(np.uint8)
-    scale = max(rgb.shape[:2]) / 640.0
-    line = max(1, round(1.5 * scale))
-    if label is not None:
-        _outline(picture, label == OBJECT, TRUTH_COLOR, line)
-    _outline(picture, mask, MASK_COLOR, line)
-    for index, click in enumerate(clicks, start=1):
-        rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)
-        cv2.circle(picture, (click.x, click.y), round(6.5 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
-        color = POSITIVE if click.positive else NEGATIVE
-        cv2.circle(picture, (click.x, click.y), max(2, round(5 * scale)), color, cv2.FILLED, cv2.LINE_AA)
-    return picture
-
-
 def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
     """A photograph with some text above it."""
     axes.imshow(picture)
@@ -126,11 +86,6 @@ def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
 def plural(count: int, noun: str) -> str:
     """``1 click``, ``2 clicks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], color: tuple[int, int, int], line: int) -> None:
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, color, line, cv2.LINE_AA)
 
 
 def _plain(axes: Axes) -> None:

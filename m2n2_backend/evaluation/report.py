@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation import explain as explanation
+from m2n2_backend.evaluation.clicker import OBJECT
 from m2n2_backend.evaluation.datasets import Sample
 from m2n2_backend.evaluation.methods import InteractiveMethod, SegmenterMethod
 from m2n2_backend.evaluation.noc import clicks_per_sample, clicks_to_reach, mean_iou_per_click
@@ -17,7 +18,6 @@ from m2n2_backend.evaluation.page import Picture, render_page
 from m2n2_backend.evaluation.plots import (
     draw_image,
     new_figure,
-    overlay,
     plot_iou_per_click,
     plot_noc_histogram,
     plural,
@@ -25,6 +25,7 @@ from m2n2_backend.evaluation.plots import (
 )
 from m2n2_backend.evaluation.sample import SampleRun, evaluate_sample
 from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 
 CASES = 4
@@ -99,7 +100,7 @@ def _draw_cases(samples: Sequence[Sample], method: InteractiveMethod, path: Path
         mask = method.start(rgb).mask(clicks)
         reached = "0.90 reached" if run.ious[len(clicks) - 1] >= 0.90 else "0.90 never reached"
         title = f"{sample.name}: {reached}\nclick {len(clicks)}, IoU {run.ious[len(clicks) - 1]:.3f}"
-        draw_image(panel, overlay(rgb, mask, clicks, label), title)
+        draw_image(panel, draw_overlay(rgb, mask, clicks, truth=label == OBJECT), title)
     save(figure, path)
 
 

@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.upsample import cell_of_pixels
+from m2n2_backend.prompts import Box
+
 INNER = 0.85
 """Share of the box's width and height from which the object's chain first starts."""
 
@@ -80,3 +83,29 @@ def _log_ratio(matrix: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
         both = both @ matrix
     both.clamp_(min=1e-30)
     return both[0].log() - both[1].log()
+
+
+def within_boxes(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels of any box, bool [H, W]."""
+    inside = np.zeros((height, width), np.bool_)
+    for box in boxes:
+        inside[box.y0 : box.y1, box.x0 : box.x1] = True
+    return inside
+
+
+def cells_within(box: Box, size: tuple[int, int], grid: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
+    """Cells whose center lies in the middle ``share`` of the box, bool [n]; the box's own cell if there is none.
+
+    Args:
+        box: In pixels of the photograph.
+        size: (H, W) of the photograph.
+        grid: (h, w) of the attention; n = h·w.
+        share: Of the box's width and height, in (0, 1].
+    """
+    (height, width), (rows, cols) = size, grid
+    y = np.abs((np.arange(rows) + 0.5) * height / rows - (box.y0 + box.y1) / 2) <= share * (box.y1 - box.y0) / 2
+    x = np.abs((np.arange(cols) + 0.5) * width / cols - (box.x0 + box.x1) / 2) <= share * (box.x1 - box.x0) / 2
+    if not (y.any() and x.any()):
+        y[cell_of_pixels(height, rows)[(box.y0 + box.y1 - 1) // 2]] = True
+        x[cell_of_pixels(width, cols)[(box.x0 + box.x1 - 1) // 2]] = True
+    return np.outer(y, x).ravel()

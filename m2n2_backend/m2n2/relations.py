@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 
 from m2n2_backend.m2n2.markov import markov_maps
-from m2n2_backend.m2n2.transition import Transition
+from m2n2_backend.m2n2.method import Method
+from m2n2_backend.m2n2.transition import Transition, transition_matrix
 
 ATTENTION_TEMPERATURE = 10.0
 """T of Attention-NN (Sec. 8)."""
@@ -107,3 +108,20 @@ class DivergenceRelation:
 def tempered(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     """Eq. 5: softmax over each row of log(A)/T, a new float32 [n, n]."""
     return torch.softmax(attention.log() / temperature, dim=1)
+
+
+def relation_of(attention: torch.Tensor, method: Method) -> Relation:
+    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
+    if method.relation == "attention":
+        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
+    if method.relation == "kl":
+        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
+    transition = transition_matrix(
+        attention,
+        temperature=method.temperature,
+        tolerance=method.tolerance,
+        max_sweeps=method.max_sweeps,
+        doublings=method.doublings,
+        half=method.half,
+    )
+    return MarkovRelation(transition, method.tau, method.max_iterations)

@@ -11,24 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.attention import Backbone, aggregate
-from m2n2_backend.m2n2.box import INNER, box_distance
+from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
 from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
-from m2n2_backend.m2n2.relations import (
-    ATTENTION_TEMPERATURE,
-    KL_TEMPERATURE,
-    AttentionRelation,
-    DivergenceRelation,
-    MarkovRelation,
-    Relation,
-    tempered,
-)
+from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import choose_threshold, profile
-from m2n2_backend.m2n2.transition import transition_matrix
-from m2n2_backend.m2n2.upsample import JointBilateral, cell_of_pixels, joint_bilateral
+from m2n2_backend.m2n2.transition import Transition
+from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
+from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Box, Click, Prompts
 
 ACCELERATOR_BATCH = 8
@@ -45,12 +38,18 @@ class Segmentation:
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
         score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
             is sharp in the map, near 0 a slightly other threshold gives another mask. No probability.
+        prompts: What it answers.
     """
 
     mask: NDArray[np.bool_]
     distance: NDArray[np.float32]
     thresholds: tuple[float, ...]
     score: float
+    prompts: Prompts
+
+    def overlay(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Photograph, uint8 [H, W, 3] → a new image with object and prompts drawn over it, as ``imshow`` takes it."""
+        return draw_overlay(rgb, self.mask, self.prompts.clicks, self.prompts.boxes)
 
 
 class Segmenter:
@@ -121,7 +120,8 @@ class Segmenter:
         """
         height, width = state.size
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
-        Prompts(tuple(clicks), boxes).validate(width, height)
+        prompts = Prompts(tuple(clicks), boxes)
+        prompts.validate(width, height)
         points = [self._pixel(state, click) for click in clicks]
         maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
@@ -136,7 +136,7 @@ class Segmenter:
         mask = resize_distance(distance, height, width) <= 1.0
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
-            allowed = _inside(boxes, height, width)
+            allowed = within_boxes(boxes, height, width)
             if any(labels):
                 allowed |= resize_distance(nearest_neighbor(levels, thresholds, labels), height, width) <= 1.0
             mask &= allowed
@@ -145,6 +145,7 @@ class Segmenter:
             distance=distance,
             thresholds=tuple(level * own.step for level, own in zip(thresholds, maps, strict=True)),
             score=stability(distance),
+            prompts=prompts,
         )
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
@@ -155,6 +156,44 @@ class Segmenter:
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
         return self._prompt_maps(state, [self._pixel(state, click)])[0]
+
+    @torch.inference_mode()
+    def attention(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A, the weighted mean of the model's self-attentions (Eq. 3): float32 [n, n], rows sum to 1. Runs the model.
+
+        Args:
+            rgb: uint8 [H, W, 3].
+        """
+        return np.asarray(aggregate(self.backbone.features(rgb), self.backbone.device).cpu())
+
+    def transition_matrix(self, state: ImageState) -> NDArray[np.float32]:
+        """P (Eq. 5 and IPF): float32 [n, n], rows and columns sum to 1; cells go row by row.
+
+        Raises:
+            ValueError: The method is a baseline, which has none.
+        """
+        return np.asarray(_transition(state).matrix.cpu())
+
+    @torch.inference_mode()
+    def markov_map(self, state: ImageState, click: Click, *, upsampled: bool = True) -> NDArray[np.float32]:
+        """M of a click (Eq. 6), in steps of the chain: float32 [H', W'] at working size, or [h, w] before the JBU.
+
+        Raises:
+            InvalidPrompt: The click lies outside the photograph.
+        """
+        Prompts((click,)).check_inside(state.size[1], state.size[0])
+        cell = self._cell(state, self._pixel(state, click))
+        small = self._cell_maps(state, [cell])[cell]
+        return state.upsample.apply(small) if upsampled else small.copy()
+
+    def flooded_map(self, state: ImageState, click: Click) -> NDArray[np.float32]:
+        """M' of a click (Algorithm 1), in steps of the chain: float32 [H', W'] at working size, 0 at the click.
+
+        Raises:
+            InvalidPrompt: The click lies outside the photograph.
+        """
+        own = self.prompt_map(state, click)
+        return own.levels * np.float32(own.step)
 
     def least_area(self, state: ImageState) -> float:
         """Share of the image below which a segment is no candidate."""
@@ -228,13 +267,11 @@ class Segmenter:
         self, state: ImageState, box: Box, points: Sequence[tuple[int, int]], labels: Sequence[bool]
     ) -> NDArray[np.float32]:
         """Distance of the box prompt at working size; infinite outside of the box."""
-        if not isinstance(state.relation, MarkovRelation):
-            raise ValueError("a box needs the Markov relation")
         cells = [self._cell(state, point) for point in points]
         small = box_distance(
-            state.relation.transition.matrix,
-            _cells_within(state, box, 1.0),
-            _cells_within(state, box, INNER),
+            _transition(state).matrix,
+            cells_within(box, state.size, state.grid),
+            cells_within(box, state.size, state.grid, INNER),
             positive=[cell for cell, label in zip(cells, labels, strict=True) if label],
             negative=[cell for cell, label in zip(cells, labels, strict=True) if not label],
         )
@@ -246,6 +283,12 @@ class Segmenter:
         return out
 
 
+def _transition(state: ImageState) -> Transition:
+    if not isinstance(state.relation, MarkovRelation):
+        raise ValueError("only the Markov relation has a transition matrix; a box needs the Markov relation too")
+    return state.relation.transition
+
+
 def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     """The photograph with its longest side at most ``longest``."""
     height, width = rgb.shape[:2]
@@ -254,39 +297,3 @@ def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
         return rgb
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def relation_of(attention: torch.Tensor, method: Method) -> Relation:
-    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
-    if method.relation == "attention":
-        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
-    if method.relation == "kl":
-        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
-    transition = transition_matrix(
-        attention,
-        temperature=method.temperature,
-        tolerance=method.tolerance,
-        max_sweeps=method.max_sweeps,
-        doublings=method.doublings,
-        half=method.half,
-    )
-    return MarkovRelation(transition, method.tau, method.max_iterations)
-
-
-def _inside(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels of any box, bool [H, W]."""
-    inside = np.zeros((height, width), np.bool_)
-    for box in boxes:
-        inside[box.y0 : box.y1, box.x0 : box.x1] = True
-    return inside
-
-
-def _cells_within(state: ImageState, box: Box, share: float) -> NDArray[np.bool_]:
-    """Cells whose center lies in the middle ``share`` of the box, bool [n]; the box's own cell if there is none."""
-    (height, width), (rows, cols) = state.size, state.grid
-    y = np.abs((np.arange(rows) + 0.5) * height / rows - (box.y0 + box.y1) / 2) <= share * (box.y1 - box.y0) / 2
-    x = np.abs((np.arange(cols) + 0.5) * width / cols - (box.x0 + box.x1) / 2) <= share * (box.x1 - box.x0) / 2
-    if not (y.any() and x.any()):
-        y[cell_of_pixels(height, rows)[(box.y0 + box.y1 - 1) // 2]] = True
-        x[cell_of_pixels(width, cols)[(box.x0 + box.x1 - 1) // 2]] = True
-    return np.outer(y, x).ravel()

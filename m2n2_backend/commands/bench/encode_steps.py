@@ -17,7 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from m2n2_backend.commands.bench.timing import settle, timed
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone, aggregate
-from m2n2_backend.m2n2.segmenter import Segmenter, relation_of
+from m2n2_backend.m2n2.relations import relation_of
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
 
 _MAX_PIXELS = 10**9
