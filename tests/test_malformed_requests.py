@@ -209,8 +209,13 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "too many pixels": (payload(POINT, image=data_url(png(1001, 1000))), 413, "1001x1000 pixels"),
     "lone surrogates everywhere": (
         payload(key_point(id="\ud800", label="\ud800"), config=CONFIG.replace("Dog", "\ud800"), image="/\ud800"),
-        422,
-        "labeling config cannot be parsed",
+        400,
+        "value.labels[0] must be valid Unicode",
+    ),
+    "a lone surrogate in the config": (
+        payload(POINT, config=CONFIG.replace("Dog", "\ud800")),
+        400,
+        "label_config must be valid Unicode",
     ),
     "a lone surrogate in the address": (payload(POINT, image="http://\ud800/"), 422, "cannot be parsed"),
 }

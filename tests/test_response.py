@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.models import PredictRequest, read
 from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction, regions
@@ -23,8 +24,8 @@ from m2n2_backend.worker.pool import Answer
 def request_for(tag: str = "BrushLabels", config: str | None = None, **item: Any) -> InteractiveRequest:
     config = config or CONFIG.replace("BrushLabels", tag)
     point = key_point(**item)
-    task = payload(point, **({"data": {"image": ["/a.png"] * 3}} if "valueList" in config else {}))["tasks"]
-    request = parse_request(task, [point], parse_label_config(config))
+    body = payload(point, **({"data": {"image": ["/a.png"] * 3}} if "valueList" in config else {}))
+    request = parse_request(read(PredictRequest, body), parse_label_config(config))
     assert request is not None
     return request
 

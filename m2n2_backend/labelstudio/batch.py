@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from m2n2_backend.errors import BackboneUnavailable, InvalidImage, M2N2Error, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidRequest, M2N2Error, SettingsError
 from m2n2_backend.labelstudio.client import LabelStudioClient
-from m2n2_backend.labelstudio.contract.fields import as_text
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.saved_prompts import Item, column_objects, saved_objects
+from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.saved_prompts import Region, column_objects, saved_objects
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
@@ -84,7 +84,7 @@ class ProjectBatch:
             else:
                 yield Outcome(name, "posted")
 
-    def _objects(self, task: Mapping[str, Any], media: Media) -> list[list[Item]]:
+    def _objects(self, task: Mapping[str, Any], media: Media) -> list[list[Region]]:
         if self._column is None:
             return saved_objects(task, self._config)
         data = task.get("data") or {}
@@ -92,20 +92,23 @@ class ProjectBatch:
             return []
         if self._config.pages:
             raise SettingsError("a column of prompts needs tasks with one image each, not valueList")
-        url = as_text(data.get(self._config.image_key), f"data.{self._config.image_key}")
-        image = media.fetch(ImageRef(url, task["id"]), deadline=time.monotonic() + SECONDS)
+        ref = next(ImageRef.of_task(task, self._config.image_key), None)
+        if ref is None:
+            raise InvalidRequest(f"data.{self._config.image_key} must be the address of an image")
+        image = media.fetch(ref, deadline=time.monotonic() + SECONDS)
         assert image.size is not None, "a reader tells the size"
         return column_objects(data[self._column], f"data.{self._column}", image.size, self._config)
 
-    def _predicted(self, predictor: Predictor, task: Mapping[str, Any], objects: list[list[Item]]) -> dict[str, Any]:
+    def _predicted(
+        self, predictor: Predictor, task: Mapping[str, Any], objects: list[list[Region]]
+    ) -> dict[str, Any]:
         # Without its annotations, in which the prompts stand as saved and would be taken for another object's.
         bare = {"id": task["id"], "data": task["data"]}
         found = []
         for items in objects:
-            deadline = time.monotonic() + SECONDS
-            found += predictor.predict(
-                [bare], {"result": items}, self._xml, project=str(self._project), deadline=deadline
-            )
+            body = {"tasks": [bare], "params": {"context": {"result": items}}, "label_config": self._xml}
+            request = read(PredictRequest, {**body, "project": self._project})
+            found += predictor.predict(request, deadline=time.monotonic() + SECONDS)
         regions = [region for one in found for region in one["result"]]
         if not regions:
             raise InvalidImage("no mask was found for the prompts")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from m2n2_backend.labelstudio.contract.models import PredictRequest, read
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
@@ -57,13 +58,14 @@ def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
             self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
         ) -> ModelResponse:
             """Answer one request; see :meth:`Predictor.predict`."""
-            results = predictor.predict(
-                tasks,
-                context,
-                self.label_config,
-                project=self.project_id,
-                deadline=time.monotonic() + settings.deadline,
-            )
+            body = {
+                "tasks": tasks,
+                "params": {"context": context},
+                "label_config": self.label_config,
+                "project": self.project_id,
+            }
+            deadline = time.monotonic() + settings.deadline
+            results = predictor.predict(read(PredictRequest, body), deadline=deadline)
             version = pool.status().model_version
             return ModelResponse(model_version=version, predictions=results)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from m2n2_backend.errors import ImageNeeded, InvalidImage, NotReady
-from m2n2_backend.labelstudio.contract.fields import as_list, as_object, as_text
+from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, NotReady
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, context_items, parse_request
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
@@ -39,24 +38,12 @@ class Predictor:
         self._prefetcher = prefetcher
         self._slots = threading.BoundedSemaphore(at_once)
 
-    def predict(
-        self,
-        tasks: object,
-        context: object,
-        label_config: object,
-        *,
-        project: str = "",
-        hostname: str | None = None,
-        deadline: float,
-    ) -> list[Any]:
+    def predict(self, request: PredictRequest, *, hostname: str | None = None, deadline: float) -> list[Any]:
         """Answer one request.
 
         Args:
-            tasks: The request's ``tasks``.
-            context: Its ``params.context``; without prompts every task is answered with an empty list at
-                once, before the config, an image or the model is touched.
-            label_config: The project's labeling config, XML.
-            project: Label Studio's id of the project.
+            request: Without prompts every task is answered with an empty list at once, before the config, an image or
+                the model is touched.
             hostname: The address /setup gave, used for relative image addresses where no setting is.
             deadline: ``time.monotonic()`` after which nobody waits for the answer.
 
@@ -67,24 +54,24 @@ class Predictor:
             NotReady: Too many others are being answered.
             M2N2Error: Of the kinds that ``request``, ``media`` and the pool name.
         """
-        listed = as_list(tasks, "tasks")
-        for index, task in enumerate(listed):
-            as_object(task, f"tasks[{index}]")
-        items = context_items(context)
-        if not items:
+        if not request.items:
             # One task is one that an annotator opens; many are a batch, whose images nobody is looking at.
-            if self._prefetcher is not None and len(listed) == 1:
-                self._prefetcher.opened(listed[0], label_config, project=project, hostname=hostname)
-            return [[] for _ in listed]
-        config = parse_label_config(as_text(label_config, "label_config"))
-        request = parse_request(listed, items, config, project=project)
-        if request is None:
-            logger.info("task %s: every prompt is already saved, nothing to segment", _ids(listed))
+            if self._prefetcher is not None and len(request.tasks) == 1 and request.label_config:
+                (task,) = request.tasks
+                # Without its annotations, which may be large and would wait with it.
+                bare = {"id": task.id, "data": task.data}
+                self._prefetcher.opened(bare, request.label_config, project=request.project or "", hostname=hostname)
+            return [[] for _ in request.tasks]
+        if not request.label_config:
+            raise InvalidRequest("label_config must be a non-empty string where prompts are sent")
+        question = parse_request(request, parse_label_config(request.label_config))
+        if question is None:
+            logger.info("task %s: every prompt is already saved, nothing to segment", request.tasks[0].id)
             return [[]]
         if not self._slots.acquire(blocking=False):
             raise NotReady(f"busy: {self._at_once} prompts are being answered; click again in a moment")
         try:
-            return [self._segment(request, hostname, deadline)]
+            return [self._segment(question, hostname, deadline)]
         finally:
             self._slots.release()
 
@@ -124,7 +111,3 @@ def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> No
             f"the image is {size[0]}x{size[1]} pixels, but Label Studio showed {request.width}x{request.height}: "
             "another file, or its EXIF orientation was changed; reload the task"
         )
-
-
-def _ids(tasks: Sequence[Any]) -> str:
-    return ", ".join(str(task.get("id")) for task in tasks)

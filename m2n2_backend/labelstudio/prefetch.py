@@ -38,7 +38,7 @@ Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 @dataclass(frozen=True)
 class _Opened:
     task: Mapping[str, Any]
-    label_config: object
+    label_config: str
     project: str
     hostname: str | None
 
@@ -76,7 +76,7 @@ class Prefetcher:
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def opened(self, task: Mapping[str, Any], label_config: object, *, project: str, hostname: str | None) -> None:
+    def opened(self, task: Mapping[str, Any], label_config: str, *, project: str, hostname: str | None) -> None:
         """Note that a task was opened; returns at once."""
         with self._changed:
             self._waiting.append(_Opened(task, label_config, project, hostname))
@@ -104,8 +104,6 @@ class Prefetcher:
                 logger.exception("prefetch of task %s failed", opened.task.get("id"))
 
     def _prefetch(self, opened: _Opened) -> None:
-        if not isinstance(opened.label_config, str):
-            return
         key = parse_label_config(opened.label_config).image_key
         self._task(opened.task, key, opened.hostname)
         if self._upcoming is not None and opened.project and self._is_quick():

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,8 +15,9 @@ from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable, InvalidRequest, SettingsError, Unauthorized
-from m2n2_backend.labelstudio.contract.fields import as_object, as_text
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
+from m2n2_backend.labelstudio.contract.openapi import openapi
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
@@ -62,6 +62,7 @@ def create_app(
     app.add_url_rule("/health", view_func=routes.health)
     app.add_url_rule("/versions", view_func=routes.versions)
     app.add_url_rule("/metrics", view_func=routes.metrics)
+    app.add_url_rule("/openapi.json", view_func=routes.openapi)
     app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
     app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
@@ -115,13 +116,16 @@ class _Routes:
     def metrics(self) -> Response:
         return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
 
+    def openapi(self) -> Response:
+        return jsonify(openapi(__version__))
+
     def setup(self) -> Response:
-        body = _json_body()
-        config = parse_label_config(as_text(body.get("schema"), "schema"))
-        project = _project(body)
+        body = read(SetupRequest, _json_body())
+        config = parse_label_config(body.label_config)
+        project = body.project or ""
         for warning in config.warnings:
             logger.warning("project %s: %s", errors.reason_phrase(project), warning)
-        self._hostnames.put(project, body.get("hostname"))
+        self._hostnames.put(project, body.hostname)
         answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
         if config.warnings:
             answer["warnings"] = list(config.warnings)
@@ -129,18 +133,9 @@ class _Routes:
 
     def predict(self) -> Response:
         deadline = time.monotonic() + self._deadline
-        body = _json_body()
-        params = body.get("params")
-        project = _project(body)
-        results = self._predictor.predict(
-            body.get("tasks"),
-            None if params is None else as_object(params, "params").get("context"),
-            body.get("label_config"),
-            project=project,
-            hostname=self._hostnames.get(project),
-            deadline=deadline,
-        )
-        return jsonify({"results": results})
+        body = read(PredictRequest, _json_body())
+        hostname = self._hostnames.get(body.project or "")
+        return jsonify({"results": self._predictor.predict(body, hostname=hostname, deadline=deadline)})
 
     def webhook(self) -> Response:
         return jsonify({"status": "ignored"})
@@ -178,25 +173,15 @@ class _Hostnames:
             return self._by_project.get(project)
 
 
-def _json_body() -> Mapping[str, Any]:
+def _json_body() -> object:
     if not request.is_json:
         raise InvalidRequest(f"Content-Type must be application/json, not {request.mimetype or 'missing'}")
     try:
-        body = json.loads(request.get_data(cache=False))
+        return json.loads(request.get_data(cache=False))
     except RecursionError as error:
         raise InvalidRequest("the request's JSON is nested too deeply") from error
     except ValueError as error:
         raise InvalidRequest(f"the request is no JSON: {error}") from error
-    return as_object(body, "the request")
-
-
-def _project(body: Mapping[str, Any]) -> str:
-    project = body.get("project")
-    if project is None:
-        return ""
-    if isinstance(project, int) and not isinstance(project, bool):
-        return str(project)
-    return as_text(project, "project")[:200]
 
 
 def _described(status: Status) -> dict[str, str]:

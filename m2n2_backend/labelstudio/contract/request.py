@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract.fields import as_count, as_list, as_object, as_text
-from m2n2_backend.labelstudio.contract.items import Item, drawn_items, to_prompts
+from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, OutputControl
+from m2n2_backend.labelstudio.contract.models import PredictRequest, Task
 from m2n2_backend.prompts import Prompts
-
-MAX_ITEMS = 1000
-"""Most prompts of one object; Label Studio sends the whole group with every click."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,85 +49,63 @@ class InteractiveRequest:
     prompt_ids: frozenset[str] = frozenset()
 
 
-def context_items(context: object) -> Sequence[Any]:
-    """The prompts in a request's context; empty where Label Studio asks without any (batch, opening a task).
-
-    Raises:
-        InvalidRequest: ``context`` or ``context.result`` has the wrong type, or there are too many prompts.
-    """
-    if context is None:
-        return ()
-    result = as_object(context, "params.context").get("result")
-    if result is None:
-        return ()
-    items = as_list(result, "params.context.result")
-    if len(items) > MAX_ITEMS:
-        raise InvalidRequest(f"params.context.result has {len(items)} prompts, the limit is {MAX_ITEMS}")
-    return items
-
-
-def parse_request(
-    tasks: Sequence[Any], items: Sequence[Any], config: LabelConfig, *, project: str = ""
-) -> InteractiveRequest | None:
+def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRequest | None:
     """Read an interactive request.
 
     Prompts of objects that are already finished are left out (Label Studio goes on to send them where a mask was
     accepted on the canvas), as are items of other types and of other pages than the newest one's.
 
     Args:
-        tasks: The request's tasks; exactly one.
-        items: What :func:`context_items` found.
+        request: With exactly one task.
         config: The project's labeling config.
-        project: Label Studio's id of the project.
 
     Returns:
         The question, or None where no prompt is left.
 
     Raises:
-        InvalidRequest: A field is missing or has the wrong type; the message names its path.
+        InvalidRequest: The prompts do not go with the config, the task or each other; the message names the path.
         InvalidPrompt: A prompt lies outside of the image, or none is foreground.
         InvalidLabelConfig: The output control has no label for the prompts.
     """
-    if len(tasks) != 1:
-        raise InvalidRequest(f"tasks must hold exactly one task where prompts are sent, not {len(tasks)}")
-    task = as_object(tasks[0], "tasks[0]")
-    drawn = drawn_items(items, config)
+    if len(request.tasks) != 1:
+        raise InvalidRequest(f"tasks must hold exactly one task where prompts are sent, not {len(request.tasks)}")
+    (task,) = request.tasks
+    drawn = drawn_prompts(request.items, config)
     if not drawn:
         return None
-    task_id = _task_id(task)
     label = config.output_label(drawn[-1].label)
-    region_ids = {item.path: _region_id(task_id, config.output.name, label, item) for item in drawn}
+    region_ids = {one.path: _region_id(task.id, config.output.name, label, one) for one in drawn}
     finished = _finished(task, set(region_ids.values()))
-    drawn = [item for item in drawn if item.id is None or item.id not in finished]
+    drawn = [one for one in drawn if one.item.id is None or one.item.id not in finished]
     if not drawn:
         return None
     newest = drawn[-1]
-    group = [item for item in drawn if (item.item_index or 0) == (newest.item_index or 0)]
+    group = [one for one in drawn if one.page == newest.page]
+    for one in group:
+        if one.size != newest.size:
+            raise InvalidRequest(f"{one.path}.original_width/height differ from those of the newest prompt")
     width, height = newest.size
-    for item in group:
-        if item.size != newest.size:
-            raise InvalidRequest(f"{item.path}.original_width/height differ from those of the newest prompt")
     prompts = to_prompts(group, width, height)
     prompts.validate(width, height)
-    ids = [item.id for item in group]
+    ids = [one.item.id for one in group]
     return InteractiveRequest(
-        task_id=task_id,
-        project=project,
+        task_id=task.id,
+        project=request.project or "",
         image=_image(task, config, newest),
         prompts=prompts,
         label=label,
         output=config.output,
         image_name=config.image_name,
-        item_index=newest.item_index if config.pages else None,
+        item_index=newest.item.item_index if config.pages else None,
         width=width,
         height=height,
-        image_rotation=newest.rotation,
+        image_rotation=newest.item.image_rotation,
         region_id=region_ids[group[0].path],
         prompt_ids=frozenset(id for id in ids if id is not None) if None not in ids else frozenset(),
     )
 
 
-def _finished(task: Mapping[str, Any], masks: set[str]) -> set[str]:
+def _finished(task: Task, masks: set[str]) -> set[str]:
     """Ids of saved regions that cannot be prompts of the object that is being worked on.
 
     What was submitted is finished. Drafts are another matter: Label Studio saves them by itself a few seconds
@@ -143,16 +117,15 @@ def _finished(task: Mapping[str, Any], masks: set[str]) -> set[str]:
             is passed over.
         masks: Region ids that the prompts at hand lead to.
     """
-    found = {region for entry in _region_ids(task, "annotations") for region in entry}
-    for entry in _region_ids(task, "drafts"):
+    found = {region for entry in _region_ids(task.annotations) for region in entry}
+    for entry in _region_ids(task.drafts):
         accepted = [index for index, region in enumerate(entry) if region in masks]
         found.update(entry[: accepted[-1]] if accepted else ())
     return found
 
 
-def _region_ids(task: Mapping[str, Any], key: str) -> Iterator[list[str]]:
-    """The ids in each of the task's drafts or annotations, in the order in which the regions were made."""
-    entries = task.get(key)
+def _region_ids(entries: object) -> Iterator[list[str]]:
+    """The ids in each of a task's drafts or annotations, in the order in which the regions were made."""
     for entry in entries if isinstance(entries, list) else ():
         regions = entry.get("result") if isinstance(entry, dict) else None
         yield [
@@ -162,34 +135,37 @@ def _region_ids(task: Mapping[str, Any], key: str) -> Iterator[list[str]]:
         ]
 
 
-def _image(task: Mapping[str, Any], config: LabelConfig, newest: Item) -> str:
+def _image(task: Task, config: LabelConfig, newest: Drawn) -> str:
     path = f"tasks[0].data.{config.image_key}"
-    value = as_object(task.get("data"), "tasks[0].data").get(config.image_key)
-    page = newest.item_index or 0
+    if task.data is None:
+        raise InvalidRequest("tasks[0].data must be an object, not missing or null")
+    value = task.data.get(config.image_key)
     if not config.pages:
-        if page:
-            raise InvalidRequest(f"{newest.path}.item_index is {page}, but the config's image has no valueList")
-        return as_text(value, path)
-    pages = as_list(value, path)
-    if page >= len(pages):
-        raise InvalidRequest(f"{newest.path}.item_index is {page}, but {path} has {len(pages)} pages")
-    return as_text(pages[page], f"{path}[{page}]")
+        if newest.page:
+            raise InvalidRequest(
+                f"{newest.path}.item_index is {newest.page}, but the config's image has no valueList"
+            )
+        return _address(value, path)
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{path} must be a list of addresses, as the config's image has a valueList")
+    if newest.page >= len(value):
+        raise InvalidRequest(f"{newest.path}.item_index is {newest.page}, but {path} has {len(value)} pages")
+    return _address(value[newest.page], f"{path}[{newest.page}]")
 
 
-def _task_id(task: Mapping[str, Any]) -> int | str | None:
-    value = task.get("id")
-    if value is None or isinstance(value, str):
+def _address(value: object, path: str) -> str:
+    if isinstance(value, str) and value:
         return value
-    return as_count(value, "tasks[0].id", least=0, most=2**63)
+    raise InvalidRequest(f"{path} must be the address of an image")
 
 
-def _region_id(task_id: int | str | None, from_name: str, label: str | None, first: Item) -> str:
+def _region_id(task_id: int | str | None, from_name: str, label: str | None, first: Drawn) -> str:
     """Ten hexadecimal digits that stay the same while prompts are added to an object.
 
     Label Studio replaces a region by a new one of the same id, and the group always begins with the object's
     first prompt.
     """
-    origin = first.id or [first.value.get("x"), first.value.get("y")]
+    origin = first.item.id or [first.item.value.x, first.item.value.y]
     # The name of the task is part of it: ids of prompts are only unique within one page of the browser.
-    seed = json.dumps([str(task_id), from_name, label, first.item_index or 0, origin])
+    seed = json.dumps([str(task_id), from_name, label, first.page, origin])
     return hashlib.sha256(seed.encode()).hexdigest()[:10]

@@ -7,17 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract.fields import as_list, as_number, as_object, as_text
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig
+from m2n2_backend.labelstudio.contract.models import LABELS, POINTS, RECTANGLES, ColumnBox, ColumnPoint, read
 
-Item = dict[str, Any]
-
-_POINTS = ("keypointlabels", "keypoint")
-_RECTANGLES = ("rectanglelabels", "rectangle")
-_LABELS = "labels"
+Region = dict[str, Any]
+"""As a request's context would hold it."""
 
 
-def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Item]]:
+def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Region]]:
     """The prompts that were drawn and saved, as a request's context would hold them.
 
     Each rectangle is an object; the key points of one label (and page) are another. Regions of a draft win over
@@ -27,20 +24,20 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Ite
         task: As Label Studio's API tells it, with ``annotations`` and ``drafts``.
         config: The project's labeling config; only its smart controls prompt.
     """
-    items: dict[str, Item] = {}
-    twins: dict[str, Item] = {}
+    items: dict[str, Region] = {}
+    twins: dict[str, Region] = {}
     for key in ("annotations", "drafts"):
         for entry in _objects(task.get(key)):
             for region in () if entry.get("was_cancelled") else _objects(entry.get("result")):
                 name = str(region.get("id"))
-                if region.get("type") == _LABELS:
+                if region.get("type") == LABELS:
                     twins[name] = region
-                elif region.get("from_name") in config.prompts and _kind(region) in (*_POINTS, *_RECTANGLES):
+                elif region.get("from_name") in config.prompts and _kind(region) in (*POINTS, *RECTANGLES):
                     items[name] = region
     return _grouped(list(items.values()), twins)
 
 
-def column_objects(value: object, path: str, size: tuple[int, int], config: LabelConfig) -> list[list[Item]]:
+def column_objects(value: object, path: str, size: tuple[int, int], config: LabelConfig) -> list[list[Region]]:
     """The prompts of a column: a list, or its JSON, of points and boxes in pixels of the image.
 
     ``{"x": 320, "y": 240, "positive": false, "label": "Cat"}`` is a point, ``{"x0": 10, "y0": 10, "x1": 200,
@@ -61,44 +58,45 @@ def column_objects(value: object, path: str, size: tuple[int, int], config: Labe
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f'{path} is no JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]') from error
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{path} must be a list of points and boxes")
     control = min(config.prompts)
-    items = []
-    for index, entry in enumerate(as_list(value, path)):
-        where = f"{path}[{index}]"
-        items.append(_item(as_object(entry, where), where, size, control, f"{index}"))
-    return _grouped(items, {})
+    return _grouped(
+        [_region(one, f"{path}[{index}]", size, control, str(index)) for index, one in enumerate(value)], {}
+    )
 
 
-def _item(entry: Mapping[str, Any], path: str, size: tuple[int, int], control: str, name: str) -> Item:
+def _region(entry: object, path: str, size: tuple[int, int], control: str, name: str) -> Region:
     width, height = size
-    known = {"x", "y", "positive", "label"} if "x" in entry else {"x0", "y0", "x1", "y1", "label"}
-    if unknown := sorted(set(entry) - known):
-        raise InvalidRequest(f"{path}.{unknown[0]} is unknown: a point has x and y, a box x0, y0, x1 and y1")
-    number = {key: as_number(entry.get(key), f"{path}.{key}") for key in known - {"positive", "label"}}
-    if "x" in entry:
+    is_box = isinstance(entry, dict) and "x0" in entry
+    prompt = read(ColumnBox, entry, path) if is_box else read(ColumnPoint, entry, path)
+    if isinstance(prompt, ColumnPoint):
         # The middle of the pixel, so that no rounding leads to its neighbor.
-        value = {"x": (number["x"] + 0.5) * 100 / width, "y": (number["y"] + 0.5) * 100 / height}
+        value: Region = {"x": (prompt.x + 0.5) * 100 / width, "y": (prompt.y + 0.5) * 100 / height}
     else:
-        left, top = (number["x0"] + 0.5) * 100 / width, (number["y0"] + 0.5) * 100 / height
-        right, bottom = number["x1"] * 100 / width, number["y1"] * 100 / height
-        value = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-    label = entry.get("label")
+        left, top = (prompt.x0 + 0.5) * 100 / width, (prompt.y0 + 0.5) * 100 / height
+        value = {
+            "x": left,
+            "y": top,
+            "width": prompt.x1 * 100 / width - left,
+            "height": prompt.y1 * 100 / height - top,
+        }
     return {
         "id": name,
-        "type": _POINTS[0] if "x" in entry else _RECTANGLES[0],
+        "type": RECTANGLES[0] if is_box else POINTS[0],
         "from_name": control,
         "original_width": width,
         "original_height": height,
-        "is_positive": entry.get("positive", True),
-        "value": value if label is None else {**value, "labels": [as_text(label, f"{path}.label")]},
+        "is_positive": prompt.positive if isinstance(prompt, ColumnPoint) else True,
+        "value": value if prompt.label is None else {**value, "labels": [prompt.label]},
     }
 
 
-def _grouped(items: Sequence[Item], twins: Mapping[str, Item]) -> list[list[Item]]:
-    groups: dict[tuple[str, str, str], list[Item]] = {}
+def _grouped(items: Sequence[Region], twins: Mapping[str, Region]) -> list[list[Region]]:
+    groups: dict[tuple[str, str, str], list[Region]] = {}
     for item in items:
         twin = twins.get(str(item.get("id")))
-        if _kind(item) in _RECTANGLES:
+        if _kind(item) in RECTANGLES:
             key = ("rectangle", str(item.get("id")), "")
         else:
             key = ("points", _label(item) or (_label(twin) if twin else ""), str(item.get("item_index") or 0))
