@@ -210,12 +210,12 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "lone surrogates everywhere": (
         payload(key_point(id="\ud800", label="\ud800"), config=CONFIG.replace("Dog", "\ud800"), image="/\ud800"),
         400,
-        "value.labels[0] must be valid Unicode",
+        "result[0].id must be valid Unicode",
     ),
     "a lone surrogate in the config": (
         payload(POINT, config=CONFIG.replace("Dog", "\ud800")),
-        400,
-        "label_config must be valid Unicode",
+        422,
+        "labeling config cannot be parsed",
     ),
     "a lone surrogate in the address": (payload(POINT, image="http://\ud800/"), 422, "cannot be parsed"),
 }
