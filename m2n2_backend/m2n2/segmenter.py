@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+from m2n2_backend.m2n2.refined import Edge, NewClick, Step, distance_of, first_step, next_step
 from m2n2_backend.m2n2.relations import (
     ATTENTION_TEMPERATURE,
     KL_TEMPERATURE,
@@ -51,6 +53,19 @@ class Segmentation:
     distance: NDArray[np.float32]
     thresholds: tuple[float, ...]
     score: float
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the paper's rule says of some prompts: the distance, and map and λ (in levels) of each click."""
+
+    distance: NDArray[np.float32]
+    maps: Sequence[PromptMap]
+    levels: Sequence[int]
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return tuple(level * own.step for level, own in zip(self.levels, self.maps, strict=True))
 
 
 class Segmenter:
@@ -96,6 +111,7 @@ class Segmenter:
             relation=relation_of(attention, self.method),
             upsample=upsample or self.joint_bilateral(encoded),
             device=attention.device,
+            guide=encoded.guide,
         )
 
     def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
@@ -123,29 +139,83 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
         Prompts(tuple(clicks), boxes).validate(width, height)
         points = [self._pixel(state, click) for click in clicks]
-        maps = self._prompt_maps(state, points)
         labels = [click.positive for click in clicks]
-        least_area = self.least_area(state)
-        thresholds = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
-        levels = [own.levels for own in maps]
-        within = [self._box_distance(state, each, points, labels) for each in boxes]
-        nearest_box = np.minimum.reduce(within) if within else None
-        distance = nearest_neighbor(levels, thresholds, labels, nearest_box)
-        if self.method.despeckle > 0:
-            smooth_specks(distance, self.method.despeckle, points)
-        mask = resize_distance(distance, height, width) <= 1.0
+        if self.method.refine:
+            return self._segmentation(state, self._refined(state, points, labels, boxes), boxes, any(labels))
+        answer = self._answer(state, points, labels, boxes)
+        mask = resize_distance(answer.distance, height, width) <= 1.0
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
             allowed = _inside(boxes, height, width)
             if any(labels):
-                allowed |= resize_distance(nearest_neighbor(levels, thresholds, labels), height, width) <= 1.0
+                levels = [own.levels for own in answer.maps]
+                clicked = nearest_neighbor(levels, answer.levels, labels)
+                allowed |= resize_distance(clicked, height, width) <= 1.0
             mask &= allowed
-        return Segmentation(
-            mask=mask,
-            distance=distance,
-            thresholds=tuple(level * own.step for level, own in zip(thresholds, maps, strict=True)),
-            score=stability(distance),
-        )
+        return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance))
+
+    def _answer(
+        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: Sequence[Box]
+    ) -> _Answer:
+        """The paper's rule for all prompts at once: steps 3 to 7 and the removal of specks."""
+        maps = self._prompt_maps(state, points)
+        least_area = self.least_area(state)
+        levels = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
+        within = [self._box_distance(state, each, points, labels) for each in boxes]
+        nearest_box = np.minimum.reduce(within) if within else None
+        distance = nearest_neighbor([own.levels for own in maps], levels, labels, nearest_box)
+        if self.method.despeckle > 0:
+            smooth_specks(distance, self.method.despeckle, points)
+        return _Answer(distance, maps, levels)
+
+    def _refined(
+        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: tuple[Box, ...]
+    ) -> Step:
+        """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
+        first = 0 if boxes else list(labels).index(True) + 1
+        prefixes = [(boxes, tuple(points[:end]), tuple(labels[:end])) for end in range(first, len(points) + 1)]
+        found = ((index, state.steps.get(prefixes[index])) for index in reversed(range(len(prefixes))))
+        known, step = next(((index, step) for index, step in found if step is not None), (-1, None))
+        for prefix in prefixes[known + 1 :]:
+            step = self._step(state, prefix[1], prefix[2], boxes, step)
+            state.steps.put(prefix, step)
+        assert step is not None
+        return step
+
+    def _step(
+        self,
+        state: ImageState,
+        points: Sequence[tuple[int, int]],
+        labels: Sequence[bool],
+        boxes: tuple[Box, ...],
+        previous: Step | None,
+    ) -> Step:
+        """One more click, or the first prompts."""
+        answer = self._answer(state, points, labels, boxes)
+        rough = answer.distance <= 1.0
+        (height, width), (rows, cols) = state.working_size, state.grid
+        edge = Edge(state.guide, math.sqrt(height * width / (rows * cols)), self.method.band)
+        known = answer.thresholds, stability(answer.distance)
+        if previous is None:
+            inside = None
+            if boxes:
+                inside = _inside([self._working_box(state, box) for box in boxes], height, width)
+            return first_step(rough, points, labels, edge, inside, *known)
+        own = answer.maps[-1]
+        other = [int(own.levels[point]) for point, label in zip(points, labels, strict=True) if label != labels[-1]]
+        click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
+        return next_step(previous, rough, click, edge, self.method.kappa, *known)
+
+    @staticmethod
+    def _segmentation(state: ImageState, step: Step, boxes: Sequence[Box], clicked: bool) -> Segmentation:
+        """The step's mask at the photograph's size."""
+        height, width = state.size
+        settled = step.settled.unpacked()
+        distance = distance_of(settled)
+        mask = settled if settled.shape == state.size else resize_distance(distance, height, width) <= 1.0
+        if boxes and not clicked:
+            mask &= _inside(boxes, height, width)
+        return Segmentation(mask, distance, step.thresholds, step.score)
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
         """M' and threshold profile of one click, which ``segment`` then finds in the memo.
@@ -239,11 +309,14 @@ class Segmenter:
             negative=[cell for cell, label in zip(cells, labels, strict=True) if not label],
         )
         full = state.upsample.apply(small.reshape(state.grid))
+        full[~_inside([self._working_box(state, box)], *full.shape)] = np.inf
+        return full
+
+    def _working_box(self, state: ImageState, box: Box) -> Box:
+        """The box in pixels at working size."""
         top, left = self._pixel(state, Click(box.x0, box.y0))
         bottom, right = self._pixel(state, Click(box.x1 - 1, box.y1 - 1))
-        out = np.full_like(full, np.inf)
-        out[top : bottom + 1, left : right + 1] = full[top : bottom + 1, left : right + 1]
-        return out
+        return Box(left, top, right + 1, bottom + 1)
 
 
 def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
