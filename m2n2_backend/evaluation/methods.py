@@ -70,10 +70,11 @@ class MethodChoice:
     def of(cls, name: str = "m2n2", values: Sequence[str] = ()) -> MethodChoice:
         """A method by name, with what deviates from it.
 
-        ``refined`` is what the service answers with by default. The other methods of the framework are the paper's: at the photograph's own size, in 32-bit after the model on any
-        device, and flooded for ``m2n2`` (and ``refined``) alone. The paper does not say whether its baselines are: on GrabCut with
-        ViT-Tiny they follow the order of its Table 3 without (NoC85: m2n2 2.28, without flood fill 3.46, kl-nn 3.64,
-        attention-nn 5.88), not with it (kl-nn 2.50, attention-nn 3.14).
+        ``refined`` is what the service answers with. The others of the framework are the paper's. All work at the
+        photograph's own size, in 32-bit after the model on any device; ``m2n2`` and ``refined`` alone flood. The
+        paper does not say whether its baselines do: on GrabCut with ViT-Tiny they follow the order of its Table 3
+        without (NoC85: m2n2 2.28, without flood fill 3.46, kl-nn 3.64, attention-nn 5.88), not with it (kl-nn 2.50,
+        attention-nn 3.14).
 
         Args:
             name: One of ``METHODS``.

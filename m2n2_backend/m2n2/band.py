@@ -1,7 +1,8 @@
 """The band at the mask's edge, where color decides (not in the paper).
 
 A cell of the attention is 6 to 21 pixels wide, so the mask's edge is known to about half a cell, and corrections
-below that cannot be clicked. In a band of this width each pixel takes the side whose colors it resembles, and the edge is drawn where the photograph has one: a minimum cut as in GrabCut (Rother et al. 2004), on the band alone.
+below that cannot be clicked. In a band of this width each pixel takes the side whose colors it resembles, and the
+edge is drawn where the photograph has one: a minimum cut as in GrabCut (Rother et al. 2004), on the band alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ REACH = 3.0
 """Cells beyond the band whose pixels are sure and tell both sides' colors."""
 
 SMOOTHNESS = 20.0
-"""Nats that an edge between two pixels of equal color costs. GrabCut's 50 without the bound below: 13.3 clicks for 90 %
-on every third object of DAVIS, 20 with it: 11.9; OpenCV's GrabCut itself: 14.1."""
+"""Nats that an edge between pixels of equal color costs. GrabCut's 50, hardly bounded as below: 13.3 clicks for 90 %
+on every third object of DAVIS; 20, bounded: 11.9; OpenCV's GrabCut itself, without discs: 14.1."""
 
 CERTAIN = 10.0
 """Nats at which a color's evidence is cut off."""

@@ -19,8 +19,8 @@ from m2n2_backend.m2n2.flood_fill import LEVELS
 from m2n2_backend.m2n2.threshold import Profile
 
 KAPPA = 12.0
-"""A click may change this many times the area of its circle. 3 to 12 differ little in clicks (measured in steps of two
-on GrabCut and DAVIS); at 6 and below first masks that are too small take longer to grow."""
+"""A click may change this many times the area of its circle. At 6, every third object of GrabCut needs 2.4 clicks for
+85 % instead of 1.8, as first masks that are too small grow slower; DAVIS is equal in clicks."""
 
 DISC = 0.7
 """Share of the circle's radius within which the pixels are taken to have the click's label."""

@@ -27,23 +27,23 @@ def fit_mixture(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
         float64 [k, 10], for each component: log of its share over the square root of its covariance's determinant,
         mean, and the inverse covariance (three diagonal entries, then twice 01, 02 and 12).
     """
-    colors = colors.astype(np.float64)
-    owner = np.zeros(len(colors), np.intp)
-    means, covariances = [colors.mean(axis=0)], [_covariance(colors)]
+    points = colors.astype(np.float64)
+    owner = np.zeros(len(points), np.intp)
+    means, covariances = [points.mean(axis=0)], [_covariance(points)]
     while len(means) < COMPONENTS:
         spreads, axes = np.linalg.eigh(np.stack(covariances))
         widest = int(spreads[:, 2].argmax())
         if spreads[widest, 2] <= 2.0 * _NOISE:
             break
-        beyond = (owner == widest) & ((colors - means[widest]) @ axes[widest, :, 2] > 0.0)
+        beyond = (owner == widest) & ((points - means[widest]) @ axes[widest, :, 2] > 0.0)
         owner[beyond] = len(means)
-        parts = colors[owner == widest], colors[beyond]
+        parts = points[owner == widest], points[beyond]
         means[widest], covariances[widest] = parts[0].mean(axis=0), _covariance(parts[0])
         means.append(parts[1].mean(axis=0))
         covariances.append(_covariance(parts[1]))
     stacked = np.stack(covariances)
     inverse = np.linalg.inv(stacked)
-    shares = np.bincount(owner, minlength=len(means)) / len(colors)
+    shares = np.bincount(owner, minlength=len(means)) / len(points)
     constant = np.log(shares) - 0.5 * np.log(np.linalg.det(stacked))
     crosswise = 2.0 * inverse[:, (0, 0, 1), (1, 2, 2)]
     return np.concatenate([constant[:, None], means, inverse[:, (0, 1, 2), (0, 1, 2)], crosswise], axis=1)
@@ -59,13 +59,13 @@ def log_ratios(
         background: Of :func:`fit_mixture`.
         colors: uint8 [n, 3].
     """
-    return _log_density(foreground, colors) - _log_density(background, colors)
+    return np.asarray(_log_density(foreground, colors) - _log_density(background, colors))
 
 
 def _covariance(colors: NDArray[np.float64]) -> NDArray[np.float64]:
     """[3, 3], of the colors and the noise."""
     centered = colors - colors.mean(axis=0)
-    return centered.T @ centered / len(colors) + _NOISE * np.eye(3)
+    return np.asarray(centered.T @ centered / len(colors) + _NOISE * np.eye(3))
 
 
 @njit(cache=True, nogil=True)

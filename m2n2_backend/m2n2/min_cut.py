@@ -79,7 +79,7 @@ def _min_cut(terminal, near, residual):
 
 @njit(inline="always")
 def _grow(i, parent, from_sink, stamp, depth, near, residual):
-    """Take free neighbors into the tree of i: those taken, as bits, and the direction of the other tree if it is met."""
+    """Take free neighbors into the tree of i: those taken, as bits, and the way to the other tree if it is met."""
     joined = 0
     if parent[i] == _NONE:
         return joined, _NONE
@@ -189,7 +189,7 @@ def _adopt(
                     depth[node] = 1
                     steps += 1
                     break
-                if up == _ORPHAN or up == _NONE:
+                if up in (_ORPHAN, _NONE):
                     reaches = False
                     break
                 steps += 1

@@ -167,7 +167,7 @@ def next_step(
     rough = (rough & (fixed >= 0)) | (fixed > 0)
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
-    around[disc(rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
+    around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
     return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, score, edited)
 
