@@ -20,6 +20,10 @@ from m2n2_backend.m2n2.min_cut import STEPS, min_cut
 WIDTH = 0.5
 """Cells on either side of the edge: as far as the attention's grid leaves it open."""
 
+BOX_WIDTH = 2.0
+"""Times as wide after a box alone, whose chains start from whole cells. Mean IoU on GrabCut's boxes with 1, 2, 3 and
+4: 0.906, 0.918, 0.916 and 0.910; without the band 0.881."""
+
 REACH = 3.0
 """Cells beyond the band whose pixels are sure and tell both sides' colors."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.band import Settled, settle_edge
+from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
 from m2n2_backend.m2n2.click_radius import DISC, click_radius, disc, edit
 from m2n2_backend.m2n2.threshold import Profile
 
@@ -127,6 +127,7 @@ def first_step(
     fixed = _fixed(answer.shape, discs)
     if inside is not None:
         fixed[~inside & (fixed == 0) & ~answer] = -1
+        edge = replace(edge, width=BOX_WIDTH * edge.width)
     return Step(Bits.of(answer), Bits.of(edge.settle(answer, fixed)), discs, thresholds, score)
 
 

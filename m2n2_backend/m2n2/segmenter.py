@@ -43,10 +43,12 @@ class Segmentation:
 
     Attributes:
         mask: bool [H, W], the photograph's own size.
-        distance: Distance to the foreground at working size, float32; object where ≤ 1.
+        distance: Distance to the foreground at working size, float32; object where ≤ 1. A refined mask's own, which
+            has a slope at the edge only where it was resized.
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
         score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
-            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability.
+            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability. Of a refined
+            mask it is that of the paper's answer to the same prompts.
     """
 
     mask: NDArray[np.bool_]
@@ -125,7 +127,7 @@ class Segmenter:
     def segment(
         self, state: ImageState, clicks: Sequence[Click], box: Box | Sequence[Box] | None = None
     ) -> Segmentation:
-        """Steps 3 to 7.
+        """Steps 3 to 7, for each prefix of the prompts in turn if the method refines (see ``refined``).
 
         Args:
             state: Of the same segmenter.
@@ -210,9 +212,12 @@ class Segmenter:
     def _segmentation(state: ImageState, step: Step, boxes: Sequence[Box], clicked: bool) -> Segmentation:
         """The step's mask at the photograph's size."""
         height, width = state.size
-        settled = step.settled.unpacked()
-        distance = distance_of(settled)
-        mask = settled if settled.shape == state.size else resize_distance(distance, height, width) <= 1.0
+        mask = step.settled.unpacked()
+        if mask.shape == state.size:
+            distance = np.where(mask, np.float32(0.0), np.float32(2.0))  # nothing is resized, so no slope is needed
+        else:
+            distance = distance_of(mask)
+            mask = resize_distance(distance, height, width) <= 1.0
         if boxes and not clicked:
             mask &= _inside(boxes, height, width)
         return Segmentation(mask, distance, step.thresholds, step.score)
