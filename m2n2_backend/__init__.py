@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m2n2_backend.backbones.registry import load_backbone
     from m2n2_backend.m2n2.method import Method
-    from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
+    from m2n2_backend.m2n2.segmentation import Segmentation
+from m2n2_backend.m2n2.segmenter import Segmenter
     from m2n2_backend.prompts import Box, Click
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _PLACES = {
     "Box": "prompts",
     "Click": "prompts",
     "Method": "m2n2.method",
-    "Segmentation": "m2n2.segmenter",
+    "Segmentation": "m2n2.segmentation",
     "Segmenter": "m2n2.segmenter",
     "load_backbone": "backbones.registry",
 }

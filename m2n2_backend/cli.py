@@ -224,7 +224,8 @@ def evaluate(
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],
     json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
     method: Annotated[
-        str, typer.Option(help="m2n2, m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic.")
+        str,
+        typer.Option(help="m2n2, refined, m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic."),
     ] = "m2n2",
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
@@ -252,7 +253,8 @@ def evaluate(
         chosen = MethodChoice.of(method, values or ())
         options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
         result = run_evaluation(options, backbone_loader(settings), console=console)
-        figures = {name: result[name] for name in ("dataset", "method", "n", "noc85", "noc90", "not_reached_90")}
+        shown = ("dataset", "method", "n", "noc85", "noc90", "not_reached_90", "collapses")
+        figures = {name: result[name] for name in shown}
         print(json.dumps(figures))
 
 

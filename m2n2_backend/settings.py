@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     least_cells: float = Field(
         4.0, ge=0.0, le=100.0, description="One click's segment has at least this many attention cells; 0 = any size"
     )
+    refine: bool = Field(
+        True, description="Bound each click by its radius and settle the edge by color; off = the paper's algorithm"
+    )
     device_cache: int | None = Field(
         None,
         ge=0,
@@ -109,10 +112,15 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(100_000_000, ge=1, description="Most pixels of an image")
 
     def method(self) -> Method:
-        """The method as the product runs it: the paper's, with these limits of size, specks and segments."""
+        """The method as the product runs it: these limits of size, specks and segments, refined or the paper's."""
         from m2n2_backend.m2n2.method import Method  # here, as it loads PyTorch
 
-        return Method(working_size=self.working_size, despeckle=self.despeckle, least_cells=self.least_cells)
+        return Method(
+            working_size=self.working_size,
+            despeckle=self.despeckle,
+            least_cells=self.least_cells,
+            refine=self.refine,
+        )
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -26,7 +26,7 @@ from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 
 KEYS = [
-    "dataset", "method", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "iou_at",
+    "dataset", "method", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "collapses", "iou_at",
     "seconds_per_click", "seconds_per_encode", "fingerprint", "samples",
 ]  # fmt: skip
 

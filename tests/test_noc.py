@@ -51,8 +51,14 @@ def test_the_summary_takes_all_figures_from_the_same_clicks() -> None:
     assert figures["noc85"] == (2 + 20) / 2
     assert figures["noc90"] == (3 + 20) / 2
     assert figures["not_reached_90"] == 1
+    assert figures["collapses"] == 0
     assert figures["iou_at"] == pytest.approx({"1": 0.6, "3": 0.805, "5": 0.81, "10": 0.81, "20": 0.81})
     assert mean_iou_per_click(ious).shape == (20,)
+
+
+def test_a_collapse_is_a_click_that_costs_more_than_a_fifth_of_the_iou() -> None:
+    ious = {"a": [0.9, 0.6, 0.9, 0.71] + [0.71] * 16, "b": [0.5, 0.2] + [0.1] * 18}
+    assert summary(ious)["collapses"] == 2 / 2
 
 
 def test_reaching_the_threshold_at_the_last_click_is_reaching_it() -> None:

@@ -14,7 +14,9 @@ from m2n2_backend.evaluation.plots import draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
 from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
+from m2n2_backend.m2n2.prompt_maps import working_pixel
+from m2n2_backend.m2n2.segmentation import Segmentation
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.overlay import draw_overlay
@@ -154,7 +156,7 @@ def _draw_scores(
 ) -> None:
     """The paper's Fig. 9: four scores and their product over λ, and the λ chosen."""
     positive = clicks[index].positive
-    at = [int(own.levels[segmenter._pixel(state, click)]) for click in clicks]
+    at = [int(own.levels[working_pixel(state, click)]) for click in clicks]
     same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
     other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
     method = segmenter.method

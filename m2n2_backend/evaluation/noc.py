@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 MAX_CLICKS = 20
 """Clicks per object; also the count of an object that never reaches the threshold."""
 
+COLLAPSE = 0.2
+"""Loss of IoU from one click to the next that counts as the mask's collapse."""
+
 REPORTED_CLICKS = (1, 3, 5, 10, 20)
 """Clicks after which the mean IoU is reported."""
 
@@ -39,6 +42,12 @@ def mean_iou_per_click(ious: Mapping[str, Sequence[float]]) -> NDArray[np.float6
     return np.asarray(np.asarray(list(ious.values()), np.float64).mean(axis=0))
 
 
+def collapses_per_sample(ious: Mapping[str, Sequence[float]]) -> float:
+    """Clicks per sample after which the IoU is lower by more than ``COLLAPSE`` than before them."""
+    curves = np.asarray(list(ious.values()), np.float64)
+    return float(np.count_nonzero(curves[:, :-1] - curves[:, 1:] > COLLAPSE) / len(curves))
+
+
 def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """All figures of one run, every threshold from the same clicks.
 
@@ -46,7 +55,8 @@ def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         ious: 20 values for each of at least one sample.
 
     Returns:
-        ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples, not their share) and ``iou_at``, as in the JSON.
+        ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples, not their share), ``collapses`` (per sample) and
+        ``iou_at``, as in the JSON.
     """
     curve = mean_iou_per_click(ious)
     return {
@@ -54,5 +64,6 @@ def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         "noc85": float(clicks_per_sample(ious, 0.85).mean()),
         "noc90": float(clicks_per_sample(ious, 0.90).mean()),
         "not_reached_90": sum(clicks_to_reach(values, 0.90) is None for values in ious.values()),
+        "collapses": collapses_per_sample(ious),
         "iou_at": {str(count): float(curve[count - 1]) for count in REPORTED_CLICKS},
     }

@@ -125,6 +125,7 @@ def _figures_table(result: Mapping[str, Any]) -> str:
         ("NoC85", f"{result['noc85']:.2f}"),
         ("NoC90", f"{result['noc90']:.2f}"),
         ("objects that never reach 0.90", str(result["not_reached_90"])),
+        ("collapses per object", f"{result['collapses']:.2f}"),
         *((f"mean IoU after {count}", f"{iou:.3f}") for count, iou in result["iou_at"].items()),
     ]
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in rows)

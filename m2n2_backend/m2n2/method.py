@@ -9,10 +9,18 @@ from typing import Any, Literal, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from m2n2_backend.errors import SettingsError
+from m2n2_backend.m2n2.band import WIDTH
+from m2n2_backend.m2n2.click_radius import KAPPA
 from m2n2_backend.m2n2.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.threshold import PRIOR, Scores
 from m2n2_backend.m2n2.transition import MAX_SWEEPS, TEMPERATURE, TOLERANCE
 from m2n2_backend.m2n2.upsample import RADIUS, SAMPLES
+
+LEAST_CELLS = 4.0
+"""``least_cells`` of the service, and of ``refined`` in an evaluation."""
+
+DESPECKLE = 1e-4
+"""``despeckle`` of the service, and of ``refined`` in an evaluation."""
 
 Relation = Literal["markov", "attention", "kl"]
 
@@ -42,6 +50,10 @@ class Method:
             paper does.
         working_size: Longest side, in pixels, at which steps 4 to 7 run; larger photographs are reduced for them.
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
+        refine: Answer the clicks in their order, each bounded by its radius, and settle the edge by color; False is
+            the paper's.
+        kappa: A click may change this many times the area of its circle (``click_radius``).
+        band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
     """
 
     relation: Relation = "markov"
@@ -62,6 +74,9 @@ class Method:
     least_cells: float = 0.0
     working_size: int = 1024
     despeckle: float = 0.0
+    refine: bool = False
+    kappa: float = KAPPA
+    band: float = WIDTH
 
 
 def with_values(method: Method, values: Sequence[str]) -> Method:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,44 +13,31 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
-from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+from m2n2_backend.m2n2.prompt_maps import cell_at, cell_maps, prompt_maps, working_pixel
+from m2n2_backend.m2n2.refined import Edge, NewClick, Step, first_step, next_step
 from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
+from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
-from m2n2_backend.m2n2.threshold import choose_threshold, profile
+from m2n2_backend.m2n2.threshold import choose_threshold
 from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
-from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Box, Click, Prompts
-
-ACCELERATOR_BATCH = 8
-"""Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """One object.
+class _Answer:
+    """What the paper's rule says of some prompts: the distance, and map and λ (in levels) of each click."""
 
-    Attributes:
-        mask: bool [H, W], the photograph's own size.
-        distance: Distance to the foreground at working size, float32; object where ≤ 1.
-        thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
-        score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
-            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability.
-        prompts: What it answers.
-    """
-
-    mask: NDArray[np.bool_]
     distance: NDArray[np.float32]
-    thresholds: tuple[float, ...]
-    score: float
-    prompts: Prompts
+    maps: Sequence[PromptMap]
+    levels: Sequence[int]
 
-    def overlay(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Photograph, uint8 [H, W, 3] → a new image with object and prompts drawn over it, as ``imshow`` takes it."""
-        return draw_overlay(rgb, self.mask, self.prompts.clicks, self.prompts.boxes)
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        return tuple(level * own.step for level, own in zip(self.levels, self.maps, strict=True))
 
 
 class Segmenter:
@@ -95,6 +83,7 @@ class Segmenter:
             relation=relation_of(attention, self.method),
             upsample=upsample or self.joint_bilateral(encoded),
             device=attention.device,
+            guide=encoded.guide,
         )
 
     def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
@@ -108,7 +97,7 @@ class Segmenter:
     def segment(
         self, state: ImageState, clicks: Sequence[Click], box: Box | Sequence[Box] | None = None
     ) -> Segmentation:
-        """Steps 3 to 7.
+        """Steps 3 to 7, for each prefix of the prompts in turn if the method refines (see ``refined``).
 
         Args:
             state: Of the same segmenter.
@@ -122,31 +111,74 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
-        points = [self._pixel(state, click) for click in clicks]
-        maps = self._prompt_maps(state, points)
+        points = [working_pixel(state, click) for click in clicks]
         labels = [click.positive for click in clicks]
-        least_area = self.least_area(state)
-        thresholds = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
-        levels = [own.levels for own in maps]
-        within = [self._box_distance(state, each, points, labels) for each in boxes]
-        nearest_box = np.minimum.reduce(within) if within else None
-        distance = nearest_neighbor(levels, thresholds, labels, nearest_box)
-        if self.method.despeckle > 0:
-            smooth_specks(distance, self.method.despeckle, points)
-        mask = resize_distance(distance, height, width) <= 1.0
+        if self.method.refine:
+            return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
+        answer = self._answer(state, points, labels, boxes)
+        mask = resize_distance(answer.distance, height, width) <= 1.0
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
             allowed = within_boxes(boxes, height, width)
             if any(labels):
-                allowed |= resize_distance(nearest_neighbor(levels, thresholds, labels), height, width) <= 1.0
+                levels = [own.levels for own in answer.maps]
+                clicked = nearest_neighbor(levels, answer.levels, labels)
+                allowed |= resize_distance(clicked, height, width) <= 1.0
             mask &= allowed
-        return Segmentation(
-            mask=mask,
-            distance=distance,
-            thresholds=tuple(level * own.step for level, own in zip(thresholds, maps, strict=True)),
-            score=stability(distance),
-            prompts=prompts,
-        )
+        return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
+
+    def _answer(
+        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: Sequence[Box]
+    ) -> _Answer:
+        """The paper's rule for all prompts at once: steps 3 to 7 and the removal of specks."""
+        maps = prompt_maps(self.method, state, points)
+        least_area = self.least_area(state)
+        levels = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
+        within = [self._box_distance(state, each, points, labels) for each in boxes]
+        nearest_box = np.minimum.reduce(within) if within else None
+        distance = nearest_neighbor([own.levels for own in maps], levels, labels, nearest_box)
+        if self.method.despeckle > 0:
+            smooth_specks(distance, self.method.despeckle, points)
+        return _Answer(distance, maps, levels)
+
+    def _refined(
+        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: tuple[Box, ...]
+    ) -> Step:
+        """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
+        prompt_maps(self.method, state, points)  # of all new clicks together
+        first = 0 if boxes else list(labels).index(True) + 1
+        prefixes = [(boxes, tuple(points[:end]), tuple(labels[:end])) for end in range(first, len(points) + 1)]
+        found = ((index, state.steps.get(prefixes[index])) for index in reversed(range(len(prefixes))))
+        known, step = next(((index, step) for index, step in found if step is not None), (-1, None))
+        for prefix in prefixes[known + 1 :]:
+            step = self._step(state, prefix[1], prefix[2], boxes, step)
+            state.steps.put(prefix, step)
+        assert step is not None
+        return step
+
+    def _step(
+        self,
+        state: ImageState,
+        points: Sequence[tuple[int, int]],
+        labels: Sequence[bool],
+        boxes: tuple[Box, ...],
+        previous: Step | None,
+    ) -> Step:
+        """One more click, or the first prompts."""
+        answer = self._answer(state, points, labels, boxes)
+        rough = answer.distance <= 1.0
+        (height, width), (rows, cols) = state.working_size, state.grid
+        edge = Edge(state.guide, math.sqrt(height * width / (rows * cols)), self.method.band)
+        known = answer.thresholds, stability(answer.distance)
+        if previous is None:
+            inside = None
+            if boxes:
+                inside = within_boxes([_working_box(state, box) for box in boxes], height, width)
+            return first_step(rough, points, labels, edge, inside, *known)
+        own = answer.maps[-1]
+        other = [int(own.levels[point]) for point, label in zip(points, labels, strict=True) if label != labels[-1]]
+        click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
+        return next_step(previous, rough, click, edge, self.method.kappa, *known)
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
         """M' and threshold profile of one click, which ``segment`` then finds in the memo.
@@ -155,7 +187,7 @@ class Segmenter:
             InvalidPrompt: The click lies outside the photograph.
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
-        return self._prompt_maps(state, [self._pixel(state, click)])[0]
+        return prompt_maps(self.method, state, [working_pixel(state, click)])[0]
 
     @torch.inference_mode()
     def attention(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -182,8 +214,8 @@ class Segmenter:
             InvalidPrompt: The click lies outside the photograph.
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
-        cell = self._cell(state, self._pixel(state, click))
-        small = self._cell_maps(state, [cell])[cell]
+        cell = cell_at(state, working_pixel(state, click))
+        small = cell_maps(self.method, state, [cell])[cell]
         return state.upsample.apply(small) if upsampled else small.copy()
 
     def flooded_map(self, state: ImageState, click: Click) -> NDArray[np.float32]:
@@ -198,52 +230,6 @@ class Segmenter:
     def least_area(self, state: ImageState) -> float:
         """Share of the image below which a segment is no candidate."""
         return self.method.least_cells / (state.grid[0] * state.grid[1])
-
-    @staticmethod
-    def _pixel(state: ImageState, click: Click) -> tuple[int, int]:
-        """(x, y) of the photograph → (row, col) at working size: the one place where the order turns."""
-        (height, width), (rows, cols) = state.size, state.working_size
-        return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
-
-    def _prompt_maps(self, state: ImageState, points: Sequence[tuple[int, int]]) -> list[PromptMap]:
-        """M' of each point; what the request needs stays, however many clicks it has."""
-        found = {point: state.clicks.get(point) for point in points}
-        missing = [point for point, own in found.items() if own is None]
-        cell_maps = self._cell_maps(state, dict.fromkeys(self._cell(state, point) for point in missing))
-        for point in missing:
-            made = self._prompt_map(state, point, cell_maps[self._cell(state, point)])
-            state.clicks.put(point, made, keep=len(found))
-            found[point] = made
-        return [own for point in points if (own := found[point]) is not None]
-
-    def _prompt_map(self, state: ImageState, point: tuple[int, int], cell_map: NDArray[np.float32]) -> PromptMap:
-        row, col = point
-        full = state.upsample.apply(cell_map)
-        flooded = flood_fill(full, row, col) if self.method.flood_fill else quantize(full, float(full[row, col]))
-        return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
-
-    def _cell_maps(self, state: ImageState, cells: Iterable[int]) -> dict[int, NDArray[np.float32]]:
-        """M of each cell at the grid's size: several in one pass over the matrix where reading it takes the time."""
-        found = {cell: state.cells.get(cell) for cell in cells}
-        missing = [cell for cell, own in found.items() if own is None]
-        together = self.method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
-        for first in range(0, len(missing), together):
-            part = missing[first : first + together]
-            for cell, own in zip(part, self._maps(state, part), strict=True):
-                found[cell] = own
-                state.cells.put(cell, own, keep=len(found))
-        return {cell: own for cell, own in found.items() if own is not None}
-
-    @staticmethod
-    def _maps(state: ImageState, cells: Sequence[int]) -> NDArray[np.float32]:
-        starts = torch.zeros(len(cells), state.grid[0] * state.grid[1], device=state.device)
-        starts[range(len(cells)), list(cells)] = 1.0
-        return state.relation.maps(starts).view(-1, *state.grid).cpu().numpy()
-
-    @staticmethod
-    def _cell(state: ImageState, point: tuple[int, int]) -> int:
-        (rows, cols), (height, width) = state.working_size, state.grid
-        return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
 
     def _threshold(
         self,
@@ -267,7 +253,7 @@ class Segmenter:
         self, state: ImageState, box: Box, points: Sequence[tuple[int, int]], labels: Sequence[bool]
     ) -> NDArray[np.float32]:
         """Distance of the box prompt at working size; infinite outside of the box."""
-        cells = [self._cell(state, point) for point in points]
+        cells = [cell_at(state, point) for point in points]
         small = box_distance(
             _transition(state).matrix,
             cells_within(box, state.size, state.grid),
@@ -276,11 +262,15 @@ class Segmenter:
             negative=[cell for cell, label in zip(cells, labels, strict=True) if not label],
         )
         full = state.upsample.apply(small.reshape(state.grid))
-        top, left = self._pixel(state, Click(box.x0, box.y0))
-        bottom, right = self._pixel(state, Click(box.x1 - 1, box.y1 - 1))
-        out = np.full_like(full, np.inf)
-        out[top : bottom + 1, left : right + 1] = full[top : bottom + 1, left : right + 1]
-        return out
+        full[~within_boxes([_working_box(state, box)], *full.shape)] = np.inf
+        return full
+
+
+def _working_box(state: ImageState, box: Box) -> Box:
+    """The box in pixels at working size."""
+    top, left = working_pixel(state, Click(box.x0, box.y0))
+    bottom, right = working_pixel(state, Click(box.x1 - 1, box.y1 - 1))
+    return Box(left, top, right + 1, bottom + 1)
 
 
 def _transition(state: ImageState) -> Transition:

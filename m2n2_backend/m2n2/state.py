@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
+from m2n2_backend.m2n2.refined import Step
 from m2n2_backend.m2n2.relations import Relation
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.m2n2.upsample import JointBilateral
@@ -65,6 +66,9 @@ MAP_BYTES = 96 * 1024**2
 CELL_BYTES = 16 * 1024**2
 """Of one image's maps of cells, of 6 kB each at grid 40 and 64 kB at grid 128."""
 
+STEP_BYTES = 16 * 1024**2
+"""Of one image's refined masks, of two bits a pixel for each prefix of clicks: 85 at 1024×768."""
+
 
 @dataclass(frozen=True)
 class ImageState:
@@ -76,8 +80,10 @@ class ImageState:
         relation: Between cells, on the device.
         upsample: JBU operator at working size.
         device: Of ``relation``.
+        guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
         cells: Memo of h×w maps by start cell.
         clicks: Memo of ``PromptMap`` by pixel at working size.
+        steps: Memo of the refined masks by the prompts in their order.
     """
 
     size: tuple[int, int]
@@ -85,8 +91,10 @@ class ImageState:
     relation: Relation
     upsample: JointBilateral
     device: torch.device
+    guide: NDArray[np.uint8]
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
     clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
+    steps: ByteCache[Step] = field(default_factory=lambda: ByteCache(STEP_BYTES))
 
     @property
     def working_size(self) -> tuple[int, int]:
@@ -96,4 +104,5 @@ class ImageState:
     @property
     def nbytes(self) -> int:
         """Bytes of matrix, table and memos; it grows with new clicks."""
-        return self.relation.nbytes + self.upsample.nbytes + self.cells.nbytes + self.clicks.nbytes
+        memos = self.cells.nbytes + self.clicks.nbytes + self.steps.nbytes
+        return self.relation.nbytes + self.upsample.nbytes + memos

@@ -16,7 +16,8 @@ from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.cache import ByteCache
-from m2n2_backend.m2n2.segmenter import Segmentation, Segmenter
+from m2n2_backend.m2n2.segmentation import Segmentation
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts

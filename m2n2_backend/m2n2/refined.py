@@ -1,0 +1,196 @@
+"""The clicks as a sequence: each changes what it was about, and color settles the edge (not in the paper).
+
+A mask depends on the order of the prompts. Boxes come first, whatever their number, as one prompt; so do background
+clicks made before there was any foreground, together with the first foreground click. Each further click is a step of
+its own, also where several arrive in one request: the answer is the one they would have got one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
+from m2n2_backend.m2n2.click_radius import DISC, click_radius, disc, edit
+from m2n2_backend.m2n2.threshold import Profile
+
+Point = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A mask, eight pixels to a byte."""
+
+    packed: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_]) -> Bits:
+        """Pack bool [H, W]."""
+        return Bits(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """The mask, a new bool [H, W]."""
+        height, width = self.shape
+        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
+
+
+@dataclass(frozen=True)
+class Disc:
+    """Pixels that have a label whatever else is said: those around one click."""
+
+    point: Point
+    radius: float
+    positive: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known after some prompts.
+
+    Attributes:
+        rough: The mask before color.
+        settled: The mask that the user sees.
+        discs: Of all clicks; a later one wins.
+        thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
+        score: Of the paper's rule, in [0, 1].
+        edited: Whether the last click edited the mask instead of answering anew.
+    """
+
+    rough: Bits
+    settled: Bits
+    discs: tuple[Disc, ...]
+    thresholds: tuple[float, ...]
+    score: float
+    edited: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both masks."""
+        return self.rough.packed.nbytes + self.settled.packed.nbytes
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What settling the edge needs: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: none)."""
+
+    rgb: NDArray[np.uint8]
+    cell: float
+    width: float
+
+    def settle(
+        self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: Settled | None = None
+    ) -> NDArray[np.bool_]:
+        """See :func:`m2n2_backend.m2n2.band.settle_edge`."""
+        if self.width <= 0:
+            return rough
+        return settle_edge(self.rgb, rough, fixed, cell=self.cell, width=self.width, earlier=earlier)
+
+
+@dataclass(frozen=True)
+class NewClick:
+    """A click with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
+
+    point: Point
+    positive: bool
+    levels: NDArray[np.uint16]
+    profile: Profile
+    other: Sequence[int]
+
+
+def first_step(
+    answer: NDArray[np.bool_],
+    points: Sequence[Point],
+    labels: Sequence[bool],
+    edge: Edge,
+    inside: NDArray[np.bool_] | None,
+    thresholds: tuple[float, ...],
+    score: float,
+) -> Step:
+    """The answer to the first prompts is the paper's, with its edge settled.
+
+    Args:
+        answer: The paper's mask, bool [H, W].
+        points: (row, col) of the clicks.
+        labels: Of the clicks.
+        edge: Of the photograph.
+        inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
+        thresholds: See ``Step``.
+        score: See ``Step``.
+    """
+    discs = tuple(Disc(point, 0.0, label) for point, label in zip(points, labels, strict=True))
+    fixed = _fixed(answer.shape, discs)
+    if inside is not None:
+        fixed[~inside & (fixed == 0) & ~answer] = -1
+        edge = replace(edge, width=BOX_WIDTH * edge.width)
+    return Step(Bits.of(answer), Bits.of(edge.settle(answer, fixed)), discs, thresholds, score)
+
+
+def next_step(
+    previous: Step,
+    answer: NDArray[np.bool_],
+    click: NewClick,
+    edge: Edge,
+    kappa: float,
+    thresholds: tuple[float, ...],
+    score: float,
+) -> Step:
+    """One more click: the paper's answer if it changes no more than the click was about, else an edit.
+
+    Args:
+        previous: Without the click.
+        answer: The paper's mask for all clicks, bool [H, W].
+        click: The new one.
+        edge: Of the photograph.
+        kappa: Most pixels that may change, in circles of the click's radius.
+        thresholds: See ``Step``.
+        score: See ``Step``.
+    """
+    before, seen = previous.rough.unpacked(), previous.settled.unpacked()
+    radius = click_radius(seen, click.point, click.positive)
+    # Beyond a cell the attention knows better than the circle what belongs to the click.
+    new = Disc(click.point, DISC * min(radius, edge.cell), click.positive)
+    discs = (*previous.discs, new)
+    if radius == 0.0:
+        return Step(previous.rough, previous.settled, discs, thresholds, score, edited=True)
+    most = kappa * math.pi * max(radius, edge.cell / 2) ** 2
+    edited = bool(np.count_nonzero(answer != before) > most)
+    if edited:
+        rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=most)
+    else:
+        rough = answer
+    fixed = _fixed(rough.shape, discs)
+    rough = (rough & (fixed >= 0)) | (fixed > 0)
+    # Where the attention cannot see the error at all, color decides in the whole circle.
+    around = np.zeros(rough.shape, np.bool_)
+    around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
+    settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
+    return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, score, edited)
+
+
+def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A distance that is ≤ 1 exactly in the mask and linear across its edge, so that it can be resized.
+
+    Args:
+        mask: bool [H, W].
+
+    Returns:
+        float32 [H, W] in [0, 2].
+    """
+    inside = cv2.distanceTransform(np.pad(mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    outside = cv2.distanceTransform(np.pad(1 - mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    signed = np.where(mask, 0.5 - inside, outside - 0.5)
+    return np.clip(1.0 + signed / 2.0, 0.0, 2.0).astype(np.float32)
+
+
+def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
+    """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W]."""
+    fixed = np.zeros((shape[0], shape[1]), np.int8)
+    for own in discs:
+        fixed[disc((shape[0], shape[1]), own.point, own.radius)] = 1 if own.positive else -1
+    return fixed

@@ -1,0 +1,54 @@
+"""What a set of prompts is answered with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.box import within_boxes
+from m2n2_backend.m2n2.postprocess import resize_distance
+from m2n2_backend.m2n2.refined import Step, distance_of
+from m2n2_backend.overlay import draw_overlay
+from m2n2_backend.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One object.
+
+    Attributes:
+        mask: bool [H, W], the photograph's own size.
+        distance: Distance to the foreground at working size, float32; object where ≤ 1. A refined mask's own, which
+            has a slope at the edge only where it was resized.
+        thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
+        score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
+            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability. Of a refined
+            mask it is that of the paper's answer to the same prompts.
+        prompts: What it answers.
+    """
+
+    mask: NDArray[np.bool_]
+    distance: NDArray[np.float32]
+    thresholds: tuple[float, ...]
+    score: float
+    prompts: Prompts
+
+    def overlay(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Photograph, uint8 [H, W, 3] → a new image with object and prompts drawn over it, as ``imshow`` takes it."""
+        return draw_overlay(rgb, self.mask, self.prompts.clicks, self.prompts.boxes)
+
+
+def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) -> Segmentation:
+    """A refined mask at the photograph's size (H, W)."""
+    height, width = size
+    mask = step.settled.unpacked()
+    if mask.shape == size:
+        distance = np.where(mask, np.float32(0.0), np.float32(2.0))  # nothing is resized, so no slope is needed
+    else:
+        distance = distance_of(mask)
+        mask = resize_distance(distance, height, width) <= 1.0
+    if not any(click.positive for click in prompts.clicks):
+        mask &= within_boxes(prompts.boxes, height, width)
+    return Segmentation(mask, distance, step.thresholds, step.score, prompts)
