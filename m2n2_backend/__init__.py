@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from m2n2_backend.backbones.registry import load_backbone
     from m2n2_backend.m2n2.method import Method
     from m2n2_backend.m2n2.segmentation import Segmentation
-from m2n2_backend.m2n2.segmenter import Segmenter
+    from m2n2_backend.m2n2.segmenter import Segmenter
     from m2n2_backend.prompts import Box, Click
 
 __version__ = "0.1.0"
