@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -180,42 +180,51 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
 @app.command()
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the figures.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG for the figures as a picture.")] = None,
+    only: Annotated[
+        Literal["model", "service"] | None, typer.Option(help="Measure this part alone; both by default.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Width and height of the photographs, in pixels.")] = "854x480",
+    repeats: Annotated[int, typer.Option(min=1, help="Number of clicks of each kind.")] = 20,
+    max_grid: Annotated[
+        int | None, typer.Option(help="Largest grid to measure; by default 64 on a CPU and 128 on a GPU.")
+    ] = None,
     sd2: Annotated[
-        bool, typer.Option("--sd2", help="Also full-size Stable Diffusion 2 with random weights.")
+        bool, typer.Option("--sd2", help="Also measure full-size Stable Diffusion 2 with random weights.")
     ] = False,
-    only: Annotated[str | None, typer.Option(help="Some of parts,switches,service,sweep.")] = None,
-    annotators: Annotated[int, typer.Option(min=1, help="Who click at the same time.")] = 8,
-    images: Annotated[int, typer.Option(min=1, help="That they click on.")] = 40,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For which they do.")] = 30.0,
-    size: Annotated[str, typer.Option(help="Of the photographs, in pixels.")] = "854x480",
-    max_grid: Annotated[int | None, typer.Option(help="Of the sweep; 64 on a CPU, else 128, by default.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of every measurement.")] = 20,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Also time the reference with dense guidance, which takes a minute.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.01, help="Mean number of requests per second at the server.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for which requests arrive.")] = 30.0,
+    images: Annotated[int, typer.Option(min=1, help="Number of photographs that requests ask about.")] = 40,
+    kill_every: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds between two kills of a worker process; none by default.")
+    ] = None,
+    abuse_disk: Annotated[
+        Literal["damaged", "removed", "full", "readonly"] | None,
+        typer.Option(help="Damage cache files, remove the folder, or let the disk be full or read-only (root)."),
+    ] = None,
     backbone: BackboneOption = None,
     model: ModelOption = None,
     layers: LayersOption = None,
     grid: GridOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Time every part beside a straightforward implementation, and the server under load, in one run."""
+    """Time the model beside a plain reference, and a server under load; exit with 1 if a mask was wrong."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.commands.bench import BenchOptions, parse_sections, parse_size, run_bench
-        from m2n2_backend.commands.bench.plot import plot as draw
-        from m2n2_backend.commands.bench.plot import require_matplotlib
+        from m2n2_backend.commands.bench import Load, parse_size, run_bench
 
-        options = BenchOptions(
-            parse_sections(only), parse_size(size), repeats, sd2, annotators, images, seconds, max_grid
-        )
-        if plot is not None:
-            require_matplotlib()
+        load = Load(rate, seconds, images, kill_every, abuse_disk)
+        of_model = {"repeats": repeats, "max_grid": max_grid, "sd2": sd2, "dense": dense}
+        figures = run_bench(settings, Console(), only=only, size=parse_size(size), load=load, **of_model)
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
-        figures = run_bench(settings, options, Console())
-        if json_file is not None:
             json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        if plot is not None:
-            draw(figures, plot)
+        for fault in (faults := figures.get("service", {}).get("faults", [])):
+            console.print(f"[red]fault:[/] {fault}", soft_wrap=True, highlight=False)
+        if faults:
+            sys.exit(1)
 
 
 @app.command()

@@ -1,173 +1,225 @@
+"""The benchmark: one small run of everything, wrong masks that are told, latencies from the intended arrival."""
+
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from bench_runs import GRID, SIZE, small_options, small_run, small_settings
-from PIL import Image
+from label_studio_sdk.converter.brush import encode_rle
 from rich.console import Console
+from shared_data import needs_vit_tiny, vit_tiny
 from typer.testing import CliRunner
 
+from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.random_models import random_stable_diffusion
 from m2n2_backend.cli import app
-from m2n2_backend.commands.bench import BenchOptions, Figures, parse_sections, parse_size, run_bench
-from m2n2_backend.commands.bench.photographs import photograph
-from m2n2_backend.commands.bench.plot import plot
-from m2n2_backend.errors import SettingsError
+from m2n2_backend.commands.bench import run_bench
+from m2n2_backend.commands.bench.model import jpeg, measure_backbone, photograph
+from m2n2_backend.commands.bench.service import (
+    Answer,
+    Arrival,
+    Load,
+    arrivals_of,
+    check_masks,
+    drive,
+    environment,
+    faults_of,
+    figures_of,
+    server,
+)
+from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.prompts import Click
+from m2n2_backend.settings import load_settings
+
+SIZE = (96, 64)
+GRID = 8
+SMALL = ["bench", "--backbone", "color", "--device", "cpu", "--grid", str(GRID), "--size", "96x64"]
 
 
 @pytest.fixture(scope="module")
-def figures() -> Figures:
-    return small_run()[0]
+def figures() -> dict[str, Any]:
+    """Of the model, on photographs and a grid as small as they come."""
+    settings = load_settings(backbone="color", grid=GRID, device="cpu", threads=1)
+    few: dict[str, Any] = {"repeats": 2, "max_grid": 8, "photographs": ((64, 48),)}
+    return run_bench(settings, Console(file=io.StringIO()), only="model", size=SIZE, load=Load(), **few)
 
 
-def test_all_sections_come_from_one_run_and_fit_into_one_json(figures: Figures) -> None:
-    assert list(figures) == ["machine", "size", "repeats", "parts", "switches", "service", "sweep"]
-    assert (figures["size"], figures["repeats"]) == (list(SIZE), 3)
-    assert figures["machine"]["threads"] >= 1
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the command itself, with a worker that is killed and a cache that is removed under way."""
+    path = tmp_path_factory.mktemp("bench") / "new" / "bench.json"
+    load = ["--seconds", "1", "--rate", "8", "--images", "3", "--kill-every", "0.6", "--abuse-disk", "removed"]
+    done = CliRunner().invoke(
+        app, [*SMALL, "--only", "service", *load, "--json", str(path)], env={"M2N2_THREADS": "1"}
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(path.read_text())
+    assert list(found) == ["machine", "size", "service"]
+    return dict(found["service"])
+
+
+def test_the_json_says_where_and_what_was_measured(figures: dict[str, Any]) -> None:
+    machine = figures["machine"]
+
+    assert list(figures) == ["machine", "size", "model"]
     assert json.loads(json.dumps(figures)) == figures
+    assert (figures["size"], machine["device"], machine["grid"]) == (list(SIZE), "cpu", GRID)
+    assert machine["backbone"].startswith("color")
+    assert machine["torch"]
+    assert min(machine["cores"], machine["threads"]) >= 1
 
 
-def test_the_parts_have_the_documented_keys(figures: Figures) -> None:
-    parts = figures["parts"]["color"]
+def test_a_ratio_is_the_reference_over_ours(figures: dict[str, Any]) -> None:
+    color = figures["model"]["backbones"]["color"]
+    ours, plain, ratio = color["clicks"], color["reference"], color["ratio"]
 
-    assert list(figures["parts"]) == ["color"]
-    assert set(parts) == {
-        *("backbone", "device", "width", "height", "grid", "repeats", "doublings", "encode", "first_click"),
-        *("new_click", "repeated_click", "box", "peak_memory", "blocks_deviation", "straightforward", "ratio"),
-    }
-    names = {"decode", "features", "aggregate", "transition", "upsample_table", "total", "model"}
-    assert set(parts["encode"]) == names
-    assert set(parts["encode"]["model"]) == {"features"}
-    assert set(parts["peak_memory"]) == {"process_mb", "device_mb"}
-    assert set(parts["straightforward"]) == {"aggregate", "transition", "click", "click_dense", "candidates"}
-    clicks = {"first_click", "new_click", "repeated_click", "click_dense"}
-    assert set(parts["ratio"]) == {"aggregate", "transition", *clicks}
-
-
-def test_the_parts_fit_together(figures: Figures) -> None:
-    parts = figures["parts"]["color"]
-
-    assert (parts["width"], parts["height"], parts["grid"]) == (*SIZE, [GRID, GRID])
-    assert all(value > 0 for name, value in parts["encode"].items() if name != "model")
-    for name in ("first_click", "new_click", "repeated_click", "box"):
-        assert 0 < parts[name]["median"] <= parts[name]["p95"]
-    plain, ratio = parts["straightforward"], parts["ratio"]
+    assert set(ratio) == {"aggregate", "transition", "first_click", "new_click", "repeated_click"}
     for name in ("aggregate", "transition"):
-        assert ratio[name] == pytest.approx(plain[name] / parts["encode"][name])
+        assert ratio[name] == pytest.approx(plain[name] / color["encode"][name])
     for name in ("first_click", "new_click", "repeated_click"):
-        assert ratio[name] == pytest.approx(plain["click"] / parts[name]["median"])
-    assert ratio["click_dense"] == pytest.approx(plain["click_dense"] / parts["new_click"]["median"])
+        assert ratio[name] == pytest.approx(plain["click"] / ours[name]["median"])
+    assert set(ours) == {"first_click", "new_click", "repeated_click", "box"}
 
 
-def test_every_tier_is_hit_as_its_name_says(figures: Figures) -> None:
-    switches = figures["switches"]
+def test_every_tier_is_hit_as_its_name_says(figures: dict[str, Any]) -> None:
+    ran = {tier: set(entry["parts"]) for tier, entry in figures["model"]["tiers"].items()}
 
-    ran = {
-        name: {part for part, milliseconds in switches[name]["parts"].items() if milliseconds > 0}
-        for name in ("new", "disk", "memory", "device")
-    }
     assert ran == {
         "new": {"encode", "prepare", "segment"},
         "disk": {"prepare", "segment"},
         "memory": {"prepare", "segment"},
         "device": {"segment"},
     }
-    assert switches["images"] == 3
-    assert all(0 < switches[name]["median"] <= switches[name]["p95"] for name in ran)
 
 
-def test_the_sweep_stops_at_the_largest_grid_that_was_asked_for(figures: Figures) -> None:
-    sweep = figures["sweep"]
-
-    assert [entry["grid"] for entry in sweep["grids"]] == [8, 12]
-    assert [(entry["width"], entry["height"]) for entry in sweep["photographs"]] == [(64, 48), (128, 96)]
-    for entry in (*sweep["grids"], *sweep["photographs"]):
-        assert all(entry[name] > 0 for name in ("decode", "encode", "new_click", "state_mb"))
-
-
-def test_the_tables_show_the_figures(figures: Figures) -> None:
-    text = " ".join(small_run()[1].split())
-
-    assert f"{figures['parts']['color']['straightforward']['candidates']} candidate thresholds" in text
-    for milliseconds in (figures["parts"]["color"]["new_click"]["median"], figures["switches"]["disk"]["median"]):
-        assert (f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}") in text
-    assert f"{figures['service']['masks']['checked']}, of which differ: 0" in text
-    assert "too little memory" not in text
-
-
-@pytest.mark.parametrize("sections", [None, ("parts",), ("switches", "service"), ("sweep",)])
-def test_whatever_was_measured_can_be_drawn(
-    figures: Figures, sections: tuple[str, ...] | None, tmp_path: Path
+def test_a_server_whose_worker_was_killed_and_whose_cache_was_removed_gave_no_wrong_mask(
+    service: dict[str, Any],
 ) -> None:
-    path = tmp_path / "new" / "bench.png"
+    load = service["load"]
 
-    plot(figures if sections is None else {name: figures[name] for name in sections}, path)
+    assert load["kills"] >= 1
+    assert load["requests"] == load["answered"] + sum(load["refused"].values()) > 0
+    single = 5 + 2 * 10 + 5  # first clicks, pairs of a new and a repeated one, first clicks from disk
+    assert service["masks"] == {"checked": single + load["answered"], "mismatches": 0, "largest_difference": 0}
+    assert (service["damaged_files"], service["faults"]) == (0, [])
+    assert set(service["one_at_a_time"]) == {"first_click", "new_click", "repeated_request", "first_click_from_disk"}
 
-    with Image.open(path) as picture:
-        assert (picture.format, min(picture.size) > 200) == ("PNG", True)
+
+def test_a_mask_with_one_other_pixel_and_an_end_without_a_reason_are_faults(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(photograph(SIZE)))
+    segmenter, clicks = Segmenter(ColorAffinity(grid=GRID)), (Click(48, 32),)
+    mask = segmenter.segment(
+        segmenter.encode(decode_image((tmp_path / "1.jpg").read_bytes(), max_pixels=10**8)), clicks
+    ).mask
+    right = Answer(Arrival(0.0, "1.jpg", clicks), 200, "OK", rle_of(mask), 1.0, 1.0)
+    mask[0, 0] ^= True
+    wrong = dataclasses.replace(right, rle=rle_of(mask))
+    busy = dataclasses.replace(right, status=503, reason="busy: click again", rle=b"")
+    broken = dataclasses.replace(right, status=0, reason="ConnectionResetError", rle=b"")
+
+    found = check_masks(segmenter, [right, wrong, busy], tmp_path, SIZE)
+
+    assert found == {"checked": 2, "mismatches": 1, "largest_difference": 1 / mask.size}
+    assert faults_of([right, wrong, busy], found, 0) == ["1 masks of 2 differ from those computed alone"]
+    fine = {"checked": 1, "mismatches": 0}
+    assert faults_of([right, busy], fine, 0) == []
+    assert faults_of([broken], fine, 2) == [
+        "1 requests ended with 0 'ConnectionResetError'",
+        "2 files in the cache are damaged",
+    ]
 
 
-def test_the_command_writes_json_and_picture(tmp_path: Path) -> None:
-    arguments = ["bench", "--only", "switches", "--backbone", "color", "--grid", "8", "--size", "48x36"]
-    json_file, picture = tmp_path / "a" / "bench.json", tmp_path / "b" / "bench.png"
+def test_a_latency_counts_from_the_intended_arrival() -> None:
+    time = [0.0]
 
-    done = CliRunner().invoke(app, [*arguments, "--repeats", "1", "--json", str(json_file), "--plot", str(picture)])
+    def answered_after_a_second(arrival: Arrival) -> tuple[int, str, bytes]:
+        time[0] += 1.0
+        return 200, "OK", b""
 
-    assert done.exit_code == 0, done.output
-    assert set(json.loads(json_file.read_text())) == {"machine", "size", "repeats", "switches"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    # All three are due at once, and the only sender takes a second for each: the last waits two seconds for its turn.
+    arrivals = [Arrival(0.0, "1.jpg", ())] * 3
+    answers = drive(arrivals, answered_after_a_second, senders=1, now=lambda: time[0], sleep=lambda _: None)
+
+    assert [each.latency for each in answers] == [1000, 2000, 3000]
+    assert figures_of(answers)["latency_ms"]["p100"] == 3000
+
+
+def test_arrivals_are_as_many_as_the_rate_says_and_the_first_image_is_the_most_popular() -> None:
+    names = [f"{number}.jpg" for number in range(10)]
+
+    arrivals = arrivals_of(Load(rate=50.0, seconds=40.0), names, SIZE)
+
+    at = [each.at for each in arrivals]
+    assert at == sorted(at)
+    assert len(at) == pytest.approx(2000, rel=0.1)
+    assert np.std(np.diff(at)) == pytest.approx(1 / 50, rel=0.15)  # of an exponential: its mean
+    asked = [sum(each.image == name for each in arrivals) for name in names]
+    assert asked[0] / asked[1] == pytest.approx(2, rel=0.2)
+    assert asked[0] / asked[9] == pytest.approx(10, rel=0.5)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        (["--only", "parts,wings"], "--only takes some of parts,switches,service,sweep"),
-        (["--only", ""], "--only takes"),
-        (["--size", "854"], "--size is WIDTHxHEIGHT"),
-        (["--size", "8x480"], "--size is WIDTHxHEIGHT"),
-    ],
+    ("arguments", "cause"), [(["--size", "854"], "WIDTHxHEIGHT"), (["--size", "8x480"], "WIDTHxHEIGHT")]
 )
-def test_options_that_make_no_sense_are_explained(
+def test_a_size_that_makes_no_sense_is_explained(
     arguments: list[str], cause: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = CliRunner().invoke(app, ["bench", "--backbone", "color", *arguments])
+    done = CliRunner().invoke(app, [*SMALL, *arguments])
 
     assert done.exit_code == 1
     assert cause in " ".join((done.output + capfd.readouterr().err).split())
 
 
-def test_sections_come_in_their_own_order_and_sizes_in_pixels() -> None:
-    assert parse_sections("sweep, parts") == ("parts", "sweep")
-    assert parse_sections(None) == BenchOptions().sections
-    assert parse_size("4000x3000") == (4000, 3000)
+def test_stable_diffusion_is_split_into_vae_and_unet() -> None:
+    found = measure_backbone(Segmenter(random_stable_diffusion("sd2", grid=8, tiny=True)), (48, 36), 1, dense=False)
+
+    assert list(found["encode"]["model"]) == ["input", "vae", "unet"]
 
 
-def test_a_picture_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@needs_vit_tiny
+def test_a_vit_is_split_into_its_input_and_its_forward_pass() -> None:
+    found = measure_backbone(Segmenter(vit_tiny()), (48, 36), 1, dense=False)
 
-    with pytest.raises(SettingsError, match=r"m2n2-backend\[eval\]"):
-        plot({}, tmp_path / "a.png")
-
-
-def test_parts_without_scikit_image_fail_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
-
-    with pytest.raises(SettingsError, match="scikit-image"):
-        run_bench(small_settings(), small_options("parts"), Console(file=io.StringIO()))
+    assert list(found["encode"]["model"]) == ["input", "forward"]
 
 
-@pytest.mark.parametrize("size", [(640, 480), (48, 36), (30, 90)])
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_photograph_comes_in_the_wanted_size(size: tuple[int, int], number: int) -> None:
-    rgb = photograph(*size, number)
+def test_the_server_gets_the_settings_but_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "secret")
+    settings = load_settings(
+        backbone="color", grid=GRID, layers=(6, 7), label_studio_url="http://labels.test", basic_auth_user="someone"
+    )
 
-    assert rgb.shape == (size[1], size[0], 3)
-    assert rgb.std() > 20
+    variables = environment(settings, tmp_path / "images", tmp_path / "cache")
+
+    expected = {
+        "M2N2_BACKBONE": "color",
+        "M2N2_GRID": str(GRID),
+        "M2N2_LAYERS": "6,7",
+        "M2N2_CACHE_DIR": str(tmp_path / "cache"),
+        "M2N2_BASIC_AUTH_USER": "",
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "LABEL_STUDIO_API_KEY": "",
+    }
+    assert expected.items() <= variables.items()
 
 
-def test_photographs_of_other_numbers_are_others_and_always_the_same() -> None:
-    assert len({photograph(48, 36, number).tobytes() for number in range(20)}) == 20
-    assert (photograph(48, 36, 7) == photograph(48, 36, 7)).all()
+def test_a_server_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+    settings = load_settings(backbone="vit", device="cpu")
+
+    with (
+        pytest.raises(BackboneUnavailable, match=r"ended with status 1: .*--model"),
+        server(settings, tmp_path, tmp_path, tmp_path / "log"),
+    ):
+        pass
+
+
+def rle_of(mask: np.ndarray) -> bytes:
+    """Brush RLE as Label Studio's own converter writes it: the mask in all four channels."""
+    return bytes(encode_rle(np.repeat(mask.ravel(), 4).astype(np.uint8) * 255))

@@ -1,58 +1,139 @@
-"""The benchmark: parts, switches between images, the server under load, and the cost by size, in one run.
-
-:func:`run_bench` returns one JSON object. Times are milliseconds unless a key says seconds, memory is in MB (2^20
-bytes). ``{median, p95}`` and ``{p50, p95, p99}`` are of all repeats. What was not asked for is absent.
-
-``machine``
-    ``processor``, ``cores``, ``threads`` (of PyTorch, as a model process of the server has them), ``load_before``
-    (1-minute load average before anything was measured; None where the system does not tell), ``device``, ``python``,
-    ``torch``, ``version`` (of this package).
-``size``, ``repeats``
-    Width and height of the photographs; repeats as asked for.
-
-``parts``: one entry by backbone (``color``, the one named, ``sd2-random``):
-    ``backbone``, ``device``, ``width``, ``height``, ``grid`` ([h, w]), ``repeats``, ``doublings`` (k: the chain goes
-    in blocks of 2^k steps);
-    ``encode``: ``decode`` (JPEG), ``features`` (the whole model), ``aggregate`` (queries and keys → matrix),
-    ``transition`` (temperature and IPF, and the powers), ``upsample_table`` (JBU), ``total`` (file → ready for
-    clicks), and ``model``: ``features`` by its steps (``input`` → ``vae`` → ``unet`` of Stable Diffusion,
-    ``input`` → ``forward`` of a ViT, ``features`` of color), each with what follows it;
-    ``first_click``, ``new_click`` (a second one, the first is known), ``repeated_click`` (nothing is new), ``box``:
-    each {median, p95};
-    ``peak_memory``: {``process_mb``, ``device_mb`` (CUDA, else None)}, until the straightforward one began
-    (``process_mb`` is the process's since its start where the system cannot reset it);
-    ``blocks_deviation``: largest deviation of a map in blocks from the same map step by step, over the map's
-    maximum, both in 32-bit on the device; None where ``doublings`` is 0;
-    ``straightforward``: ``aggregate``, ``transition`` (None above 4096 cells), ``click`` (guidance as sparse as
-    ours), ``click_dense`` (every pixel, as the paper has it; None where not run), ``candidates`` (thresholds it
-    tries); it runs on the CPU in 32-bit whatever the device;
-    ``ratio``: straightforward over ours: ``aggregate``, ``transition``, ``first_click``, ``new_click``,
-    ``repeated_click``, ``click_dense`` (over our new click); None where there is no figure.
-
-``switches``: first click on an image that is ``new``, only on ``disk``, in ``memory`` (features and table) or on the
-``device`` (the whole state):
-    each {median, p95, ``parts``: {``encode``, ``prepare``, ``segment``}}, and ``images``, their number.
-
-``service``: a server in processes of its own, over HTTP, with the mask as RLE:
-    ``start_seconds`` (until the model answers); one request at a time, each {p50, p95}: ``new_image``, ``new_click``,
-    ``repeated_request``, ``disk_image`` (first click after a restart with the same cache folder);
-    ``annotators``: ``count``, ``images``, ``seconds`` (until the last answer), ``requests``, ``answered``,
-    ``images_asked`` (different ones), ``errors`` (number by status, ``no answer`` where the connection broke),
-    ``first_error`` (reason phrase or None),
-    ``throughput_per_second``, ``latency_ms`` and, apart, ``new_image_ms`` (nobody had asked about the image) and
-    ``known_image_ms``, each {p50, p95, p99} (empty where none), ``model_runs``, ``resident_mb_before`` and
-    ``resident_mb_after``: {``web``, ``worker``};
-    ``masks``: ``checked`` (every answer of this section), ``mismatches`` (that differ in any pixel from the mask
-    computed alone), ``largest_difference`` (share of a mask's pixels).
-
-``sweep``: ``grids``: by ``grid``, of ``color``; ``photographs``: of the named backbone (``photographs_backbone``);
-    each entry ``width``, ``height``, ``decode``, ``encode`` (without decode), ``new_click``, ``state_mb`` (all that
-    is kept for clicks); ``grids_without_memory``: those left out.
-"""
+"""The benchmark: what the model costs in one process (``model``), and a real server under load (``service``)."""
 
 from __future__ import annotations
 
-from m2n2_backend.commands.bench.options import SECTIONS, BenchOptions, parse_sections, parse_size
-from m2n2_backend.commands.bench.run import Figures, run_bench
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-__all__ = ["SECTIONS", "BenchOptions", "Figures", "parse_sections", "parse_size", "run_bench"]
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from m2n2_backend import __version__
+from m2n2_backend.backbones.registry import backbone_loader
+from m2n2_backend.commands.bench.model import measure_model
+from m2n2_backend.commands.bench.service import Load, measure_service
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.settings import Settings
+
+__all__ = ["Load", "Part", "parse_size", "run_bench"]
+
+Part = Literal["model", "service"]
+
+
+def run_bench(
+    settings: Settings,
+    console: Console,
+    *,
+    only: Part | None,
+    size: tuple[int, int],
+    load: Load,
+    **model: Any,
+) -> dict[str, Any]:
+    """Measure, print a table for each part, and return the same figures.
+
+    Args:
+        settings: Backbone, device, threads, hyperparameters; also those of the server that is measured.
+        console: Where the tables go.
+        only: One of the parts; both where it is None.
+        size: Width and height of the photographs.
+        load: Of the server.
+        model: What :func:`~m2n2_backend.commands.bench.model.measure_model` takes beside the size.
+
+    Returns:
+        ``machine`` (``processor``, ``cores``, ``threads``, ``load_before``, ``device``, ``backbone``, ``grid``,
+        ``python``, ``torch``, ``version``), ``size``, and the parts: see ``measure_model`` and ``measure_service``.
+
+    Raises:
+        SettingsError: scikit-image is needed and missing, or the disk cannot be abused as asked for.
+        BackboneUnavailable: The backbone cannot be loaded, or the server did not start.
+    """
+    before = torch.get_num_threads()
+    # As many as a single model process of the server takes.
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="m2n2-bench-") as temporary:
+            backbone = backbone_loader(settings)()
+            figures: dict[str, Any] = {"machine": _machine(backbone), "size": list(size)}
+            if only != "service":
+                figures["model"] = measure_model(backbone, settings, Path(temporary, "tiers"), size=size, **model)
+                _show(console, "model: ms", figures["model"])
+            if only != "model":
+                alone, folder = Segmenter(backbone, settings.method()), Path(temporary)
+                figures["service"] = measure_service(alone, settings, folder, size, load)
+                _show(console, "service: ms", figures["service"])
+    finally:
+        torch.set_num_threads(before)
+    return figures
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``854x480`` → width and height.
+
+    Raises:
+        SettingsError: Something else, or a side of less than 16 or more than 10,000 pixels.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    sides = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(16 <= side <= 10_000 for side in sides):
+        raise SettingsError(f"--size is WIDTHxHEIGHT in pixels, such as 854x480, each 16 to 10000; got {text!r}")
+    return sides
+
+
+def _machine(backbone: Backbone) -> dict[str, Any]:
+    device = backbone.device
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "backbone": backbone.description,
+        "grid": getattr(backbone, "grid", None),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "version": __version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _show(console: Console, title: str, figures: Mapping[str, Any]) -> None:
+    """One row for each innermost object, its numbers side by side."""
+    table = Table("", "figures", title=title, title_justify="left")
+    for name, leaf in _leaves(figures, ""):
+        table.add_row(name, "  ".join(f"{key} {_number(value)}" for key, value in leaf.items()))
+    console.print(table)
+
+
+def _leaves(figures: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    own = {key: value for key, value in figures.items() if not isinstance(value, Mapping)}
+    if own:
+        yield path, own
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path} {key}".strip())
+
+
+def _number(value: object) -> str:
+    return (
+        f"{value:,.3g}"
+        if isinstance(value, float) and value < 100
+        else f"{value:,.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )

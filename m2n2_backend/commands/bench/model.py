@@ -1,0 +1,352 @@
+"""What an encode and a click cost in one process, beside the plain reference in the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.device_memory import CPU_GRID, GRIDS
+from m2n2_backend.backbones.random_models import random_stable_diffusion
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.evaluation import reference
+from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.attention import Backbone, aggregate
+from m2n2_backend.m2n2.relations import relation_of
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.state import EncodedImage, ImageState
+from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.resources import sample_photograph
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.engine import Engine
+from m2n2_backend.worker.pool import SourceImage
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+SWEPT_GRIDS = (32, 40, 48, 64, 96, 128)
+PHOTOGRAPHS: tuple[Size, ...] = ((640, 480), (1920, 1080), (4000, 3000))
+
+_REFERENCE_CELLS = 4096  # above, the reference is given our matrix: its own would take minutes
+_REFERENCE_CLICKS = 2
+_CANDIDATES = 200  # thresholds the reference tries: one mask for each of 65536 would flatter the ratio
+_ENCODES = 5
+_SWITCHES = 5  # their tables fit the memory tier
+_LONG_SECONDS = 5.0  # no further encode of a size after so long
+_MODEL_PARTS = {"Encoder": "vae", "UNet2DConditionModel": "unet"}  # diffusers' names of the two that run
+_CPU = torch.device("cpu")
+
+
+def measure_model(
+    backbone: Backbone,
+    settings: Settings,
+    folder: Path,
+    *,
+    size: Size,
+    repeats: int,
+    max_grid: int | None = None,
+    sd2: bool = False,
+    dense: bool = False,
+    photographs: Sequence[Size] = PHOTOGRAPHS,
+) -> dict[str, Any]:
+    """Measure in this process.
+
+    Args:
+        backbone: Loaded; its device is the one measured.
+        settings: As the server has them.
+        folder: For a disk cache.
+        size: Of the photograph that most is measured on.
+        repeats: Clicks of each kind.
+        max_grid: Largest grid measured; None is 64 on a CPU and 128 on an accelerator.
+        sd2: Also the topology of Stable Diffusion 2 at full size, with random weights.
+        dense: Also one click of the reference that reads every guidance pixel.
+        photographs: Sizes whose cost is measured.
+
+    Returns:
+        ``backbones`` (by name), ``tiers``, ``grids`` (of color affinity) and ``photographs`` (by size, of
+        ``backbone``). Times are medians in milliseconds unless a key says p95.
+
+    Raises:
+        SettingsError: scikit-image, which the reference needs, is missing.
+    """
+    if importlib.util.find_spec("skimage") is None:
+        raise SettingsError("the plain reference needs scikit-image: pip install 'm2n2-backend[eval]'")
+    method = settings.method()
+    measured = {}
+    for name, each in _backbones(backbone, settings, sd2):
+        measured[name] = measure_backbone(Segmenter(each, method), size, repeats, dense=dense)
+    most = max_grid or (CPU_GRID if backbone.device.type == "cpu" else max(GRIDS))
+    grids = [grid for grid in SWEPT_GRIDS if grid <= most]
+    colors = {grid: Segmenter(ColorAffinity(grid=grid, device=backbone.device), method) for grid in grids}
+    own = Segmenter(backbone, method)
+    return {
+        "backbones": measured,
+        "tiers": measure_tiers(backbone, settings, folder, size, repeats),
+        "grids": {str(grid): measure_size(segmenter, size) for grid, segmenter in colors.items()},
+        "photographs": {f"{w}x{h}": measure_size(own, (w, h)) for w, h in photographs},
+    }
+
+
+def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: bool) -> dict[str, Any]:
+    """Steps of an encode, kinds of clicks, and the reference's time for the same.
+
+    Args:
+        segmenter: Its backbone's device is the one measured; the reference always runs on the CPU in 32-bit.
+        size: Of the photograph.
+        repeats: Clicks of each kind.
+        dense: Also one click of the reference that reads every guidance pixel.
+
+    Returns:
+        ``encode`` (each step, ``total`` and ``model``, the parts of ``features``), ``clicks`` (median and p95 of each
+        kind), ``reference``, ``ratio`` (reference over ours) and ``peak_mb`` (of the process since its start, and of
+        the device where it is CUDA).
+    """
+    data = jpeg(photograph(size))
+    rgb = _decode(data)
+    encoded = segmenter.extract(rgb)
+    segmenter.segment(segmenter.prepare(encoded), [center(size)], middle(size))  # kernels are compiled here
+    steps = [_encode_steps(segmenter, data, encoded) for _ in range(min(repeats, _ENCODES))]
+    encode: dict[str, Any] = {name: statistics.median(each[name] for each in steps) for name in steps[0]}
+    models = [_model_parts(segmenter.backbone, rgb) for _ in steps]
+    encode["model"] = {name: statistics.median(each[name] for each in models) for name in models[0]}
+    peak = _peak_mb(segmenter.backbone.device)
+    plain, fit = _plain_state(rgb, encoded, segmenter)
+    kinds = _click_kinds(segmenter, encoded, size, repeats, plain)
+    clicks = {name: summary(times) for name, times in kinds.items()}
+    plain_times = {**fit, "click": clicks.pop("reference")["median"]}
+    if dense:
+        plain_times["click_dense"] = timed(_CPU, partial(_plain_click, plain, center(size), 0))
+    pairs = {name: (fit[name], encode[name]) for name in fit}
+    pairs |= {name: (plain_times["click"], own["median"]) for name, own in clicks.items() if name != "box"}
+    return {
+        "backbone": segmenter.backbone.description,
+        "grid": [encoded.features.height, encoded.features.width],
+        "encode": encode,
+        "clicks": clicks,
+        "reference": {**plain_times, "candidates": _CANDIDATES},
+        "ratio": {name: theirs / ours for name, (theirs, ours) in pairs.items()},
+        "peak_mb": peak,
+    }
+
+
+def measure_tiers(backbone: Backbone, settings: Settings, folder: Path, size: Size, repeats: int) -> dict[str, Any]:
+    """The first click on an image that is new, only on disk, in memory, or ready on the device.
+
+    Returns:
+        By tier: median, p95, and the medians of the ``parts`` that ran (encode, prepare, segment).
+    """
+    files = [jpeg(photograph(size, number)) for number in range(max(2, min(repeats, _SWITCHES)))]
+    images = [SourceImage(hashlib.sha256(data).hexdigest(), data, size) for data in files]
+    known = [SourceImage(image.key, None, size) for image in images]
+    # Only the newest state stays on the device, so each of the others has lost its own when its turn comes.
+    limits = {"cache_dir": folder, "device_cache": 0, "memory_cache": 4 * 1024**3}
+    limited = settings.model_copy(update=limits)
+    engine = Engine(backbone, limited)
+    engine.warm_up()
+    first, others = [center(size)] * len(images), new_clicks(size, len(images))
+    positive = [Click(each.x, each.y) for each in others]
+    found = {"new": _first_clicks(engine, images, first), "memory": _first_clicks(engine, known, first)}
+    found["device"] = _first_clicks(engine, [known[-1]] * len(images), positive)
+    found["disk"] = _first_clicks(Engine(backbone, limited), known, first)
+    return found
+
+
+def measure_size(segmenter: Segmenter, size: Size) -> dict[str, float]:
+    """Encode, new click (ms) and memory of an image's state (MB) at one size of grid and photograph."""
+    rgb, clock = photograph(size), partial(timed, segmenter.backbone.device)
+    states: list[ImageState] = []
+    encodes: list[float] = []
+    while len(encodes) < 3 and sum(encodes) < _LONG_SECONDS * 1e3:
+        states.clear()  # a large matrix leaves no room for a second one
+        encodes.append(clock(lambda: states.append(segmenter.encode(rgb))))
+    segmenter.segment(states[0], [center(size)])
+    pairs = [[center(size), click] for click in new_clicks(size, 5)]
+    clicks = [clock(partial(segmenter.segment, states[0], pair)) for pair in pairs]
+    return {
+        "encode": statistics.median(encodes),
+        "new_click": statistics.median(clicks),
+        "state_mb": states[0].nbytes / 2**20,
+    }
+
+
+def photograph(size: Size, number: int = 0) -> NDArray[np.uint8]:
+    """A cut of the package's sample photograph, uint8 [H, W, 3]; every number gives another one, always the same."""
+    rgb = decode_image(sample_photograph().read_bytes(), max_pixels=10**8)
+    generator = np.random.default_rng(number)
+    scale = min(rgb.shape[0] / size[1], rgb.shape[1] / size[0]) * (generator.uniform(0.7, 1.0) if number else 1.0)
+    rows, cols = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+    top, left = generator.integers(0, rgb.shape[0] - rows + 1), generator.integers(0, rgb.shape[1] - cols + 1)
+    cut = rgb[top : top + rows, left : left + cols] * generator.uniform(0.75, 1.0, 3)
+    return np.asarray(cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """A photograph, uint8 [H, W, 3], as a JPEG file."""
+    return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+
+def center(size: Size) -> Click:
+    """The click in the middle of a photograph."""
+    return Click(size[0] // 2, size[1] // 2)
+
+
+def middle(size: Size) -> Box:
+    """The box around the middle half of both sides."""
+    return Box(size[0] // 4, size[1] // 4, max(size[0] * 3 // 4, 1), max(size[1] * 3 // 4, 1))
+
+
+def new_clicks(size: Size, count: int, seed: int = 0) -> list[Click]:
+    """Different pixels all over the photograph, every third one background."""
+    flat = np.random.default_rng(seed).choice(size[0] * size[1], count, replace=False)
+    return [Click(int(at) % size[0], int(at) // size[0], i % 3 != 2) for i, at in enumerate(flat)]
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Milliseconds of ``work``, with everything it queued on the device."""
+    _settle(device)
+    start = time.perf_counter()
+    work()
+    _settle(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    return {"median": statistics.median(times), "p95": float(np.percentile(times, 95))}
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    return decode_image(data, max_pixels=10**9)
+
+
+def _backbones(backbone: Backbone, settings: Settings, sd2: bool) -> Iterator[tuple[str, Backbone]]:
+    """Color, the wanted one, and Stable Diffusion 2 with random weights, each made when its turn comes."""
+    if not isinstance(backbone, ColorAffinity):
+        yield "color", ColorAffinity(device=backbone.device)
+    yield "color" if isinstance(backbone, ColorAffinity) else settings.backbone, backbone
+    if sd2:
+        grid = CPU_GRID if backbone.device.type == "cpu" else max(GRIDS)
+        yield "sd2-random", random_stable_diffusion("sd2", grid=grid, device=backbone.device)
+
+
+@torch.inference_mode()
+def _encode_steps(segmenter: Segmenter, data: bytes, encoded: EncodedImage) -> dict[str, float]:
+    device, rgb = segmenter.backbone.device, _decode(data)
+    attention = aggregate(encoded.features, device)
+    return {
+        "decode": timed(device, partial(_decode, data)),
+        "features": timed(device, partial(segmenter.backbone.features, rgb)),
+        "aggregate": timed(device, partial(aggregate, encoded.features, device)),
+        "transition": timed(device, partial(relation_of, attention, segmenter.method)),
+        "upsample_table": timed(device, partial(segmenter.joint_bilateral, encoded)),
+        "total": timed(device, lambda: segmenter.encode(_decode(data))),
+    }
+
+
+def _model_parts(backbone: Backbone, rgb: NDArray[np.uint8]) -> dict[str, float]:
+    """``features`` split at the first call of each part (vae, unet; forward of a ViT); empty where there is none."""
+    with _first_calls(backbone.device) as calls:
+        start = time.perf_counter()
+        backbone.features(rgb)
+        _settle(backbone.device)
+        times = [start, *calls.values(), time.perf_counter()]
+    names = ["input", *calls] if calls else []
+    return {name: (times[i + 1] - times[i]) * 1e3 for i, name in enumerate(names)}
+
+
+@contextmanager
+def _first_calls(device: torch.device) -> Iterator[dict[str, float]]:
+    calls: dict[str, float] = {}
+
+    def note(module: torch.nn.Module, _inputs: object) -> None:
+        name = _MODEL_PARTS.get(type(module).__name__, "" if calls else "forward")
+        if name and name not in calls:
+            _settle(device)
+            calls[name] = time.perf_counter()
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def _plain_state(
+    rgb: NDArray[np.uint8], encoded: EncodedImage, segmenter: Segmenter
+) -> tuple[reference.PlainState, dict[str, float]]:
+    """The reference's matrix and what its steps took; ours, and no times, where its own would take minutes."""
+    features = encoded.features
+    grid = (features.height, features.width)
+    if features.cells > _REFERENCE_CELLS:
+        relation: Any = segmenter.prepare(encoded).relation
+        return reference.PlainState(rgb, grid, relation.transition.matrix.float().cpu().numpy()), {}
+    kept: list[Any] = []
+    aggregated = timed(_CPU, lambda: kept.append(reference.attention_matrix(features, np.float32)))
+    sharpen = partial(reference.sharpen, kept[0], reference.TEMPERATURE)
+    fitted = timed(_CPU, lambda: kept.append(reference.sinkhorn(sharpen(), tolerance=1e-4, max_sweeps=2000)))
+    return reference.PlainState(rgb, grid, kept[1]), {"aggregate": aggregated, "transition": fitted}
+
+
+def _click_kinds(
+    segmenter: Segmenter, encoded: EncodedImage, size: Size, repeats: int, plain: reference.PlainState
+) -> dict[str, list[float]]:
+    """Times by kind; the reference's clicks stand between ours, so that noise of the machine meets both."""
+    clock, times = partial(timed, segmenter.backbone.device), defaultdict[str, list[float]](list)
+    table, first = segmenter.joint_bilateral(encoded), center(size)
+    state = segmenter.prepare(encoded, table)
+    segmenter.segment(state, [first])
+    for number, click in enumerate(new_clicks(size, repeats)):
+        if number < _ENCODES:
+            fresh = segmenter.prepare(encoded, table)
+            times["first_click"].append(clock(partial(segmenter.segment, fresh, [first])))
+        for name in ("new_click", "repeated_click"):
+            times[name].append(clock(partial(segmenter.segment, state, [first, click])))
+        times["box"].append(clock(partial(segmenter.segment, state, [], middle(size))))
+        if number < _REFERENCE_CLICKS:
+            samples = segmenter.method.samples  # guidance as sparse as ours
+            times["reference"].append(timed(_CPU, partial(_plain_click, plain, Click(click.x, click.y), samples)))
+    return times
+
+
+def _plain_click(plain: reference.PlainState, click: Click, samples: int) -> object:
+    return reference.segment(plain, [click], samples=samples, candidates=_CANDIDATES)
+
+
+def _first_clicks(engine: Engine, images: Sequence[SourceImage], clicks: Sequence[Click]) -> dict[str, Any]:
+    times, parts = [], list[dict[str, float]]()
+    for image, click in zip(images, clicks, strict=True):
+        run = partial(engine.segment, image, Prompts((click,)))
+        times.append(timed(engine.backbone.device, lambda run=run: parts.append(run()[1])))  # type: ignore[misc]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {**summary(times), "parts": {n: statistics.median(part.get(n, 0.0) for part in parts) for n in names}}
+
+
+def _peak_mb(device: torch.device) -> dict[str, float | None]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "process": peak,
+        "device": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    }
