@@ -112,9 +112,10 @@ def test_the_default_is_the_papers_exact_method_at_the_photographs_own_size() ->
     assert method.working_size > 10_000
 
 
-def test_only_m2n2_floods_by_default() -> None:
+def test_m2n2_and_what_refines_it_flood_and_the_baselines_do_not() -> None:
     assert {name: hyperparameters(name).flood_fill for name in FRAMEWORK} == {
         "m2n2": True,
+        "refined": True,
         "m2n2-no-flood": False,
         "attention-nn": False,
         "kl-nn": False,

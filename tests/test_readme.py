@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+from typer.main import get_command
+
+from m2n2_backend.cli import app
 from m2n2_backend.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,11 +28,27 @@ def test_the_table_of_settings_names_every_setting_with_its_default_and_meaning(
     assert rows == expected
 
 
-def test_every_file_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
-    assert links
+@pytest.mark.parametrize("folder", ["", "docker", "label_config", "m2n2_backend/evaluation"])
+def test_every_file_a_readme_links_to_exists(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    links = [*re.findall(r"\]\(([^)#]+)[)#]", text), *re.findall(r"--file (docker/\S+)", text)]
+    missing = [
+        link
+        for link in links
+        if not link.startswith("http") and not any((base / link).exists() for base in (ROOT / folder, ROOT))
+    ]
     assert not missing
+
+
+def test_every_option_the_readmes_name_is_one_of_the_command_line() -> None:
+    used = set()
+    for folder in ("", "m2n2_backend/evaluation"):
+        text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+        used |= {
+            name for line in re.findall(r"m2n2-backend[^`]*", text) for name in re.findall(r"--[a-z0-9-]+", line)
+        }
+    known = {name for command in get_command(app).commands.values() for each in command.params for name in each.opts}
+    assert used - {"--help"} <= known
 
 
 def test_the_readme_opens_with_the_commands_that_ci_runs() -> None:

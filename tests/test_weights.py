@@ -151,7 +151,7 @@ def call(expression: str, home: Path, endpoint: str, **variables: str) -> tuple[
 
 
 def test_a_download_takes_the_needed_files_only_and_is_found_offline_afterwards(hub: str, tmp_path: Path) -> None:
-    answer, _ = call("weights.fetch('some/whole', 'stable-diffusion')", tmp_path, hub)
+    answer, _ = call("weights.resolve('some/whole', 'stable-diffusion')", tmp_path, hub)
     folder = Path(answer)
     assert folder.name == COMMIT
     assert sorted(Hub.requested) == sorted(COMMON + HALF)
