@@ -53,14 +53,18 @@ def test_powers_are_kept_in_16_bit_and_maps_stay_within_a_hundredth_of_their_ran
     assert {power.dtype for power in transition.powers} == {torch.float16}
     assert transition.block == 16
     for power in transition.powers:
-        assert torch.allclose(power.sum(dim=0, dtype=torch.float32) / HALF_SCALE, torch.ones((), device=DEVICE), atol=1e-3)
+        assert torch.allclose(
+            power.sum(dim=0, dtype=torch.float32) / HALF_SCALE, torch.ones((), device=DEVICE), atol=1e-3
+        )
     maps = markov_maps(transition, starts.to(DEVICE)).cpu()
     assert ((maps - single).abs() / single.amax(dim=1, keepdim=True)).max() <= 1e-2
 
 
 def test_a_state_takes_the_memory_it_is_accounted_for_and_gives_it_back() -> None:
     segmenter = Segmenter(ColorAffinity(grid=GRID, device=DEVICE))
-    segmenter.segment(segmenter.encode(photograph()), [Click(100, 100)])  # cuBLAS keeps a workspace from its first use on
+    segmenter.segment(
+        segmenter.encode(photograph()), [Click(100, 100)]
+    )  # cuBLAS keeps a workspace from its first use on
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
 

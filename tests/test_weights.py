@@ -194,6 +194,8 @@ def test_offline_mode_is_respected_and_named(hub: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["some/silent", "some/trickling", "some/missing"])
-def test_the_attempt_of_auto_ends_though_the_hub_never_answers_to_the_end(hub: str, tmp_path: Path, model: str) -> None:
+def test_the_attempt_of_auto_ends_though_the_hub_never_answers_to_the_end(
+    hub: str, tmp_path: Path, model: str
+) -> None:
     answer = call(f"weights.available({model!r}, 'vit', timeout_s=1.0)", tmp_path, hub)
     assert answer == "None"
