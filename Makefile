@@ -8,7 +8,7 @@ LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 # Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
-.PHONY: demo test check e2e chromium latency compose-test studio serve bench install clean
+.PHONY: demo test check test-gpu e2e chromium latency compose-test studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
@@ -20,6 +20,9 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+test-gpu: $(VENV)/installed  ## the tests that need a CUDA device, and skip without one
+	$(BIN)/python -m pytest -m gpu
 
 e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python -m pytest tests/e2e

@@ -102,19 +102,10 @@ def doctor(
     """Check weights, device and Label Studio, and print the cure of what is wrong."""
     with _explained():
         settings = _settings(backbone, model, None, None, device)
-        from m2n2_backend.commands.doctor import diagnose
+        from m2n2_backend.commands.doctor import report
 
-        colors = {"ok": "green", "warn": "yellow", "fail": "red"}
-        report = Console()
-        failed = False
-        for check in diagnose(settings, address):
-            failed |= check.state == "fail"
-            report.print(
-                f"[{colors[check.state]}]{check.state:>4}[/] [bold]{check.name}[/]:", check.detail, soft_wrap=True
-            )
-            if check.cure:
-                report.print("       cure:", check.cure, soft_wrap=True, highlight=False)
-    raise typer.Exit(1 if failed else 0)
+        fine = report(settings, address, Console())
+    raise typer.Exit(0 if fine else 1)
 
 
 @app.command()
@@ -162,19 +153,13 @@ def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, de
     """Download a backbone's weights into the Hugging Face cache, resuming what was begun."""
     with _explained():
         settings = _settings(backbone, model, None, None, device)
-        from m2n2_backend.backbones.registry import kind_of, own_weights, resolve_device
-        from m2n2_backend.backbones.weights import REPOSITORIES, resolve
+        from m2n2_backend.commands.fetch_weights import fetch_weights as run_fetch
 
-        name = settings.backbone
-        where = resolve_device(settings.device)
-        repository = settings.model or own_weights(name, where)
-        if repository is None:
-            console.print(
-                f"backbone {name} has no weights of its own" + ("; name them with --model" if name == "vit" else "")
-            )
-            raise typer.Exit(2 if name == "vit" else 0)
-        kind = "stable-diffusion" if repository == REPOSITORIES["sd2"] else kind_of(name)
-        print(resolve(repository, kind))
+        folder = run_fetch(settings)
+        if folder is None:
+            console.print(f"backbone {settings.backbone} needs no weights")
+        else:
+            print(folder)
 
 
 @app.command()

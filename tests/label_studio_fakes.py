@@ -147,7 +147,7 @@ class CountingMedia:
 
 
 def settings(**overrides: Any) -> Settings:
-    return load_settings(**{"deadline": 20.0, "download_timeout": 5.0, **overrides})
+    return load_settings(**{"deadline": 60.0, "download_timeout": 30.0, **overrides})
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def send(
     port: int, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
 ) -> tuple[int, str, bytes]:
     """One request; status, reason phrase, body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         if isinstance(body, dict):
             body = json.dumps(body).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 from http.server import BaseHTTPRequestHandler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -39,12 +39,14 @@ class Hub(BaseHTTPRequestHandler):
 
     repository = COMMON + PLAIN + HALF + PICKLED + NOT_NEEDED
     requested: list[str]
+    # Set where the silent and the trickling repository may end.
+    closing: threading.Event
 
     def do_GET(self) -> None:
         name = "/".join(self.path.removeprefix("/api/models").split("/")[1:3]).split("?")[0]
         tail = self.path.split(name, 1)[1].split("?")[0]
         if name == "some/silent":
-            time.sleep(20)
+            self.closing.wait()
         elif name == "some/trickling":
             self.trickle()
         elif name == "some/gated":
@@ -86,9 +88,8 @@ class Hub(BaseHTTPRequestHandler):
     def trickle(self) -> None:
         try:
             self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            for _ in range(100):
+            while not self.closing.wait(0.2):
                 self.wfile.write(b"x")
-                time.sleep(0.2)
         except OSError:
             pass  # the client has gone, as it should
 

@@ -311,7 +311,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 def health(environment: dict[str, str]) -> str | None:
     """What the image's health check says; None for healthy."""
     command = [sys.executable, str(DOCKER / "health.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     return None if done.returncode == 0 else done.stderr.strip()
 
 
@@ -319,7 +319,7 @@ def test_the_server_of_the_image_starts_with_nothing_but_the_images_environment(
     pair = base64.b64encode(b"studio:secret").decode()
     request = urllib.request.Request(f"http://127.0.0.1:{container['M2N2_PORT']}/health")
     request.add_header("Authorization", f"Basic {pair}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert b'"status":"UP"' in answer.read()
 
 

@@ -17,7 +17,7 @@ from m2n2_backend.resources import sample_photograph
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "m2n2_backend", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def picture(path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import multiprocessing
-import time
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,31 +140,33 @@ def test_a_line_torn_by_a_kill_is_done_again_and_nothing_is_counted_twice(data: 
     assert without_seconds(quietly(options)) == without_seconds(whole)
 
 
-def slowly(options: EvaluationOptions) -> None:
-    """Body of a process that is killed: half a second per photograph."""
+def stuck_after(count: int, options: EvaluationOptions, stuck: Any) -> None:
+    """Body of a process that is killed: says when it waits for ever, ``count`` photographs after its start."""
 
-    class Slow(FakeBackbone):
+    class Stuck(FakeBackbone):
         def features(self, rgb: Any) -> Any:
-            time.sleep(0.5)
+            if self.calls == count:
+                stuck.set()
+                signal.pause()
             return super().features(rgb)
 
-    quietly(options, Slow)
+    quietly(options, Stuck)
 
 
 def test_a_process_killed_in_the_middle_leaves_what_it_finished(data: Path) -> None:
     options = options_for(data)
-    process = multiprocessing.get_context("spawn").Process(target=slowly, args=(options,))
+    spawn = multiprocessing.get_context("spawn")
+    stuck = spawn.Event()
+    process = spawn.Process(target=stuck_after, args=(3, options, stuck))
     process.start()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if journal_of(options).exists() and len(journal_of(options).read_bytes().splitlines()) >= 4:
-            break
-        time.sleep(0.02)
-    process.kill()
-    process.join()
+    try:
+        assert stuck.wait(120)
+    finally:
+        process.kill()
+        process.join()
     backbone = FakeBackbone()
     result = quietly(options, lambda: backbone)
-    assert 0 < backbone.calls <= SAMPLES - 3
+    assert backbone.calls == SAMPLES - 3
     whole = quietly(options_for(data, json=data.parent / "whole.json"))
     assert without_seconds(result) == without_seconds(whole)
 

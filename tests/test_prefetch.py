@@ -30,7 +30,7 @@ class GatedMedia(CountingMedia):
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.asked.put((ref, deadline))
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         if self.fail:
             raise ImageUnavailable("gone")
         return super().fetch(ref, deadline=deadline, data_needed=data_needed)
@@ -54,7 +54,7 @@ class TellingPool(DiscPool):
 
     def wait(self, count: int = 1) -> None:
         for _ in range(count):
-            self.handed.get(timeout=20)
+            self.handed.get(timeout=60)
 
 
 def task(number: int) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def opened_while_the_first_is_read(prefetcher: Prefetcher, media: GatedMedia, *n
     first, *others = numbers
     media.gate.clear()
     opened(prefetcher, first, project=project)
-    while media.asked.get(timeout=20)[0].task_id != first:
+    while media.asked.get(timeout=60)[0].task_id != first:
         pass
     opened(prefetcher, *others, project=project)
     media.gate.set()
@@ -142,7 +142,7 @@ def test_the_newest_task_goes_first_and_the_oldest_of_too_many_are_forgotten(
 def test_an_image_has_as_long_as_a_download_may_take(prefetcher: Prefetcher, media: GatedMedia, clock: Clock) -> None:
     before = clock()
     opened(prefetcher, 7)
-    _, deadline = media.asked.get(timeout=20)
+    _, deadline = media.asked.get(timeout=60)
 
     assert before + 5 <= deadline <= clock() + 5
 
@@ -164,9 +164,9 @@ def test_an_image_that_cannot_be_read_is_left_to_the_click(
 ) -> None:
     media.fail = True
     opened(prefetcher, 7, project="")
-    assert media.asked.get(timeout=20)[0].task_id == 7
+    assert media.asked.get(timeout=60)[0].task_id == 7
     opened(prefetcher, 11, project="")
-    assert media.asked.get(timeout=20)[0].task_id == 11
+    assert media.asked.get(timeout=60)[0].task_id == 11
     media.fail = False
     opened(prefetcher, 12, project="")
     pool.wait()
@@ -185,7 +185,7 @@ def test_predict_answers_an_opened_task_at_once_while_its_image_is_still_read(
     answer = client.post("/predict", json=body)
 
     assert answer.json == {"results": [[]]}
-    assert media.asked.get(timeout=20)[0].url == "/data/upload/1/a.png"
+    assert media.asked.get(timeout=60)[0].url == "/data/upload/1/a.png"
     assert not pool.prefetched
     media.gate.set()
     pool.wait()
@@ -201,7 +201,7 @@ def test_a_batch_of_tasks_without_prompts_reads_nothing(
 
     assert client.post("/predict", json=body).json == {"results": [[]] * 500}
     opened(prefetcher, 77)
-    assert media.asked.get(timeout=20)[0].task_id == 77
+    assert media.asked.get(timeout=60)[0].task_id == 77
 
 
 @pytest.mark.parametrize(

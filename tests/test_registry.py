@@ -10,7 +10,9 @@ from tiny_models import save_stable_diffusion
 from transformers import ViTConfig, ViTModel
 
 from m2n2_backend.backbones.registry import check_backbone, load_backbone, own_weights, resolve_device
+from m2n2_backend.commands.fetch_weights import fetch_weights
 from m2n2_backend.errors import BackboneUnavailable, SettingsError
+from m2n2_backend.settings import load_settings
 
 
 @pytest.fixture
@@ -70,6 +72,12 @@ def test_a_model_for_a_backbone_that_takes_none_is_refused(name: str, tmp_path: 
 def test_cuda_where_there_is_none_is_refused_with_the_cure() -> None:
     with pytest.raises(BackboneUnavailable, match="--device cpu"):
         resolve_device("cuda")
+
+
+def test_there_is_nothing_to_fetch_for_color_and_a_vit_must_be_named() -> None:
+    assert fetch_weights(load_settings(backbone="color", device="cpu")) is None
+    with pytest.raises(SettingsError, match="--model"):
+        fetch_weights(load_settings(backbone="vit", device="cpu"))
 
 
 def test_auto_fetches_what_auto_would_use() -> None:

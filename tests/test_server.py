@@ -210,7 +210,7 @@ class BlockedPool(DiscPool):
 
     def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
         self.entered.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return super().segment(image, prompts, **more)
 
 
@@ -221,7 +221,7 @@ def test_while_every_slot_waits_for_the_model_all_else_is_answered_at_once(media
     body = payload(key_point())
     waiting = threading.Thread(target=lambda: found.append(client().post("/predict", json=body).status_code))
     waiting.start()
-    assert pool.entered.wait(10)
+    assert pool.entered.wait(60)
     busy = client().post("/predict", json=body)
     assert (busy.status_code, "busy" in busy.status) == (503, True)
     assert client().post("/predict", json={"tasks": [{}]}).json == {"results": [[]]}

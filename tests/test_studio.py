@@ -17,9 +17,11 @@ from m2n2_backend.commands.studio.processes import Program, Stopped, require_fre
 from m2n2_backend.errors import StudioError
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+# The kernel needs longer to end a process that holds much memory than the killer needs to look.
+LARGE = f"held = b'x' * 200_000_000; {DEAF}"
 STUBBORN = f"""
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", {DEAF!r}])
+child = subprocess.Popen([sys.executable, "-c", {LARGE!r}])
 print(child.pid, flush=True)
 {DEAF}
 """
@@ -36,7 +38,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ports = ["--port", str(one.getsockname()[1]), "--backend-port", str(two.getsockname()[1])]
     command = [sys.executable, "-m", "m2n2_backend.commands.studio", *ports, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "M2N2_BACKBONE": "color"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_program_that_ends_is_told_with_the_last_it_printed(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_stopping_ends_what_the_program_started_too_however_stubborn(
     monkeypatch.setattr("m2n2_backend.commands.studio.processes._GRACE_SECONDS", 0.2)
     log = tmp_path / "log"
     with python(STUBBORN, log) as program:
-        program.wait_until(lambda: log.read_text().count("up") == 2, 30)
+        program.wait_until(lambda: log.read_text().count("up") == 2, 120)
     child = int(next(line for line in log.read_text().splitlines() if line.isdigit()))
     assert not running(program.pid)
     assert not running(child)

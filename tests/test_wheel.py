@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=300)
+    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=900)
     return next(folder.glob("*.whl"))
 
 
@@ -31,7 +31,7 @@ def test_the_wheel_holds_configs_and_photograph_and_no_tests(wheel: Path) -> Non
 def test_the_installed_wheel_works_away_from_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(install, check=True, timeout=300)
+    subprocess.run(install, check=True, timeout=900)
     program = (
         "import m2n2_backend, m2n2_backend.commands.demo as demo;"
         f"assert m2n2_backend.__file__.startswith({str(site)!r}), m2n2_backend.__file__;"
@@ -39,7 +39,7 @@ def test_the_installed_wheel_works_away_from_the_source_tree(wheel: Path, tmp_pa
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "demo.png").is_file()

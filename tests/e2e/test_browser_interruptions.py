@@ -49,7 +49,7 @@ def test_opening_a_task_encodes_its_image_and_those_of_the_next_tasks(
     number, tasks = studio.project("prefetch", "brush", images, backend.url)
     before = encoded(backend)
     editor.open(number, tasks[0])
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while encoded(backend) < before + 3 and time.monotonic() < end:
         time.sleep(0.1)
     assert encoded(backend) == before + 3

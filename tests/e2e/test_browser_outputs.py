@@ -38,7 +38,7 @@ def written_by_segment(clicks: tuple[str, ...]) -> NDArray[np.bool_]:
     command = [sys.executable, "-m", "m2n2_backend", "segment", str(sample_photograph()), "--backbone", "color"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "mask.png"
-        subprocess.run([*command, *clicks, "--out", str(out)], check=True, capture_output=True, timeout=300)
+        subprocess.run([*command, *clicks, "--out", str(out)], check=True, capture_output=True, timeout=900)
         with Image.open(out) as mask:
             return np.asarray(mask) > 0
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.console import Console
+
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.commands.doctor.machine import check_machine
 from m2n2_backend.commands.doctor.studio import check_label_studio
 from m2n2_backend.settings import Settings
 
-__all__ = ["Check", "diagnose"]
+__all__ = ["Check", "diagnose", "report"]
+
+_COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
@@ -21,3 +25,24 @@ def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
     """
     yield from check_machine(settings)
     yield from check_label_studio(settings, address)
+
+
+def report(settings: Settings, address: str | None, console: Console) -> bool:
+    """Run all checks and print what they find, with the cures.
+
+    Args:
+        settings: As for ``diagnose``.
+        address: As for ``diagnose``.
+        console: To print on.
+
+    Returns:
+        Whether nothing failed.
+    """
+    fine = True
+    for check in diagnose(settings, address):
+        fine &= check.state != "fail"
+        state = f"[{_COLORS[check.state]}]{check.state:>4}[/]"
+        console.print(f"{state} [bold]{check.name}[/]:", check.detail, soft_wrap=True)
+        if check.cure:
+            console.print("       cure:", check.cure, soft_wrap=True, highlight=False)
+    return fine

@@ -18,6 +18,7 @@ from m2n2_backend.errors import StudioError
 _LOG_LINES = 15
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
+_BURIAL_SECONDS = 5.0
 
 
 class Stopped(Exception):
@@ -108,10 +109,22 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """End the whole group by force, at once."""
+        """End the whole group by force, and return when nothing of it is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        # The rest of the group dies a moment later, and is buried by whoever adopted it; a container's first process
+        # may bury nobody, so this has an end.
+        deadline = time.monotonic() + _BURIAL_SECONDS
+        while self._group_exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _group_exists(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except OSError:  # on macOS "not permitted" once only zombies are left
+            return False
+        return True
 
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
