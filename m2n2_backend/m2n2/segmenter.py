@@ -255,7 +255,7 @@ class Segmenter:
         """Distance of the box prompt at working size; infinite outside of the box."""
         cells = [cell_at(state, point) for point in points]
         small = box_distance(
-            _transition(state).matrix,
+            _transition(state),
             cells_within(box, state.size, state.grid),
             cells_within(box, state.size, state.grid, INNER),
             positive=[cell for cell, label in zip(cells, labels, strict=True) if label],

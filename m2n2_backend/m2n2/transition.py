@@ -1,9 +1,10 @@
-"""Step 2: attention → doubly stochastic transition matrix and its powers (Sec. 3.3, Eq. 5)."""
+"""Step 2: attention → doubly stochastic transition matrix and one power of it (Sec. 3.3, Eq. 5)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ HALF_SCALE = 4096.0
 product exceeds 16 · 4096, the end of the 16-bit range, while an entry of 1e-8 still keeps three digits."""
 
 _ROW = 15.0
+_CHUNK_BYTES = 64 * 1024**2  # of 32-bit rows beside 16-bit matrices
 _HISTORY = 8  # sweeps that are combined; 4 takes a third more of them, 12 no fewer (color affinities, GrabCut)
 _LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
 
@@ -36,48 +38,53 @@ class Transition:
     """A Markov chain that converges to the uniform distribution, whatever the image.
 
     Attributes:
-        powers: P, P², P⁴ … P^(2^k), each [n, n]: float32, where columns of P sum to 1 and rows to 1 within
-            ``residual``; or float16, ``HALF_SCALE`` times as much.
+        powers: P, and P^block where that is another one; each [n, n]: float32, where columns of P sum to 1 and rows
+            to 1 within ``residual``; or float16, ``HALF_SCALE`` times as much.
         sweeps: IPF sweeps done.
         residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
+        block: Steps that one pass over the last power advances.
     """
 
     powers: tuple[torch.Tensor, ...]
     sweeps: int
     residual: float
+    block: int = 1
 
     @property
     def matrix(self) -> torch.Tensor:
-        """P, float32 [n, n]; a copy where 16 bits are kept."""
+        """P, float32 [n, n]; a copy on the CPU where 16 bits are kept."""
         first = self.powers[0]
-        return first if first.dtype == torch.float32 else first.float() / HALF_SCALE
+        return first if first.dtype == torch.float32 else first.cpu().float().div_(HALF_SCALE)
 
-    @property
-    def block(self) -> int:
-        """Steps that one pass over the largest power advances, 2^k."""
-        return int(2 ** (len(self.powers) - 1))
+    def step(self, distributions: torch.Tensor) -> torch.Tensor:
+        """p → p·P, float32 [c, n], entries ≥ 0."""
+        return _advance(distributions, self.powers[0])
 
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
-        """p_0, p_1, p_2 … without end (Eq. 4), in blocks of 2^k: [p_t, …, p_(t+2^k-1)]·P^(2^k) are the next 2^k.
+        """p_0, p_1, p_2 … without end (Eq. 4): the first block one by one, then [p_t, …, p_(t+block-1)]·P^block.
 
-        So the largest matrix is read once per block instead of once per step, when its first step is asked for.
+        So a matrix is read once per block instead of once per step, when the block's first step is asked for; doubling
+        from the start on would spare a few more passes, but needs all the powers between.
 
         Args:
             starts: p_0 of c chains, float32 [c, n], entries ≥ 0, no row all zero.
 
         Yields:
-            float32 [c, n]; each row up to a factor of its own, as only ratios within one distribution count.
+            float32 [c, n].
         """
-        block = starts[:, None]  # [c, steps, n]
-        for power in self.powers[:-1]:
-            block = torch.cat([block, _advance(block, power)], dim=1)
+        steps = [starts]
+        yield starts
+        for _ in range(self.block - 1):
+            steps.append(self.step(steps[-1]))
+            yield steps[-1]
+        block = torch.stack(steps, dim=1)  # [c, block, n]
         while True:
+            block = _advance(block.flatten(0, 1), self.powers[-1]).view_as(block)
             yield from block.unbind(dim=1)
-            block = _advance(block, self.powers[-1])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all powers."""
+        """Bytes of the powers."""
         return sum(power.nbytes for power in self.powers)
 
 
@@ -92,17 +99,17 @@ def transition_matrix(
 ) -> Transition:
     """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
 
-    The matrix of ``attention`` is reused for P: it must not be read afterwards.
+    ``attention`` is used up: its memory becomes P, or is freed, whoever else still refers to it.
 
     Args:
         attention: A, float32 [n, n], entries ≥ 0, no row all zero.
         temperature: T > 0.
         tolerance: IPF stops once no row sum is further than this from 1.
         max_sweeps: IPF stops here in any case.
-        doublings: k; ``powers`` holds k + 1 matrices, and a chain advances 2^k steps per pass.
+        doublings: k; P and P^(2^k) are kept, and a chain advances 2^k steps per pass.
             None is 4 on an accelerator, where a pass is bound by memory, and on a CPU 3 for chains that mix slowly.
-        half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit by
-            the accelerator. None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
+        half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit.
+            None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
 
     Raises:
         FloatingPointError: ``attention`` holds NaN, or a row of zeros.
@@ -111,44 +118,89 @@ def transition_matrix(
     left, right, sweeps, residual = _fit(matrix, tolerance, max_sweeps)
     # u, v are applied once here: the chain then costs one product a step instead of one product and two scalings.
     matrix.mul_(left[:, None]).mul_(right[None, :])
+    if half is None:
+        half = keeps_half(matrix.device)
     if doublings is None:
         slow = 3 if sweeps > SLOW_SWEEPS else 0
         doublings = slow if matrix.device.type == "cpu" else 4
-    if half is None:
-        half = matrix.device.type == "cuda"
-    powers = [_halved(matrix * HALF_SCALE) if half else matrix]
-    for _ in range(doublings):
-        powers.append(_square(powers[-1]))
-    return Transition(tuple(powers), sweeps, residual)
+    if half:
+        matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
+        attention.set_()  # 1 GB at grid 128, which callers would hold until the end
+    powers = (matrix, _power(matrix, doublings)) if doublings else (matrix,)
+    return Transition(powers, sweeps, residual, 2**doublings)
 
 
-def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Distributions, float32 [c, b, n] → those one power later, each up to a factor of its own."""
-    rows = block.flatten(0, 1)
+def keeps_half(device: torch.device) -> bool:
+    """Whether powers are kept in 16-bit where nothing else is asked for."""
+    return device.type == "cuda"
+
+
+def _advance(rows: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Distributions → those one power later, float32 [c, n]."""
     if power.dtype == torch.float16:
-        following = ((rows * (_ROW / rows.amax(dim=1, keepdim=True))).half() @ power).float()
-    elif len(rows) == 1 and rows.device.type == "cpu":
-        following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
-    else:
-        following = rows @ power
-    return following.view_as(block)
+        scale = _ROW / rows.amax(dim=1, keepdim=True).clamp_(min=_LEAST)
+        with _sums_in_32_bit():
+            return ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
+    if len(rows) == 1 and rows.device.type == "cpu":
+        return torch.mv(power.T, rows[0])[None]  # five times faster than a product of matrices
+    return rows @ power
 
 
-def _square(power: torch.Tensor) -> torch.Tensor:
+def _power(matrix: torch.Tensor, doublings: int) -> torch.Tensor:
+    """P → P^(2^k), k ≥ 1; at most one more matrix is held on the way."""
+    power, spare = torch.empty_like(matrix), torch.empty_like(matrix)
+    _square(matrix, power)
+    for _ in range(doublings - 1):
+        _square(power, spare)
+        power, spare = spare, power
+    return power
+
+
+def _square(power: torch.Tensor, out: torch.Tensor) -> None:
     if power.dtype == torch.float32:
-        return power @ power
-    # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
-    return _halved((power @ (power * (8.0 / HALF_SCALE))) * 0.125)
+        torch.matmul(power, power, out=out)
+        return
+    with _sums_in_32_bit():
+        for rows in _chunks(power):
+            # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
+            torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
+            out[rows].mul_(0.125)
+    _columns_scaled(out, out)
 
 
-def _halved(scaled: torch.Tensor) -> torch.Tensor:
-    """A power times ``HALF_SCALE`` in 16-bit, its columns brought to their sum again.
+def _columns_scaled(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write a power in 16-bit, its columns brought to their sum again: 1, times ``HALF_SCALE``.
 
     Rounding errors of a column's entries cancel out, but what they leave over would add up with every pass: without
     this the map of a chain of 650 steps is off by 2 % of its range, with it by 0.3 %.
+
+    Args:
+        matrix: [n, n], times anything.
+        out: float16 [n, n]; may be the same.
     """
-    sums = scaled.sum(dim=0, dtype=torch.float32)
-    return (scaled * (HALF_SCALE / sums)).half()
+    factors = HALF_SCALE / matrix.sum(dim=0, dtype=torch.float32)
+    for rows in _chunks(matrix):
+        out[rows] = matrix[rows] * factors
+    return out
+
+
+def _chunks(matrix: torch.Tensor) -> Iterator[slice]:
+    """Rows that take ``_CHUNK_BYTES`` in 32-bit."""
+    rows = max(1, _CHUNK_BYTES // (4 * matrix.shape[1]))
+    for start in range(0, matrix.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+@contextmanager
+def _sums_in_32_bit() -> Iterator[None]:
+    """CUDA's products of 16-bit matrices may otherwise add up their parts in 16-bit."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_fp16_reduced_precision_reduction
+    products.allow_fp16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        products.allow_fp16_reduced_precision_reduction = before
 
 
 def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:
