@@ -57,14 +57,14 @@ class Transition:
         return first if first.dtype == torch.float32 else first.cpu().float().div_(HALF_SCALE)
 
     def step(self, distributions: torch.Tensor) -> torch.Tensor:
-        """p → p·P, float32 [c, n], entries ≥ 0."""
+        """P → p·P, float32 [c, n], entries ≥ 0."""
         return _advance(distributions, self.powers[0])
 
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
         """p_0, p_1, p_2 … without end (Eq. 4): the first block one by one, then [p_t, …, p_(t+block-1)]·P^block.
 
-        So a matrix is read once per block instead of once per step, when the block's first step is asked for; doubling
-        from the start on would spare a few more passes, but needs all the powers between.
+        So a matrix is read once per block instead of once per step, when the block's first step is asked for.
+        Doubling from the start on would spare a few more passes, but needs all the powers between.
 
         Args:
             starts: p_0 of c chains, float32 [c, n], entries ≥ 0, no row all zero.
@@ -118,21 +118,16 @@ def transition_matrix(
     left, right, sweeps, residual = _fit(matrix, tolerance, max_sweeps)
     # u, v are applied once here: the chain then costs one product a step instead of one product and two scalings.
     matrix.mul_(left[:, None]).mul_(right[None, :])
-    if half is None:
-        half = keeps_half(matrix.device)
     if doublings is None:
         slow = 3 if sweeps > SLOW_SWEEPS else 0
         doublings = slow if matrix.device.type == "cpu" else 4
+    if half is None:
+        half = matrix.device.type == "cuda"
     if half:
         matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
         attention.set_()  # 1 GB at grid 128, which callers would hold until the end
     powers = (matrix, _power(matrix, doublings)) if doublings else (matrix,)
     return Transition(powers, sweeps, residual, 2**doublings)
-
-
-def keeps_half(device: torch.device) -> bool:
-    """Whether powers are kept in 16-bit where nothing else is asked for."""
-    return device.type == "cuda"
 
 
 def _advance(rows: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
