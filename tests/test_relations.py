@@ -87,7 +87,7 @@ def test_relations_know_their_bytes() -> None:
 
     assert AttentionRelation(attention).nbytes == 30 * 30 * 4
     assert DivergenceRelation.of(attention).nbytes == 2 * 30 * 30 * 4
-    assert MarkovRelation(transition_matrix(attention, doublings=2), 0.3, 1000).nbytes == 2 * 30 * 30 * 4
+    assert MarkovRelation(transition_matrix(attention, doublings=2), 0.3, 1000).nbytes == 3 * 30 * 30 * 4
 
 
 @pytest.mark.parametrize("relation", ["markov", "attention", "kl"])

@@ -99,14 +99,23 @@ def test_a_matrix_that_is_doubly_stochastic_already_stays_as_it_is() -> None:
     assert transition.sweeps == 1
 
 
-@pytest.mark.parametrize("doublings", [1, 2, 3, 4])
-def test_the_matrix_and_the_power_of_a_block_are_kept(doublings: int) -> None:
-    transition = transition_matrix(random_attention(20), doublings=doublings)
-    first, last = transition.powers
+def test_each_power_is_the_square_of_the_one_before() -> None:
+    transition = transition_matrix(random_attention(20), doublings=3)
+    first = transition.powers[0].double()
 
-    assert transition.block == 2**doublings
-    assert transition.nbytes == 2 * 20 * 20 * 4
-    expected = torch.linalg.matrix_power(first.double(), transition.block)
+    assert transition.exponents == (1, 2, 4, 8)
+    assert transition.nbytes == 4 * 20 * 20 * 4
+    for exponent, power in zip(transition.exponents, transition.powers, strict=True):
+        torch.testing.assert_close(power.double(), torch.linalg.matrix_power(first, exponent), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("doublings", [1, 2, 3, 4])
+def test_an_accelerator_gets_to_the_last_power_without_keeping_those_between(doublings: int) -> None:
+    first = transition_matrix(random_attention(20)).powers[0]
+
+    last = transition_module._power(first, doublings)
+
+    expected = torch.linalg.matrix_power(first.double(), 2**doublings)
     torch.testing.assert_close(last.double(), expected, atol=1e-6, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Step 2: attention → doubly stochastic transition matrix and one power of it (Sec. 3.3, Eq. 5)."""
+"""Step 2: attention → doubly stochastic transition matrix and its powers (Sec. 3.3, Eq. 5)."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Transition:
     """A Markov chain that converges to the uniform distribution, whatever the image.
 
     Attributes:
-        powers: P, and P^block where that is another one; each [n, n]: float32, where columns of P sum to 1 and rows
-            to 1 within ``residual``; or float16, ``HALF_SCALE`` times as much.
+        powers: P^e for each of ``exponents``, [n, n]: float32, where columns of P sum to 1 and rows to 1 within
+            ``residual``; or float16, ``HALF_SCALE`` times as much.
+        exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
         residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
-        block: Steps that one pass over the last power advances.
     """
 
     powers: tuple[torch.Tensor, ...]
+    exponents: tuple[int, ...]
     sweeps: int
     residual: float
-    block: int = 1
 
     @property
     def matrix(self) -> torch.Tensor:
@@ -56,15 +56,20 @@ class Transition:
         first = self.powers[0]
         return first if first.dtype == torch.float32 else first.cpu().float().div_(HALF_SCALE)
 
+    @property
+    def block(self) -> int:
+        """Steps that one pass over the largest power advances."""
+        return self.exponents[-1]
+
     def step(self, distributions: torch.Tensor) -> torch.Tensor:
-        """P → p·P, float32 [c, n], entries ≥ 0."""
-        return _advance(distributions, self.powers[0])
+        """One step, p → p·P: float32 [c, n], entries ≥ 0."""
+        return _advance(distributions[:, None], self.powers[0])[:, 0]
 
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
-        """p_0, p_1, p_2 … without end (Eq. 4): the first block one by one, then [p_t, …, p_(t+block-1)]·P^block.
+        """p_0, p_1, p_2 … without end (Eq. 4), in blocks: [p_t, …, p_(t+b-1)]·P^b are the next b.
 
-        So a matrix is read once per block instead of once per step, when the block's first step is asked for.
-        Doubling from the start on would spare a few more passes, but needs all the powers between.
+        So the largest matrix is read once per block instead of once per step, when its first step is asked for. The
+        first block is made with the smaller powers that there are.
 
         Args:
             starts: p_0 of c chains, float32 [c, n], entries ≥ 0, no row all zero.
@@ -72,15 +77,13 @@ class Transition:
         Yields:
             float32 [c, n].
         """
-        steps = [starts]
-        yield starts
-        for _ in range(self.block - 1):
-            steps.append(self.step(steps[-1]))
-            yield steps[-1]
-        block = torch.stack(steps, dim=1)  # [c, block, n]
+        block = starts[:, None]  # [c, steps, n]
+        while (known := block.shape[1]) < self.block:
+            exponent, power = [own for own in zip(self.exponents, self.powers, strict=True) if own[0] <= known][-1]
+            block = torch.cat([block, _advance(block[:, -exponent:], power)], dim=1)
         while True:
-            block = _advance(block.flatten(0, 1), self.powers[-1]).view_as(block)
             yield from block.unbind(dim=1)
+            block = _advance(block, self.powers[-1])
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +109,8 @@ def transition_matrix(
         temperature: T > 0.
         tolerance: IPF stops once no row sum is further than this from 1.
         max_sweeps: IPF stops here in any case.
-        doublings: k; P and P^(2^k) are kept, and a chain advances 2^k steps per pass.
+        doublings: k; a chain advances 2^k steps per pass. P and P^(2^k) are kept, and on a CPU, where matrices are
+            small, the powers between as well, which save passes in the first block.
             None is 4 on an accelerator, where a pass is bound by memory, and on a CPU 3 for chains that mix slowly.
         half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit.
             None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
@@ -126,41 +130,48 @@ def transition_matrix(
     if half:
         matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
         attention.set_()  # 1 GB at grid 128, which callers would hold until the end
-    powers = (matrix, _power(matrix, doublings)) if doublings else (matrix,)
-    return Transition(powers, sweeps, residual, 2**doublings)
+    powers = {1: matrix}
+    if matrix.device.type == "cpu" and not half:
+        for number in range(doublings):
+            powers[2 ** (number + 1)] = _square(powers[2**number], torch.empty_like(matrix))
+    elif doublings > 0:
+        powers[2**doublings] = _power(matrix, doublings)
+    return Transition(tuple(powers.values()), tuple(powers), sweeps, residual)
 
 
-def _advance(rows: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Distributions → those one power later, float32 [c, n]."""
+def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Distributions → those one power later, float32 [c, b, n]."""
+    rows = block.flatten(0, 1)
     if power.dtype == torch.float16:
         scale = _ROW / rows.amax(dim=1, keepdim=True).clamp_(min=_LEAST)
         with _sums_in_32_bit():
-            return ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
-    if len(rows) == 1 and rows.device.type == "cpu":
-        return torch.mv(power.T, rows[0])[None]  # five times faster than a product of matrices
-    return rows @ power
+            following = ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
+    elif len(rows) == 1 and rows.device.type == "cpu":
+        following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
+    else:
+        following = rows @ power
+    return following.view_as(block)
 
 
 def _power(matrix: torch.Tensor, doublings: int) -> torch.Tensor:
-    """P → P^(2^k), k ≥ 1; at most one more matrix is held on the way."""
+    """P → P^(2^k), k ≥ 1; beside P two matrices are held on the way, of which the result is one."""
     power, spare = torch.empty_like(matrix), torch.empty_like(matrix)
     _square(matrix, power)
     for _ in range(doublings - 1):
-        _square(power, spare)
-        power, spare = spare, power
+        power, spare = _square(power, spare), power
     return power
 
 
-def _square(power: torch.Tensor, out: torch.Tensor) -> None:
+def _square(power: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The next power, written to ``out``."""
     if power.dtype == torch.float32:
-        torch.matmul(power, power, out=out)
-        return
+        return torch.matmul(power, power, out=out)
     with _sums_in_32_bit():
         for rows in _chunks(power):
             # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
             torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
             out[rows].mul_(0.125)
-    _columns_scaled(out, out)
+    return _columns_scaled(out, out)
 
 
 def _columns_scaled(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ SOURCES: dict[str, Source] = {
         md5="82b4d87ceb2ed10f6038a1cba92111cb",
     ),
 }
-"""Data sets by the name that ``evaluate`` has for them. The f-BRS archives and SBD's are those of RITM and the paper."""
+"""Data sets by the name that ``evaluate`` has for them; f-BRS published the archives that RITM and the paper use."""
 
 
 def prepare_data(dataset: str, root: Path, console: Console, sources: Mapping[str, Source] = SOURCES) -> int:
