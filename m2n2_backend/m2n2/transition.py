@@ -129,7 +129,7 @@ def transition_matrix(
         half = matrix.device.type == "cuda"
     if half:
         matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
-        attention.set_()  # 1 GB at grid 128, which callers would hold until the end
+        attention.set_()  # type: ignore[call-overload]  # 1 GB at grid 128, which callers would hold until the end
     powers = {1: matrix}
     if matrix.device.type == "cpu" and not half:
         for number in range(doublings):
