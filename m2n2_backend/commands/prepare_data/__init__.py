@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -79,10 +80,13 @@ def prepare_data(dataset: str, root: Path, console: Console, sources: Mapping[st
         Number of samples.
 
     Raises:
-        DatasetError: Unknown name, the archive cannot be had or is not what it should be, or something else is there.
+        DatasetError: Unknown name, the archive cannot be had or is not what it should be, something else is there, or
+            scipy is missing.
     """
     if dataset not in sources:
         raise DatasetError(f"no archive of {dataset} is known: there are {', '.join(sources)}")
+    if dataset == "sbd" and importlib.util.find_spec("scipy") is None:
+        raise DatasetError("SBD's label files need scipy: pip install 'm2n2-backend[eval]'")
     source = sources[dataset]
     there = [root / folder for folder in source.folders.values() if (root / folder).exists()]
     if not there:
