@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Label Studio's packages do not go together with the backend's newer ones, so it has an environment of its own.
 STUDIO_VENV ?= .venv-studio
+LOWEST_VENV ?= .venv-lowest
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 # Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
-.PHONY: demo test check test-gpu e2e chromium latency compose-test studio serve bench install clean
+.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
@@ -23,6 +24,12 @@ check: $(VENV)/installed
 
 test-gpu: $(VENV)/installed  ## the tests that need a CUDA device, and skip without one
 	$(BIN)/python -m pytest -m gpu
+
+# Warnings are no errors here: old releases warn of each other's future.
+test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest versions that pyproject.toml allows
+	$(LOWEST_VENV)/bin/python -m pytest -W default $(addprefix tests/test_,$(addsuffix .py, \
+		attention band box click_radius color device_memory empty_prompt flood_fill markov min_cut nearest postprocess \
+		prompts python_api refined registry relations segmenter stable_diffusion threshold transition upsample vit weights))
 
 e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python -m pytest tests/e2e
@@ -61,6 +68,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,e2e]'
 	touch $@
 
+$(LOWEST_VENV)/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet $$(grep '^torch==' constraints-lowest.txt)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	touch $@
+
 $(STUDIO_VENV)/installed: constraints-studio.txt
 	$(PYTHON) -m venv $(STUDIO_VENV)
 	$(STUDIO_VENV)/bin/python -m pip install --quiet --upgrade pip
@@ -68,4 +81,4 @@ $(STUDIO_VENV)/installed: constraints-studio.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(STUDIO_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(STUDIO_VENV) $(LOWEST_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -213,6 +213,18 @@ def bench(
 
 
 @app.command()
+def prepare_data(
+    dataset: Annotated[str, typer.Option(help="grabcut, berkeley, davis, sbd or coco_mval.")],
+    root: Annotated[Path, typer.Option(help="Folder for this data set.")],
+) -> None:
+    """Download a benchmark and lay it out for evaluate, continuing what was begun."""
+    with _explained():
+        from m2n2_backend.commands.prepare_data import prepare_data as prepare
+
+        prepare(dataset, root, console)
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[str, typer.Option(help="grabcut, berkeley, davis, sbd, coco_mval or folder.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],

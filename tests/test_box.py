@@ -13,7 +13,7 @@ from m2n2_backend.m2n2.box import MARGIN, MAX_ROUNDS, STEPS, box_distance
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
-from m2n2_backend.m2n2.transition import transition_matrix
+from m2n2_backend.m2n2.transition import Transition, transition_matrix
 from m2n2_backend.prompts import Box, Click
 
 boxes = st.tuples(st.integers(0, 89), st.integers(0, 59), st.integers(1, 90), st.integers(1, 60)).map(
@@ -35,16 +35,16 @@ def state(segmenter: Segmenter) -> ImageState:
 @given(st.integers(3, 25), st.integers(0, 999))
 def test_the_rounds_equal_the_two_chains_written_out(cells: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    matrix = transition_matrix(random_attention(cells, seed, spread=2.0)).powers[0]
+    transition = transition_matrix(random_attention(cells, seed, spread=2.0))
     inside = generator.random(cells) < 0.7
     inside[0] = True
     inner = inside & (generator.random(cells) < 0.7)
     inner[0] = True
     positive, negative = [cells // 2], [cells - 1]
 
-    distance = box_distance(matrix, inside, inner, positive=positive, negative=negative)
+    distance = box_distance(transition, inside, inner, positive=positive, negative=negative)
 
-    p = np.linalg.matrix_power(matrix.double().numpy(), STEPS)
+    p = np.linalg.matrix_power(transition.matrix.double().numpy(), STEPS)
     members = set(np.flatnonzero(inner)) - set(negative) | set(positive)
     for _ in range(MAX_ROUNDS):
         rest = [cell for cell in range(cells) if cell not in members]
@@ -60,9 +60,19 @@ def test_two_clusters_are_told_apart_by_a_box_around_one() -> None:
     matrix = torch.block_diag(torch.full((4, 4), 0.25), torch.full((4, 4), 0.25)) * 0.9 + 0.1 / 8
     inside = np.array([True] * 5 + [False] * 3)  # the box reaches one cell too far
 
-    distance = box_distance(matrix, inside, inside)
+    distance = box_distance(Transition((matrix,), (1,), sweeps=0, residual=0.0), inside, inside)
 
     assert (distance <= 1).tolist() == [True] * 4 + [False] * 4
+
+
+def test_16_bit_powers_give_the_distances_of_32_bit_ones() -> None:
+    attention = random_attention(200, spread=2.0)
+    inside = np.arange(200) < 60
+    single, half = (transition_matrix(attention.clone(), half=half) for half in (False, True))
+
+    near = box_distance(half, inside, inside)
+
+    np.testing.assert_allclose(near, box_distance(single, inside, inside), rtol=2e-2)
 
 
 def test_a_box_around_an_object_selects_it(segmenter: Segmenter, state: ImageState) -> None:

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 def test_the_grid_follows_the_free_memory() -> None:
     gib = 1024**3
-    assert [grid_for_memory(size * gib) for size in (24, 12, 8, 6, 4, 1)] == [128, 128, 96, 96, 64, 64]
+    assert [grid_for_memory(size * gib) for size in (24, 12, 8, 6, 4, 1)] == [128, 128, 128, 128, 96, 64]
     assert grid_for_memory(24 * gib, GRID_CHOICES["sd1"]) == 112
     assert bytes_needed(64) < bytes_needed(96) < bytes_needed(112) < bytes_needed(128)
     assert default_grid(CPU) == default_grid(CPU, GRID_CHOICES["sd1"]) == 64

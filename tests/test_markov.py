@@ -26,9 +26,11 @@ def ring(cells: int, stay: float = 0.5) -> torch.Tensor:
     return matrix
 
 
-def chain(matrix: torch.Tensor, doublings: int = 0) -> Transition:
-    powers = [torch.linalg.matrix_power(matrix.double(), 2**k).float() for k in range(doublings + 1)]
-    return Transition(tuple(powers), sweeps=0, residual=0.0)
+def chain(matrix: torch.Tensor, doublings: int = 0, *, between: bool = True) -> Transition:
+    """With the powers between P and the last one, as on a CPU, or without, as on an accelerator."""
+    exponents = tuple(2**k for k in range(doublings + 1) if between or k in (0, doublings))
+    powers = [torch.linalg.matrix_power(matrix.double(), exponent).float() for exponent in exponents]
+    return Transition(tuple(powers), exponents, sweeps=0, residual=0.0)
 
 
 def one_hot(*cells: int, size: int) -> torch.Tensor:
@@ -62,11 +64,12 @@ def test_a_map_equals_the_chain_run_step_by_step(cells: int, seed: int, start: i
 
 @pytest.mark.parametrize("doublings", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("limit", [1, 7, 60, 1000])
-def test_blocks_of_steps_with_powers_equal_single_steps(doublings: int, limit: int) -> None:
+@pytest.mark.parametrize("between", [True, False])
+def test_blocks_of_steps_with_powers_equal_single_steps(doublings: int, limit: int, between: bool) -> None:
     matrix = ring(60)
     starts = one_hot(5, size=60)
 
-    blocks = markov_maps(chain(matrix, doublings), starts, max_iterations=limit)[0].numpy()
+    blocks = markov_maps(chain(matrix, doublings, between=between), starts, max_iterations=limit)[0].numpy()
 
     plain = markov_map(matrix.double().numpy(), 5, max_iterations=limit)
     np.testing.assert_allclose(blocks, plain, rtol=1e-3)
@@ -145,12 +148,13 @@ def test_no_block_of_steps_is_made_after_all_cells_are_reached(
     assert last < len(made) <= last + 2**doublings
 
 
+@pytest.mark.parametrize("between", [True, False])
 @pytest.mark.parametrize("doublings", [0, 1, 3])
-def test_the_distributions_are_the_powers_of_the_matrix_applied_to_the_start(doublings: int) -> None:
+def test_the_distributions_are_the_powers_of_the_matrix_applied_to_the_start(doublings: int, between: bool) -> None:
     matrix = ring(12)
     starts = one_hot(3, 7, size=12)
 
-    made = islice(chain(matrix, doublings).distributions(starts), 21)
+    made = islice(chain(matrix, doublings, between=between).distributions(starts), 21)
 
     for step, p in enumerate(made):
         torch.testing.assert_close(p, starts @ torch.linalg.matrix_power(matrix, step), rtol=1e-4, atol=1e-6)
@@ -204,7 +208,9 @@ def test_16_bit_powers_give_maps_within_one_percent_of_32_bit_ones(spread: float
     found = deviations(markov_maps(transition, starts), single)
     # A cell whose probability only just touches the threshold and falls again is reached then or much later.
     assert found.quantile(0.995) <= 1e-2
-    torch.testing.assert_close(transition.matrix, transition_matrix(attention.clone()).matrix, atol=1e-6, rtol=1e-3)
+    exact = transition_matrix(attention.clone()).matrix
+    torch.testing.assert_close(transition.matrix, exact, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(transition.step(starts), starts @ exact, atol=1e-6, rtol=2e-3)
 
 
 @needs_grabcut

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
+from torch.overrides import TorchFunctionMode
 
 from m2n2_backend.evaluation.reference import sharpen, sinkhorn
+from m2n2_backend.m2n2 import transition as transition_module
 from m2n2_backend.m2n2.attention import aggregate
 from m2n2_backend.m2n2.transition import TEMPERATURE, transition_matrix
 
@@ -99,10 +103,60 @@ def test_each_power_is_the_square_of_the_one_before() -> None:
     transition = transition_matrix(random_attention(20), doublings=3)
     first = transition.powers[0].double()
 
-    assert len(transition.powers) == 4
+    assert transition.exponents == (1, 2, 4, 8)
     assert transition.nbytes == 4 * 20 * 20 * 4
-    for index, power in enumerate(transition.powers):
-        torch.testing.assert_close(power.double(), torch.linalg.matrix_power(first, 2**index), atol=1e-6, rtol=1e-5)
+    for exponent, power in zip(transition.exponents, transition.powers, strict=True):
+        torch.testing.assert_close(power.double(), torch.linalg.matrix_power(first, exponent), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("doublings", [1, 2, 3, 4])
+def test_an_accelerator_gets_to_the_last_power_without_keeping_those_between(doublings: int) -> None:
+    first = transition_matrix(random_attention(20)).powers[0]
+
+    last = transition_module._power(first, doublings)
+
+    expected = torch.linalg.matrix_power(first.double(), 2**doublings)
+    torch.testing.assert_close(last.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_chunks_of_any_size_give_the_same_16_bit_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = transition_matrix(random_attention(50), doublings=2, half=True)
+    monkeypatch.setattr(transition_module, "_CHUNK_BYTES", 7 * 4 * 50)
+
+    cut = transition_matrix(random_attention(50), doublings=2, half=True)
+
+    for one, other in zip(whole.powers, cut.powers, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=0.0)
+
+
+def test_the_attention_is_freed_where_16_bit_matrices_take_its_place() -> None:
+    attention = random_attention(20)
+
+    transition_matrix(attention, half=True)
+
+    assert attention.untyped_storage().nbytes() == 0
+
+
+def test_products_of_16_bit_matrices_leave_the_process_as_it_was() -> None:
+    products = torch.backends.cuda.matmul
+    before = products.allow_fp16_reduced_precision_reduction
+    seen = []
+
+    class Spy(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if (
+                func in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+                and args[0].dtype == torch.float16
+            ):
+                seen.append(products.allow_fp16_reduced_precision_reduction)
+            return func(*args, **(kwargs or {}))
+
+    with Spy():
+        transition_matrix(random_attention(20), doublings=2, half=True).step(torch.eye(20))
+
+    assert len(seen) == 3
+    assert not any(seen)
+    assert products.allow_fp16_reduced_precision_reduction == before
 
 
 def test_attention_that_underflowed_to_0_still_gives_a_doubly_stochastic_matrix() -> None:

@@ -17,15 +17,18 @@ CPU_GRID = 64
 
 _MODEL_BYTES = 2 * 1024**3  # U-Net 1.73 GB and VAE encoder 0.07 GB in 16-bit, the device's context
 _PIXEL_BYTES = 1536  # VAE encoder: about six 16-bit maps of 128 channels at full resolution
-_MATRICES = 6  # the matrix and the powers and temporaries beside it
+_KEPT = 2  # P and a power of it, of one image
+_BUILT = 3  # and one more while the power is made
 
 
 def bytes_needed(grid: int) -> int:
-    """Estimate of the peak for one image: model + activations + n x n matrices in 32-bit, n = grid².
+    """Estimate of the peak: the model, and either its activations beside an earlier image's matrices or new ones.
 
-    About 10.2 GB at grid 128, 5.1 GB at 96, 3.0 GB at 64.
+    Matrices are n x n in 32-bit, n = grid²; CUDA has them in 16-bit and needs a good gigabyte less at grid 128.
+    About 5.9 GB at grid 128, 3.8 GB at 96, 2.7 GB at 64.
     """
-    return _MODEL_BYTES + _PIXEL_BYTES * (8 * grid) ** 2 + _MATRICES * 4 * grid**4
+    matrix = 4 * grid**4
+    return _MODEL_BYTES + max(_PIXEL_BYTES * (8 * grid) ** 2 + _KEPT * matrix, _BUILT * matrix)
 
 
 def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS) -> int:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from m2n2_backend.labelstudio.outcome import Outcome, State
+
+T = TypeVar("T")
 
 MAX_REASONS = 20
 """Failures that are told with their reason; there may be thousands, all with the same."""
@@ -40,3 +53,22 @@ def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], consol
     if len(failed) > MAX_REASONS:
         console.print(f"and {len(failed) - MAX_REASONS} more")
     return states
+
+
+@contextmanager
+def byte_progress(title: str, done: int, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes, of which some came earlier; the body calls what it is given with each further number."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task(title, total=total, completed=done)
+        yield lambda number: progress.advance(bar, number)
+
+
+def counted(title: str, items: Iterable[T], console: Console) -> Iterator[T]:
+    """The same items, counted where it is not known how many there are."""
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(title, total=None)
+        for item in items:
+            yield item
+            progress.advance(bar)

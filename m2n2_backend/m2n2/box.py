@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import cell_of_pixels
 from m2n2_backend.prompts import Box
 
@@ -36,7 +37,7 @@ MAX_ROUNDS = 12
 
 
 def box_distance(
-    matrix: torch.Tensor,
+    transition: Transition,
     inside: NDArray[np.bool_],
     inner: NDArray[np.bool_],
     *,
@@ -46,7 +47,7 @@ def box_distance(
     """How much nearer a cell is to the rest than to the object, 1 at the border between them.
 
     Args:
-        matrix: P, float32 [n, n], doubly stochastic.
+        transition: Of n cells.
         inside: Cells that may be object, bool [n], at least one.
         inner: Cells that are believed object at first, bool [n], a non-empty subset of ``inside``.
         positive: Cells of foreground clicks: object in every round.
@@ -56,18 +57,19 @@ def box_distance(
     Returns:
         float32 [n], > 0; object where ≤ 1. Not cut at the box: that is for the caller, who knows the pixels.
     """
-    allowed = torch.from_numpy(inside).to(matrix.device)
+    device = transition.powers[0].device
+    allowed = torch.from_numpy(inside).to(device)
     fixed = torch.zeros_like(allowed)
     fixed[list(positive)] = True
     barred = torch.zeros_like(allowed)
     barred[list(negative)] = True
-    start = torch.from_numpy(inner).to(matrix.device)
+    start = torch.from_numpy(inner).to(device)
     members = (start & ~barred) | fixed
     if not members.any():
         members = start
-    ratio = torch.zeros(matrix.shape[0], device=matrix.device)
+    ratio = torch.zeros(len(inside), device=device)
     for _ in range(MAX_ROUNDS):
-        ratio = _log_ratio(matrix, members)
+        ratio = _log_ratio(transition, members)
         following = ((ratio > MARGIN) & allowed & ~barred) | fixed
         if not following.any() or bool((following == members).all()):
             break
@@ -75,12 +77,12 @@ def box_distance(
     return torch.exp((MARGIN - ratio).clamp(-20.0, 20.0)).cpu().numpy()
 
 
-def _log_ratio(matrix: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+def _log_ratio(transition: Transition, members: torch.Tensor) -> torch.Tensor:
     """Log p(cell | object) - log p(cell | rest) after ``STEPS`` steps of both chains, [n]."""
-    both = torch.stack([members, ~members]).to(matrix.dtype)
+    both = torch.stack([members, ~members]).float()
     both /= both.sum(dim=1, keepdim=True).clamp_(min=1.0)
     for _ in range(STEPS):
-        both = both @ matrix
+        both = transition.step(both)
     both.clamp_(min=1e-30)
     return both[0].log() - both[1].log()
 

@@ -77,11 +77,14 @@ class Segmenter:
         """
         features = encoded.features
         attention = aggregate(features, self.backbone.device)
+        relation = relation_of(attention, self.method)
+        # An accelerator is still busy with the powers of the matrix, which nobody has waited for.
+        upsample = upsample or self.joint_bilateral(encoded)
         return ImageState(
             size=encoded.size,
             grid=(features.height, features.width),
-            relation=relation_of(attention, self.method),
-            upsample=upsample or self.joint_bilateral(encoded),
+            relation=relation,
+            upsample=upsample,
             device=attention.device,
             guide=encoded.guide,
         )
@@ -255,7 +258,7 @@ class Segmenter:
         """Distance of the box prompt at working size; infinite outside of the box."""
         cells = [cell_at(state, point) for point in points]
         small = box_distance(
-            _transition(state).matrix,
+            _transition(state),
             cells_within(box, state.size, state.grid),
             cells_within(box, state.size, state.grid, INNER),
             positive=[cell for cell, label in zip(cells, labels, strict=True) if label],

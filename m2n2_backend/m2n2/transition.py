@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ HALF_SCALE = 4096.0
 product exceeds 16 · 4096, the end of the 16-bit range, while an entry of 1e-8 still keeps three digits."""
 
 _ROW = 15.0
+_CHUNK_BYTES = 64 * 1024**2  # of 32-bit rows beside 16-bit matrices
 _HISTORY = 8  # sweeps that are combined; 4 takes a third more of them, 12 no fewer (color affinities, GrabCut)
 _LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
 
@@ -36,48 +38,56 @@ class Transition:
     """A Markov chain that converges to the uniform distribution, whatever the image.
 
     Attributes:
-        powers: P, P², P⁴ … P^(2^k), each [n, n]: float32, where columns of P sum to 1 and rows to 1 within
+        powers: P^e for each of ``exponents``, [n, n]: float32, where columns of P sum to 1 and rows to 1 within
             ``residual``; or float16, ``HALF_SCALE`` times as much.
+        exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
         residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
     """
 
     powers: tuple[torch.Tensor, ...]
+    exponents: tuple[int, ...]
     sweeps: int
     residual: float
 
     @property
     def matrix(self) -> torch.Tensor:
-        """P, float32 [n, n]; a copy where 16 bits are kept."""
+        """P, float32 [n, n]; a copy on the CPU where 16 bits are kept."""
         first = self.powers[0]
-        return first if first.dtype == torch.float32 else first.float() / HALF_SCALE
+        return first if first.dtype == torch.float32 else first.cpu().float().div_(HALF_SCALE)
 
     @property
     def block(self) -> int:
-        """Steps that one pass over the largest power advances, 2^k."""
-        return int(2 ** (len(self.powers) - 1))
+        """Steps that one pass over the largest power advances."""
+        return self.exponents[-1]
+
+    def step(self, distributions: torch.Tensor) -> torch.Tensor:
+        """One step, p → p·P: float32 [c, n], entries ≥ 0."""
+        return _advance(distributions[:, None], self.powers[0])[:, 0]
 
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
-        """p_0, p_1, p_2 … without end (Eq. 4), in blocks of 2^k: [p_t, …, p_(t+2^k-1)]·P^(2^k) are the next 2^k.
+        """p_0, p_1, p_2 … without end (Eq. 4), in blocks: [p_t, …, p_(t+b-1)]·P^b are the next b.
 
-        So the largest matrix is read once per block instead of once per step, when its first step is asked for.
+        So the largest matrix is read once per block instead of once per step, when its first step is asked for. The
+        first block is made with the smaller powers that there are.
 
         Args:
             starts: p_0 of c chains, float32 [c, n], entries ≥ 0, no row all zero.
 
         Yields:
-            float32 [c, n]; each row up to a factor of its own, as only ratios within one distribution count.
+            float32 [c, n].
         """
         block = starts[:, None]  # [c, steps, n]
-        for power in self.powers[:-1]:
-            block = torch.cat([block, _advance(block, power)], dim=1)
+        while (known := block.shape[1]) < self.block:
+            exponent, power = [own for own in zip(self.exponents, self.powers, strict=True) if own[0] <= known][-1]
+            block = torch.cat([block, _advance(block[:, -exponent:], power)], dim=1)
         while True:
             yield from block.unbind(dim=1)
             block = _advance(block, self.powers[-1])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all powers."""
+        """Bytes of the powers."""
         return sum(power.nbytes for power in self.powers)
 
 
@@ -92,17 +102,18 @@ def transition_matrix(
 ) -> Transition:
     """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
 
-    The matrix of ``attention`` is reused for P: it must not be read afterwards.
+    ``attention`` is used up: its memory becomes P, or is freed, whoever else still refers to it.
 
     Args:
         attention: A, float32 [n, n], entries ≥ 0, no row all zero.
         temperature: T > 0.
         tolerance: IPF stops once no row sum is further than this from 1.
         max_sweeps: IPF stops here in any case.
-        doublings: k; ``powers`` holds k + 1 matrices, and a chain advances 2^k steps per pass.
+        doublings: k; a chain advances 2^k steps per pass. P and P^(2^k) are kept, and on a CPU, where matrices are
+            small, the powers between as well, which save passes in the first block.
             None is 4 on an accelerator, where a pass is bound by memory, and on a CPU 3 for chains that mix slowly.
-        half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit by
-            the accelerator. None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
+        half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit.
+            None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
 
     Raises:
         FloatingPointError: ``attention`` holds NaN, or a row of zeros.
@@ -116,17 +127,25 @@ def transition_matrix(
         doublings = slow if matrix.device.type == "cpu" else 4
     if half is None:
         half = matrix.device.type == "cuda"
-    powers = [_halved(matrix * HALF_SCALE) if half else matrix]
-    for _ in range(doublings):
-        powers.append(_square(powers[-1]))
-    return Transition(tuple(powers), sweeps, residual)
+    if half:
+        matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
+        attention.set_()  # type: ignore[call-overload]  # 1 GB at grid 128, which callers would hold until the end
+    powers = {1: matrix}
+    if matrix.device.type == "cpu" and not half:
+        for number in range(doublings):
+            powers[2 ** (number + 1)] = _square(powers[2**number], torch.empty_like(matrix))
+    elif doublings > 0:
+        powers[2**doublings] = _power(matrix, doublings)
+    return Transition(tuple(powers.values()), tuple(powers), sweeps, residual)
 
 
 def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Distributions, float32 [c, b, n] → those one power later, each up to a factor of its own."""
+    """Distributions → those one power later, float32 [c, b, n]."""
     rows = block.flatten(0, 1)
     if power.dtype == torch.float16:
-        following = ((rows * (_ROW / rows.amax(dim=1, keepdim=True))).half() @ power).float()
+        scale = _ROW / rows.amax(dim=1, keepdim=True).clamp_(min=_LEAST)
+        with _sums_in_32_bit():
+            following = ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
     elif len(rows) == 1 and rows.device.type == "cpu":
         following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
     else:
@@ -134,21 +153,60 @@ def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     return following.view_as(block)
 
 
-def _square(power: torch.Tensor) -> torch.Tensor:
+def _power(matrix: torch.Tensor, doublings: int) -> torch.Tensor:
+    """P → P^(2^k), k ≥ 1; beside P two matrices are held on the way, of which the result is one."""
+    power, spare = torch.empty_like(matrix), torch.empty_like(matrix)
+    _square(matrix, power)
+    for _ in range(doublings - 1):
+        power, spare = _square(power, spare), power
+    return power
+
+
+def _square(power: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The next power, written to ``out``."""
     if power.dtype == torch.float32:
-        return power @ power
-    # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
-    return _halved((power @ (power * (8.0 / HALF_SCALE))) * 0.125)
+        return torch.matmul(power, power, out=out)
+    with _sums_in_32_bit():
+        for rows in _chunks(power):
+            # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
+            torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
+            out[rows].mul_(0.125)
+    return _columns_scaled(out, out)
 
 
-def _halved(scaled: torch.Tensor) -> torch.Tensor:
-    """A power times ``HALF_SCALE`` in 16-bit, its columns brought to their sum again.
+def _columns_scaled(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write a power in 16-bit, its columns brought to their sum again: 1, times ``HALF_SCALE``.
 
     Rounding errors of a column's entries cancel out, but what they leave over would add up with every pass: without
     this the map of a chain of 650 steps is off by 2 % of its range, with it by 0.3 %.
+
+    Args:
+        matrix: [n, n], times anything.
+        out: float16 [n, n]; may be the same.
     """
-    sums = scaled.sum(dim=0, dtype=torch.float32)
-    return (scaled * (HALF_SCALE / sums)).half()
+    factors = HALF_SCALE / matrix.sum(dim=0, dtype=torch.float32)
+    for rows in _chunks(matrix):
+        out[rows] = matrix[rows] * factors
+    return out
+
+
+def _chunks(matrix: torch.Tensor) -> Iterator[slice]:
+    """Rows that take ``_CHUNK_BYTES`` in 32-bit."""
+    rows = max(1, _CHUNK_BYTES // (4 * matrix.shape[1]))
+    for start in range(0, matrix.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+@contextmanager
+def _sums_in_32_bit() -> Iterator[None]:
+    """CUDA's products of 16-bit matrices may otherwise add up their parts in 16-bit."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_fp16_reduced_precision_reduction
+    products.allow_fp16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        products.allow_fp16_reduced_precision_reduction = before
 
 
 def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -74,7 +74,8 @@ def measure_model(
         size: Of the photograph that most is measured on.
         repeats: Clicks of each kind.
         max_grid: Largest grid measured; None is 64 on a CPU and 128 on an accelerator.
-        sd2: Also the topology of Stable Diffusion 2 at full size, with random weights.
+        sd2: Also the topology of Stable Diffusion 2 at full size, with random weights: at grids 64, 96 and 128 as
+            far as ``max_grid`` allows, or at that one where it is smaller.
         dense: Also one click of the reference that reads every guidance pixel.
         photographs: Sizes whose cost is measured.
 
@@ -89,9 +90,9 @@ def measure_model(
         raise SettingsError("the plain reference needs scikit-image: pip install 'm2n2-backend[eval]'")
     method = settings.method()
     measured = {}
-    for name, each in _backbones(backbone, settings, sd2):
-        measured[name] = measure_backbone(Segmenter(each, method), size, repeats, dense=dense)
     most = max_grid or (CPU_GRID if backbone.device.type == "cpu" else max(GRIDS))
+    for name, each in _backbones(backbone, settings, most if sd2 else None):
+        measured[name] = measure_backbone(Segmenter(each, method), size, repeats, dense=dense)
     grids = [grid for grid in SWEPT_GRIDS if grid <= most]
     colors = {grid: Segmenter(ColorAffinity(grid=grid, device=backbone.device), method) for grid in grids}
     own = Segmenter(backbone, method)
@@ -114,18 +115,16 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
 
     Returns:
         ``encode`` (each step, ``total`` and ``model``, the parts of ``features``), ``clicks`` (median and p95 of each
-        kind), ``reference``, ``ratio`` (reference over ours) and ``peak_mb`` (of the process since its start, and of
-        the device where it is CUDA).
+        kind), ``reference``, ``ratio`` (reference over ours) and ``memory_mb``: what is kept of an image (``state``),
+        and the peak of one image's encode, click and box (``device``, on CUDA) or of the process since its start.
     """
     data = jpeg(photograph(size))
     rgb = _decode(data)
-    encoded = segmenter.extract(rgb)
-    segmenter.segment(segmenter.prepare(encoded), [center(size)], middle(size))  # kernels are compiled here
+    encoded, memory = _first_image(segmenter, rgb, size)
     steps = [_encode_steps(segmenter, data, encoded) for _ in range(min(repeats, _ENCODES))]
     encode: dict[str, Any] = {name: statistics.median(each[name] for each in steps) for name in steps[0]}
     models = [_model_parts(segmenter.backbone, rgb) for _ in steps]
     encode["model"] = {name: statistics.median(each[name] for each in models) for name in models[0]}
-    peak = _peak_mb(segmenter.backbone.device)
     plain, fit = _plain_state(rgb, encoded, segmenter)
     kinds = _click_kinds(segmenter, encoded, size, repeats, plain)
     clicks = {name: summary(times) for name, times in kinds.items()}
@@ -141,7 +140,7 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
         "clicks": clicks,
         "reference": {**plain_times, "candidates": _CANDIDATES},
         "ratio": {name: theirs / ours for name, (theirs, ours) in pairs.items()},
-        "peak_mb": peak,
+        "memory_mb": memory,
     }
 
 
@@ -242,25 +241,36 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
     return decode_image(data, max_pixels=10**9)
 
 
-def _backbones(backbone: Backbone, settings: Settings, sd2: bool) -> Iterator[tuple[str, Backbone]]:
+def _backbones(backbone: Backbone, settings: Settings, most_sd2: int | None) -> Iterator[tuple[str, Backbone]]:
     """Color, the wanted one, and Stable Diffusion 2 with random weights, each made when its turn comes."""
     if not isinstance(backbone, ColorAffinity):
         yield "color", ColorAffinity(device=backbone.device)
     yield "color" if isinstance(backbone, ColorAffinity) else settings.backbone, backbone
-    if sd2:
-        grid = CPU_GRID if backbone.device.type == "cpu" else max(GRIDS)
-        yield "sd2-random", random_stable_diffusion("sd2", grid=grid, device=backbone.device)
+    if most_sd2:
+        for grid in [grid for grid in reversed(GRIDS) if grid <= most_sd2] or [most_sd2]:
+            yield f"sd2-random-{grid}", random_stable_diffusion("sd2", grid=grid, device=backbone.device)
+
+
+def _first_image(segmenter: Segmenter, rgb: NDArray[np.uint8], size: Size) -> tuple[EncodedImage, dict[str, Any]]:
+    """What the model says of an image, and the memory it took; kernels are compiled here."""
+    device = segmenter.backbone.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    encoded = segmenter.extract(rgb)
+    state = segmenter.prepare(encoded)
+    segmenter.segment(state, [center(size)], middle(size))
+    return encoded, {"state": state.nbytes / 2**20, **_peak_mb(device)}
 
 
 @torch.inference_mode()
 def _encode_steps(segmenter: Segmenter, data: bytes, encoded: EncodedImage) -> dict[str, float]:
     device, rgb = segmenter.backbone.device, _decode(data)
-    attention = aggregate(encoded.features, device)
+    made: list[torch.Tensor] = []
     return {
         "decode": timed(device, partial(_decode, data)),
         "features": timed(device, partial(segmenter.backbone.features, rgb)),
-        "aggregate": timed(device, partial(aggregate, encoded.features, device)),
-        "transition": timed(device, partial(relation_of, attention, segmenter.method)),
+        "aggregate": timed(device, lambda: made.append(aggregate(encoded.features, device))),
+        "transition": timed(device, lambda: relation_of(made.pop(), segmenter.method)),
         "upsample_table": timed(device, partial(segmenter.joint_bilateral, encoded)),
         "total": timed(device, lambda: segmenter.encode(_decode(data))),
     }
