@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         40, ge=1, le=512, description="Prompts answered at once; most of them wait for the model"
     )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
+    max_body_bytes: int = Field(
+        32 * 1024**2, ge=64 * 1024, description="Largest request; it holds the task's regions and its data URLs"
+    )
     basic_auth_user: str | None = Field(None, description="User name Label Studio must send; none if unset")
     basic_auth_password: SecretStr | None = Field(None, description="Password that belongs to it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged")

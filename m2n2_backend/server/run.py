@@ -1,9 +1,9 @@
-"""Serve the app with gunicorn: one process of threads, the model made inside of it."""
+"""Serve the app: gunicorn watches one web process, waitress receives requests in it, the model is made in it."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +15,9 @@ from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.server.app import create_app, credentials
+from m2n2_backend.server.logs import log_to_stderr
+from m2n2_backend.server.receiving import Limits
+from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool
 
@@ -22,9 +25,8 @@ logger = logging.getLogger(__name__)
 
 PoolFactory = Callable[[Settings], Pool]
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_WATCHDOG_SECONDS = 300
-# Beside those that may all wait for the model: /health and /setup have one and three seconds to answer.
+_WATCHDOG_SECONDS = 60
+# Beside those that may all wait for the model or for images: /health and /setup have one and three seconds to answer.
 _SPARE_THREADS = 8
 _GRACE_SECONDS = 20
 # For the list of the next tasks, which nobody waits for.
@@ -44,10 +46,9 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
         SystemExit: Otherwise always; the status is 0 after a signal.
     """
     credentials(settings)
-    logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT, stream=sys.stderr, force=True)
-    # One line for every image request would carry addresses; ours say what matters.
-    for name in ("httpcore", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_to_stderr(settings.log_level)
+    if warning := open_to_strangers(settings):
+        logger.warning(warning)
     _Server(settings, pool_factory).run()
 
 
@@ -57,6 +58,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
+        self.limits = Limits(settings.max_body_bytes)
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 
@@ -65,8 +67,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": _bind(self._settings),
             "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._settings.http_threads + _SPARE_THREADS,
+            "worker_class": WebWorker,
+            "threads": 2 * self._settings.http_threads + _SPARE_THREADS,
             "timeout": _WATCHDOG_SECONDS,
             "graceful_timeout": _GRACE_SECONDS,
             "loglevel": "warning",
@@ -100,6 +102,22 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def _close(self, server: Any, worker: Any) -> None:
         while self._open:
             self._open.pop().close()
+
+
+def open_to_strangers(settings: Settings) -> str:
+    """What to warn of where other machines reach this server and need no password; else empty."""
+    try:
+        # A name is looked up when it is bound; "localhost" alone is known to stay here.
+        is_here = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        is_here = False
+    if is_here or settings.basic_auth_user is not None:
+        return ""
+    return (
+        f"{settings.host} is not this machine alone: whoever reaches port {settings.port} can have images read with "
+        "LABEL_STUDIO_API_KEY; set M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, the same at the model in "
+        "Label Studio"
+    )
 
 
 def upcoming_tasks(settings: Settings) -> Upcoming | None:

@@ -46,9 +46,10 @@ def _task_id(value: object) -> object:
 
 
 def _project(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value[:200] if isinstance(value, str) else value
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and re.fullmatch(r"[\w.-]{0,64}", text):
+        return text
+    raise PydanticCustomError("project", "must be a whole number, or letters, digits, ., _ and -, at most 64")
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -68,7 +69,7 @@ TaskId = Annotated[
 Project = Annotated[
     str,
     BeforeValidator(_project),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[\w.-]{1,64}$"}]}),
 ]
 
 
