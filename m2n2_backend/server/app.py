@@ -14,7 +14,6 @@ from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable, SettingsError, Unauthorized
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
 from m2n2_backend.labelstudio.contract.openapi import openapi
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
@@ -120,7 +119,7 @@ class _Routes:
 
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
-        config = parse_label_config(body.label_config)
+        config = self._predictor.configs.read(body.label_config)
         project = body.project or ""
         for warning in config.warnings:
             logger.warning("project %s: %s", project, warning)

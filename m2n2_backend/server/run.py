@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 PoolFactory = Callable[[Settings], Pool]
 
 _WATCHDOG_SECONDS = 60
-# Beside those that may all wait for the model or for images: /health and /setup have one and three seconds to answer.
-_SPARE_THREADS = 8
+# Beside those that may wait for the model, for images, for large bodies and configs: /health has one second to answer.
+_SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
