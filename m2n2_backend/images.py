@@ -74,7 +74,8 @@ def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     with _opened(data, max_pixels) as image:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Some releases of Pillow turn a TIFF by themselves, and its size before its pixels.
-            width, height, orientation = (image.tag_v2.get(tag) for tag in (_WIDTH, _HEIGHT, _ORIENTATION))
+            tags = image.tag_v2
+            width, height, orientation = int(tags[_WIDTH]), int(tags[_HEIGHT]), tags.get(_ORIENTATION)
         else:
             width, height = image.size
             orientation = image.getexif().get(_ORIENTATION) if _tells_orientation(image) else None

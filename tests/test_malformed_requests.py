@@ -169,7 +169,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     ),
     "image is a web page": (payload(POINT, image="/login/"), 424, "LABEL_STUDIO_API_KEY"),
     "image is missing": (payload(POINT, image="/data/upload/1/none.png"), 424, "404 Not Found"),
-    "image is forbidden": (payload(POINT, image="/status/403"), 424, "may not read"),
+    "image is forbidden": (payload(POINT, image="/data/status/403"), 424, "may not read"),
     "image's server fails": (payload(POINT, image="/status/502"), 424, "502 Bad Gateway"),
     "image never ends": (payload(POINT, image="/endless"), 413, "image file is larger"),
     "image drips in": (payload(POINT, image="/slow"), 424, "timed out"),
@@ -212,6 +212,8 @@ BODIES: dict[str, tuple[Any, int, str]] = {
         400,
         "result[0].id must be valid Unicode",
     ),
+    "a project of several lines": (changed(project="1\nCRITICAL: forged"), 400, "project must be a whole number, or"),
+    "a task of several lines": (payload(POINT, id="7\x1b[2J"), 400, "tasks[0].id must be a whole number, or"),
     "a lone surrogate in the config": (
         payload(POINT, config=CONFIG.replace("Dog", "\ud800")),
         422,

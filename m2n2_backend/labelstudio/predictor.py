@@ -101,7 +101,7 @@ class Predictor:
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
-            "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), response %.0f ms",
+            "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms",
             request.project,
             request.task_id,
             len(request.prompts.clicks),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import threading
 import time
@@ -13,13 +12,14 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
-from m2n2_backend.errors import BackboneUnavailable, SettingsError, Unauthorized
+from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
 from m2n2_backend.labelstudio.contract.openapi import openapi
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
+from m2n2_backend.server.access import authorize, credentials
 from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
@@ -84,7 +84,7 @@ class _Routes:
         g.subject = ""
         # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
         if request.path not in _OPEN_ROUTES:
-            self._authorize()
+            authorize(request, self._credentials)
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
@@ -143,20 +143,6 @@ class _Routes:
         g.subject = errors.subject(body)
         return body
 
-    def _authorize(self) -> None:
-        if self._credentials is None:
-            return
-        try:
-            given = request.authorization
-        except ValueError:  # of base64, for what is not even ASCII
-            given = None
-        basic = given is not None and given.type == "basic"
-        user, password = (given.username or "", given.password or "") if basic and given else ("", "")
-        # Both are compared in any case, so that the time does not tell which one was wrong.
-        right_user = _same(user, self._credentials[0])
-        if not (_same(password, self._credentials[1]) and right_user):
-            raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
-
 
 class _Hostnames:
     """The address each project's Label Studio gave itself, for the latest projects only."""
@@ -187,21 +173,3 @@ def _described(status: Status) -> dict[str, str]:
         "device": status.device,
         "detail": status.detail,
     }
-
-
-def credentials(settings: Settings) -> tuple[str, str] | None:
-    """The user name and password that callers must send, None where the server is open.
-
-    Raises:
-        SettingsError: Only one of them is set.
-    """
-    user, password = settings.basic_auth_user, settings.basic_auth_password
-    if user is None and password is None:
-        return None
-    if user is None or password is None:
-        raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together: set both or none")
-    return user, password.get_secret_value()
-
-
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())

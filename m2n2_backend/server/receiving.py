@@ -104,6 +104,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     """One connection."""
 
     task_class = _Task
+    request: _Request | None
     began = 0.0
 
     @property

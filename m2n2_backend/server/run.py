@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,8 @@ from gunicorn.app.base import BaseApplication
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
-from m2n2_backend.server.app import create_app, credentials
+from m2n2_backend.server.access import credentials, open_to_strangers
+from m2n2_backend.server.app import create_app
 from m2n2_backend.server.logs import log_to_stderr
 from m2n2_backend.server.receiving import Limits
 from m2n2_backend.server.web_worker import WebWorker
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 PoolFactory = Callable[[Settings], Pool]
 
 _WATCHDOG_SECONDS = 60
-# Beside those that may wait for the model, for images, for large bodies and configs: /health has one second to answer.
+# Beside those that may wait for the model, for images, large bodies and configs: /health has one second to answer.
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 # For the list of the next tasks, which nobody waits for.
@@ -102,22 +102,6 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def _close(self, server: Any, worker: Any) -> None:
         while self._open:
             self._open.pop().close()
-
-
-def open_to_strangers(settings: Settings) -> str:
-    """What to warn of where other machines reach this server and need no password; else empty."""
-    try:
-        # A name is looked up when it is bound; "localhost" alone is known to stay here.
-        is_here = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        is_here = False
-    if is_here or settings.basic_auth_user is not None:
-        return ""
-    return (
-        f"{settings.host} is not this machine alone: whoever reaches port {settings.port} can have images read with "
-        "LABEL_STUDIO_API_KEY; set M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, the same at the model in "
-        "Label Studio"
-    )
 
 
 def upcoming_tasks(settings: Settings) -> Upcoming | None:

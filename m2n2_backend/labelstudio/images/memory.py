@@ -115,9 +115,7 @@ class RememberingMedia:
     def _place(self, host: str) -> Iterator[None]:
         with self._lock:
             if self._waiting.total() >= self._at_once or self._waiting[host] >= max(1, self._at_once // 2):
-                raise NotReady(
-                    f"busy: {self._waiting[host]} images of this host are being read; click again in a moment"
-                )
+                raise NotReady(f"busy: {self._waiting.total()} clicks wait for images; click again in a moment")
             self._waiting[host] += 1
         try:
             yield
