@@ -71,7 +71,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
         400,
         "params.context.result must be a list",
     ),
-    "far too many prompts": (payload(*[POINT] * 1001), 400, "1001 prompts"),
+    "far too many prompts": (payload(*[POINT] * 1001), 400, "1001 entries"),
     "project is a list": (changed(project=[1]), 400, "project must be"),
     "no label config": (without(changed(), "label_config"), 400, "label_config must be"),
     "label config is null": (changed(label_config=None), 400, "label_config must be"),
