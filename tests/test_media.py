@@ -67,7 +67,7 @@ def test_the_hostname_of_setup_is_not_exempt_from_the_address_policy(studio: Fak
 @pytest.mark.parametrize("address", ["/data/upload/1/a.png", "{url}/data/upload/1/a.png"])
 def test_without_the_setting_the_cure_is_label_studios_url_and_key(studio: FakeLabelStudio, address: str) -> None:
     ref = ImageRef(address.replace("{url}", studio.url), hostname=f"{studio.url}/")
-    with pytest.raises(ImageNotAllowed, match="LABEL_STUDIO_URL .* LABEL_STUDIO_API_KEY") as caught:
+    with pytest.raises(ImageNotAllowed, match=r"LABEL_STUDIO_URL .* LABEL_STUDIO_API_KEY") as caught:
         reader().fetch(ref)
     assert "M2N2_ALLOWED_HOSTS" not in str(caught.value)
 

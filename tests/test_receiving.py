@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -32,13 +33,19 @@ class Web:
         self.port = sock.getsockname()[1]
         self._sockets: dict[int, Any] = {}
         self._stop = threading.Event()
+        self.began = time.time() + 1
         self.listener = Listener(app, sock, Limits(BODY, **limits), threads=2, sockets=self._sockets)
+        self.listener.next_channel_cleanup = math.inf  # time goes by as the tests say
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
     def _loop(self) -> None:
         while not self._stop.is_set():
             wasyncore.loop(timeout=0.5, use_poll=True, map=self._sockets, count=1)
+
+    @property
+    def channels(self) -> list[Any]:
+        return list(self.listener.active_channels.values())
 
     def close(self) -> None:
         self._stop.set()
@@ -69,6 +76,12 @@ def web(**limits: Any) -> Iterator[Web]:
         served.close()
 
 
+@pytest.fixture
+def served() -> Iterator[Web]:
+    with web() as served:
+        yield served
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Waits until something happens."""
     with contextlib.suppress(ConnectionResetError):
@@ -88,22 +101,37 @@ def test_clients_that_never_finish_their_request_keep_nobody_waiting(sent: bytes
         assert served.predict(CLICK)[0] == 200
 
 
+def passed(served: Web, begin: int, end: int) -> None:
+    """Seconds go by."""
+    for second in range(begin, end):
+        served.listener.maintenance(served.began + second)
+    served.listener.pull_trigger()
+
+
 def test_a_request_has_one_time_limit_however_steadily_it_drips_in() -> None:
-    with web(seconds=15.0) as served, served.opened(POST) as slow, served.opened() as silent:
-        began = time.time()
-        while not any(channel.request for channel in list(served.listener.active_channels.values())):
+    with web() as served, served.opened(POST) as slow, served.opened() as silent:
+        while len(served.channels) < 2 or not any(channel.request for channel in served.channels):
             time.sleep(0.01)
-        slow.sendall(b"X-Slow: ")
-        served.listener.maintenance(began + 14)
-        assert not any(channel.will_close for channel in list(served.listener.active_channels.values()))
+        passed(served, 0, 14)
+        assert not any(channel.will_close for channel in served.channels)
         # What arrives just now does not count, but that the request began long ago.
-        for channel in list(served.listener.active_channels.values()):
-            channel.last_activity = began + 30 if channel.request else channel.last_activity
-        served.listener.maintenance(began + 30)
-        served.listener.pull_trigger()
+        for channel in served.channels:
+            channel.last_activity += 30 if channel.request else 0
+        passed(served, 14, 30)
         assert is_closed(slow)
         assert is_closed(silent)
         assert served.is_healthy()
+
+
+def test_time_in_which_the_server_itself_stood_still_is_not_the_clients(served: Web) -> None:
+    with served.opened(POST) as slow:
+        while not any(channel.request for channel in served.channels):
+            time.sleep(0.01)
+        passed(served, 0, 10)
+        passed(served, 60, 64)
+        assert not any(channel.will_close for channel in served.channels)
+        passed(served, 64, 80)
+        assert is_closed(slow)
 
 
 def test_of_too_many_connections_those_that_wait_longest_are_closed() -> None:
@@ -121,7 +149,7 @@ def test_a_body_over_the_limit_is_told_so_once_it_was_sent_and_is_not_kept(frami
     with web() as served, served.opened(POST, framing % (4 * BODY)) as client:
         for _ in range(4):
             client.sendall(bytes(BODY))
-        (channel,) = list(served.listener.active_channels.values())
+        (channel,) = served.channels
         while channel.request is not None and channel.request.refused is None:
             time.sleep(0.01)
         assert channel.request is None or len(channel.request.body_rcv) == 0
@@ -133,7 +161,7 @@ def test_only_so_many_large_bodies_come_in_at_a_time_and_clicks_go_on() -> None:
     large = CLICK + b" " * 200_000
     with web(large=100_000, large_at_once=1) as served:
         with served.opened(POST, b"Content-Length: 200000\r\n\r\n", bytes(10)):
-            while not any(channel.request for channel in list(served.listener.active_channels.values())):
+            while not any(channel.request for channel in served.channels):
                 time.sleep(0.01)
             assert served.predict(large) == (503, "busy with other large requests: try again in a moment")
             assert served.predict(CLICK)[0] == 200

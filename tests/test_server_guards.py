@@ -1,4 +1,5 @@
 import base64
+import gc
 import json
 import logging
 import socket
@@ -209,3 +210,19 @@ def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio
         assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
         studio.held.set()
         assert {one.result()[0] for one in slow} == {424, 503}
+
+
+def test_reading_a_large_body_is_not_slowed_by_the_garbage_collector(client: FlaskClient) -> None:
+    body = b'{"tasks": [{"annotations": [' + b"[]," * 500_000 + b"[]]}]}"
+    runs: list[str] = []
+
+    def count(phase: str, _: object) -> None:
+        runs.append(phase)
+
+    gc.callbacks.append(count)
+    try:
+        assert client.post("/predict", data=body, content_type="application/json").json == {"results": [[]]}
+    finally:
+        gc.callbacks.remove(count)
+    assert gc.isenabled()
+    assert len(runs) < 100  # of 1400

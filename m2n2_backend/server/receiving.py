@@ -140,6 +140,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             sockets: The map that waitress' loop goes over.
         """
         self._limits = limits
+        self._looked_at = 0.0
         places = threading.BoundedSemaphore(limits.large_at_once)
         parser = partial(_Request, limits=limits, places=places)
         self.channel_class = type("Channel", (_Channel,), {"parser_class": parser})
@@ -183,6 +184,12 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             now: ``time.time()``.
         """
         waiting = [channel for channel in list(self.active_channels.values()) if not channel.requests]
+        if (stalled := now - self._looked_at) > 2 * self.adj.cleanup_interval and self._looked_at:
+            # It was this process that had no time to read.
+            for channel in waiting:
+                channel.began += stalled
+                channel.last_activity += stalled
+        self._looked_at = now
         late = [channel for channel in waiting if now - channel.waiting_since > self._limits.seconds]
         for channel in late:
             channel.will_close = True
