@@ -88,7 +88,7 @@ def _known(error: errors.M2N2Error) -> Response:
 def _http(error: HTTPException) -> Response:
     message = error.description or "request failed"
     if isinstance(error, RequestEntityTooLarge):
-        message = f"the request is larger than {request.max_content_length} bytes"
+        message = f"the request is larger than {request.max_content_length} bytes (M2N2_MAX_BODY_BYTES)"
     response = error_response(error.code or 500, type(error).__name__, message)
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):

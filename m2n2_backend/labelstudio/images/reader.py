@@ -18,7 +18,7 @@ from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.download import Clock, shown
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
-from m2n2_backend.labelstudio.images.session import Session, origin, require_port
+from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import SourceImage
 
@@ -194,7 +194,7 @@ class MediaReader:
         try:
             reply = self._session.download(url, known.headers, deadline)
         except ImageNotAllowed as error:
-            if self._session.base is not None or ref.hostname is None or not _is_below(url, ref.hostname):
+            if self._session.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
                 raise
             raise ImageNotAllowed(
                 f"the image is in Label Studio, which says it runs at {shown(httpx.URL(ref.hostname))}: set "
@@ -235,7 +235,7 @@ class MediaReader:
 
         A false hostname gains nothing: the same path could have been given without any.
         """
-        if self._session.base is None or ref.hostname is None or not _is_below(url, ref.hostname):
+        if self._session.base is None or ref.hostname is None or not is_below(url, ref.hostname):
             return url
         name = httpx.URL(ref.hostname)
         path = url.raw_path.decode("ascii")[len(name.path.rstrip("/")) :]
@@ -245,12 +245,3 @@ class MediaReader:
     def _is_local_file(self, url: httpx.URL) -> bool:
         on_label_studio = not (url.scheme or url.raw_host) or self._session.is_label_studio(url)
         return on_label_studio and url.path.rstrip("/").endswith("/data/local-files")
-
-
-def _is_below(url: httpx.URL, hostname: str) -> bool:
-    """Whether an address is on the host, and below the path, that /setup named."""
-    try:
-        named = httpx.URL(hostname)
-        return origin(url) == origin(named) and url.path.startswith(f"{named.path.rstrip('/')}/")
-    except (httpx.InvalidURL, UnicodeError):
-        return False

@@ -45,7 +45,7 @@ class Session:
 
     def is_label_studio(self, url: httpx.URL) -> bool:
         """Whether an address is on the Label Studio of the settings."""
-        return self.base is not None and origin(url) == origin(self.base)
+        return self.base is not None and _origin(url) == _origin(self.base)
 
     def takes_token(self, url: httpx.URL) -> bool:
         """Whether the token is sent to an address: to Label Studio's files alone.
@@ -160,8 +160,16 @@ def require_port(url: httpx.URL) -> None:
         raise httpx.InvalidURL(f"port {url.port} does not exist")
 
 
-def origin(url: httpx.URL) -> Origin:
-    """Scheme, host and port."""
+def is_below(url: httpx.URL, hostname: str) -> bool:
+    """Whether an address is on the host, and below the path, that /setup named."""
+    try:
+        named = httpx.URL(hostname)
+        return _origin(url) == _origin(named) and url.path.startswith(f"{named.path.rstrip('/')}/")
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+
+
+def _origin(url: httpx.URL) -> Origin:
     # The raw host is ASCII: names in other scripts are compared as they are sent.
     return url.scheme, url.raw_host.lower(), _port(url)
 
