@@ -189,12 +189,16 @@ def test_a_failure_names_project_and_task_in_the_log_and_on_the_page(
         assert named in page
 
 
-def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(client: FlaskClient) -> None:
+def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
     config = CONFIG.replace("Cow", "Größe Кошка")
     with serving(client.application) as port:
         status, reason, body = send(port, "POST", "/predict", payload(key_point(label="Größe Кошка"), config=config))
     assert (status, reason.partition(" is not")[0]) == (422, 'label "Grosse Koshka"')
     assert "Größe Кошка" in json.loads(body)["detail"]
+    assert 'label "Größe Кошка" is not' in caplog.text
+    assert "Größe Кошка" in client.get("/", headers={"Accept": "text/html"}).text
 
 
 def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio, pool: DiscPool) -> None:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
@@ -81,7 +80,7 @@ class _Routes:
 
     def start(self) -> None:
         g.started = time.monotonic()
-        g.subject = ""
+        g.subject = g.cause = ""
         # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
         if request.path not in _OPEN_ROUTES:
             authorize(request, self._credentials)
@@ -91,8 +90,7 @@ class _Routes:
         seconds = time.monotonic() - g.started
         self._metrics.observe(route, response.status_code, seconds)
         if request.path in _SHOWN_ROUTES:
-            cause = response.status.partition(" ")[2] if response.status_code >= HTTPStatus.BAD_REQUEST else ""
-            self._recent.add(f"{request.method} {route}", g.subject, response.status_code, cause, seconds)
+            self._recent.add(f"{request.method} {route}", g.subject, response.status_code, g.cause, seconds)
         return response
 
     def index(self) -> Response:

@@ -64,6 +64,7 @@ def error_response(status: int, code: str, message: str) -> Response:
     """
     response = jsonify({"error": code, "detail": message})
     response.status = f"{status} {reason_phrase(message)}"
+    g.cause = message
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="m2n2-backend"'
     return response
@@ -81,7 +82,7 @@ def _known(error: errors.M2N2Error) -> Response:
     response = error_response(status, type(error).__name__, str(error))
     if isinstance(error, errors.NotReady):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    _log(response)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
     return response
 
 
@@ -93,7 +94,7 @@ def _http(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):
             response.headers[name] = value
-    _log(response)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
     return response
 
 
@@ -101,10 +102,6 @@ def _unexpected(error: Exception) -> Response:
     identity = uuid.uuid4().hex[:8]
     logger.error("internal error %s: %s", identity, _request(), exc_info=error)
     return error_response(500, "InternalError", f"internal error {identity}: see the log of the backend")
-
-
-def _log(response: Response) -> None:
-    logger.warning("%s: %s", _request(), response.status)
 
 
 def _request() -> str:

@@ -169,6 +169,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         """Whether a request is being answered, or an answer sent."""
         return any(channel.requests or channel.total_outbufs_len for channel in list(self.active_channels.values()))
 
+    def stop_listening(self) -> None:
+        """Take no more connections."""
+        self.del_channel()
+        self.socket.close()
+
     def handle_accept(self) -> None:
         """Called for each new connection."""
         super().handle_accept()

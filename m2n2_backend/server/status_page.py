@@ -16,6 +16,7 @@ from m2n2_backend.worker.pool import Status, WorkerStats
 KEPT = 50
 """Requests shown."""
 
+_LONGEST = 500
 _QUERY = re.compile(r"\?[^\s)>\"']+")
 _TOKEN = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+|\b[0-9a-fA-F]{32,}\b")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222}
@@ -34,7 +35,7 @@ class Seen:
         route: Method and rule.
         subject: Project and task, as far as the request told.
         status: HTTP status.
-        cause: The reason phrase of a failure, without secrets; empty otherwise.
+        cause: Of a failure, without secrets; empty otherwise.
         milliseconds: Time it took.
     """
 
@@ -55,8 +56,9 @@ class RecentRequests:
 
     def add(self, route: str, subject: str, status: int, cause: str, seconds: float) -> None:
         """Note a request; what looks like a token in its cause is left out."""
+        seen = Seen(time.time(), route, subject, status, without_secrets(cause[:_LONGEST]), 1000.0 * seconds)
         with self._lock:
-            self._seen.appendleft(Seen(time.time(), route, subject, status, without_secrets(cause), 1000.0 * seconds))
+            self._seen.appendleft(seen)
 
     def latest(self) -> list[Seen]:
         """Newest first."""

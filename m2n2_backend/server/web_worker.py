@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from gunicorn.workers.base import Worker
@@ -26,9 +27,11 @@ class WebWorker(Worker):  # type: ignore[misc]
         while self.alive and os.getppid() == self.ppid:
             self._turn(sockets)
         for listener in listeners:
-            listener.accepting = False
+            listener.stop_listening()
         while any(listener.is_busy for listener in listeners):
             self._turn(sockets)
+            for listener in listeners:
+                listener.maintenance(time.time())
 
     def _turn(self, sockets: dict[int, Any]) -> None:
         self.notify()
