@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
-from label_studio_fakes import settings
+from label_studio_fakes import settings, wait_until
 
 from m2n2_backend.errors import ImageUnavailable, NotReady
 from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
@@ -30,14 +29,6 @@ def media(
 ) -> RememberingMedia:
     reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **more))
     return RememberingMedia(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    """The deadline is for a broken build, not for a slow machine."""
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_second_click_downloads_nothing_and_knows_hash_and_size(studio: FakeLabelStudio) -> None:

@@ -3,13 +3,22 @@ import gc
 import json
 import logging
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
 from flask.testing import FlaskClient
-from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, send, serving, settings
+from label_studio_fakes import (
+    CONFIG,
+    CountingMedia,
+    DiscPool,
+    key_point,
+    payload,
+    send,
+    serving,
+    settings,
+    wait_until,
+)
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
@@ -209,8 +218,7 @@ def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio
             threads.submit(send, port, "POST", "/predict", payload(key_point(), image=f"/held/{number}"))
             for number in range(2)
         ]
-        while len(studio.requests) + sum(one.done() for one in slow) < 3:
-            time.sleep(0.01)
+        wait_until(lambda: len(studio.requests) + sum(one.done() for one in slow) == 3)
         assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
         studio.held.set()
         assert {one.result()[0] for one in slow} == {424, 503}
