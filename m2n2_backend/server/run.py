@@ -67,7 +67,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": _bind(self._settings),
             "workers": 1,
-            "worker_class": WebWorker,
+            "worker_class": f"{WebWorker.__module__}.{WebWorker.__name__}",  # as text: older releases take no class
             "threads": 2 * self._settings.http_threads + _SPARE_THREADS,
             "timeout": _WATCHDOG_SECONDS,
             "graceful_timeout": _GRACE_SECONDS,
