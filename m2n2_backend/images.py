@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from m2n2_backend.errors import ImageTooLarge, InvalidImage, M2N2Error
+from m2n2_backend.tiff_tags import bytes_of_tags
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Decoders that are opened; Pillow's others (EPS, PDF, …) widen the surface for no user."""
@@ -20,7 +21,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_SCANS = 100
 """Most passes over the pixels in a JPEG; progressive ones have about ten, and one more may cost 14 bytes."""
 
-_ORIENTATION = 0x0112
+MAX_TAG_BYTES = 16 * 1024**2
+"""Most bytes that the tags of a TIFF, or of EXIF data, refer to."""
+
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
+_TIFF = (b"II", b"MM")
 _JPEG = b"\xff\xd8\xff"
 _SCAN = 0xDA
 _END = 0xD9
@@ -67,11 +72,14 @@ def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
         ImageTooLarge: More than ``max_pixels``, or more passes over them than ``MAX_SCANS``.
     """
     with _opened(data, max_pixels) as image:
-        if image.format == "TIFF":
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Some releases of Pillow turn a TIFF by themselves, and its size before its pixels.
-            return ImageOps.exif_transpose(image).size
-        width, height = image.size
-        turned = _tells_orientation(image) and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            tags = image.tag_v2
+            width, height, orientation = int(tags[_WIDTH]), int(tags[_HEIGHT]), tags.get(_ORIENTATION)
+        else:
+            width, height = image.size
+            orientation = image.getexif().get(_ORIENTATION) if _tells_orientation(image) else None
+        turned = orientation in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 
@@ -82,12 +90,16 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # The pixel limit below is ours and stricter than Pillow's guess at a decompression bomb.
             warnings.simplefilter("ignore")
+            if data.startswith(_TIFF):
+                _require_few_tags(data)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise _too_large(f"image has {width}x{height} pixels", max_pixels)
                 if data.startswith(_JPEG) and data.count(bytes((0xFF, _SCAN))) > MAX_SCANS:
                     _require_few_scans(data)
+                if isinstance(exif := image.info.get("exif"), bytes):
+                    _require_few_tags(exif.removeprefix(b"Exif\0\0"))
                 if any(tile[0] == "bmp_rle" for tile in image.tile):
                     # Decoded pair by pair in Python, which a large file turns into half a minute.
                     raise InvalidImage("run-length encoded BMP is not read: save the image as PNG")
@@ -118,6 +130,11 @@ def _require_few_scans(data: bytes) -> None:
         scans += segment[1][0] == _SCAN
         position = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
     raise ImageTooLarge(f"JPEG with more than {MAX_SCANS} scans: save it again, or as PNG")
+
+
+def _require_few_tags(tiff: bytes) -> None:
+    if bytes_of_tags(tiff) > MAX_TAG_BYTES:
+        raise ImageTooLarge(f"the image's tags have more than {MAX_TAG_BYTES} bytes: save it again, or as PNG")
 
 
 def _tells_orientation(image: Image.Image) -> bool:

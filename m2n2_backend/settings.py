@@ -80,9 +80,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that `serve` binds")
     port: int = Field(9090, ge=1, le=65535, description="Port that `serve` binds")
     http_threads: int = Field(
-        40, ge=1, le=512, description="Prompts answered at once; most of them wait for the model"
+        40,
+        ge=1,
+        le=512,
+        description="Clicks that may wait for the model, and as many for images; one more is told to come back",
     )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
+    max_body_bytes: int = Field(
+        32 * 1024**2, ge=64 * 1024, description="Largest request; it holds the task's regions and its data URLs"
+    )
     basic_auth_user: str | None = Field(None, description="User name Label Studio must send; none if unset")
     basic_auth_password: SecretStr | None = Field(None, description="Password that belongs to it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged")

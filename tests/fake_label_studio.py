@@ -60,8 +60,11 @@ class FakeLabelStudio:
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
         self.kinds: dict[str, str] = {}
-        # The server behind s3:// addresses.
+        # The server behind s3:// addresses, and the tasks it is closed to.
         self.bucket = ""
+        self.denied_tasks: set[int] = set()
+        # Of every version; made of the file if empty.
+        self.etag = ""
         # Each part of an answer that drips in takes a second of it.
         self.clock = Clock()
         self.release = "1.23.2"
@@ -72,6 +75,8 @@ class FakeLabelStudio:
         self.models: dict[int, list[dict[str, Any]]] = {}
         self.tasks: list[dict[str, Any]] = []
         self.declines_predictions = False
+        # What is asked for below /held is answered, with a failure, once this is set.
+        self.held = threading.Event()
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -87,6 +92,7 @@ class FakeLabelStudio:
 
     def close(self) -> None:
         self._stop.set()
+        self.held.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -247,8 +253,16 @@ class FakeLabelStudio:
         _, first, *rest = path.split("/")
         refusal = self._refusal(to.headers.get("Authorization", "")) if first in ("data", "tasks") else ""
         answers: dict[str, Callable[[], None]] = {
-            "data": lambda: self._found(to, rest[-1] or query["d"]),
-            "tasks": lambda: self._redirect(to, f"{self.bucket}/open/a.png?X-Amz-Signature=bucketsecret"),
+            "data": lambda: (
+                self._reply(to, int(rest[1]), b"", "text/plain")
+                if rest[0] == "status"
+                else self._found(to, rest[-1] or query["d"])
+            ),
+            "tasks": lambda: (
+                self._reply(to, 403, b"", "text/plain")
+                if int(rest[0]) in self.denied_tasks
+                else self._redirect(to, f"{self.bucket}/open/a.png?X-Amz-Signature=bucketsecret")
+            ),
             "open": lambda: self._found(to, "a.png"),
             "file": lambda: self._found(to, rest[0]),
             "versioned": lambda: self._versioned(to, self.files[rest[0]]),
@@ -260,6 +274,7 @@ class FakeLabelStudio:
             "gzip": lambda: self._head(to, 200, {"Content-Encoding": "gzip"}),
             "broken": lambda: to.wfile.write(b"no HTTP\r\n\r\n") and None,
             "endless": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536, seconds=0.0),
+            "held": lambda: (self.held.wait(20), self._reply(to, 503, b"", "text/plain"))[1],
             "slow": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
             "slow-headers": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\nX-Long: ", b"x"),
             "hints": lambda: self._drip(to, b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"),
@@ -277,7 +292,7 @@ class FakeLabelStudio:
 
     def _versioned(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
         """As a bucket serves files: 304 to whoever names the version there is."""
-        etag = f'"{hash(file)}"'
+        etag = self.etag or f'"{hash(file)}"'
         unchanged = to.headers.get("If-None-Match") == etag
         body = b"" if unchanged else file
         self._head(to, 304 if unchanged else 200, {"ETag": etag, "Content-Length": str(len(body))})

@@ -55,6 +55,27 @@ def test_a_cache_folder_that_cannot_be_made_is_named(folder: Path) -> None:
     assert "M2N2_CACHE_DIR" in check.cure
 
 
+@pytest.mark.parametrize(
+    ("host", "given", "is_open"),
+    [
+        ("127.0.0.1", {}, False),
+        ("::1", {}, False),
+        ("localhost", {}, False),
+        ("127.8.8.8", {}, False),
+        ("0.0.0.0", {}, True),
+        ("192.168.1.4", {}, True),
+        ("backend", {}, True),
+        ("0.0.0.0", {"basic_auth_user": "u", "basic_auth_password": "p"}, False),
+    ],
+)
+def test_a_server_that_other_machines_reach_without_a_password_is_warned_of(
+    folder: Path, host: str, given: dict[str, str], is_open: bool
+) -> None:
+    check = checks(folder, host=host, **given).get("access")
+    assert (check is not None) == is_open
+    assert check is None or (check.state == "warn" and "M2N2_BASIC_AUTH_USER" in check.cure)
+
+
 def test_a_port_in_use_is_named(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -23,7 +23,10 @@ from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
         ("/login/", "424 Label Studio answered with a web page"),
         ("/status/500", "424 image download failed: 500 Internal Server Error"),
         ("/status/206", "424 image download failed: 206"),
-        ("/status/403", "424 Label Studio refused the image (403): the user of LABEL_STUDIO_API_KEY may not read"),
+        (
+            "/data/status/403",
+            "424 Label Studio refused the image (403): the user of LABEL_STUDIO_API_KEY",
+        ),
         ("/data/upload/1/none.png?X-Amz-Signature=secret", "424 image download failed: 404 Not Found from http://"),
     ],
 )

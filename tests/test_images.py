@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageFile, TiffImagePlugin
 
 from m2n2_backend.errors import ImageTooLarge, InvalidImage
 from m2n2_backend.images import FORMATS, decode_image, natural_size
+from m2n2_backend.tiff_tags import bytes_of_tags
 
 LIMIT = 10_000
 
@@ -237,3 +238,54 @@ def test_as_many_pixels_as_allowed_are_decoded() -> None:
 def test_a_size_of_nothing_is_an_invalid_image() -> None:
     with pytest.raises(InvalidImage):
         decode_image(png_header(0, 5), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_size_is_read_without_the_pixels(
+    kind: str, orientation: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, object] = {"compression": "tiff_adobe_deflate"} if kind == "TIFF" else {}
+    if orientation is not None:
+        if kind in ("BMP", "GIF"):
+            return  # have none
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    data = encoded(photograph(), kind, **options)
+    height, width = decode_image(data, max_pixels=LIMIT).shape[:2]
+
+    def refused(*_: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    for cls in (ImageFile.ImageFile, TiffImagePlugin.TiffImageFile, GifImagePlugin.GifImageFile, Image.Image):
+        monkeypatch.setattr(cls, "load", refused)
+    assert natural_size(data, max_pixels=LIMIT) == (width, height)
+
+
+def tags_of_the_same_bytes(count: int, size: int) -> bytes:
+    """A TIFF's header and directory; each tag names the file's end."""
+    entries = b"".join(struct.pack("<HHII", 1000 + tag, 7, size, 8) for tag in range(count))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", count) + entries + bytes(4) + bytes(size)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_tags_that_name_the_same_bytes_again_and_again_are_not_read(big: bool) -> None:
+    data = tags_of_the_same_bytes(1000, 100_000)
+    if big:
+        entries = b"".join(struct.pack(">HHQQ", 1000 + tag, 7, 100_000, 16) for tag in range(1000))
+        data = b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, 1000) + entries + bytes(100_000)
+    with pytest.raises(ImageTooLarge, match="tags"):
+        natural_size(data, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_tags_that_name_the_same_bytes_are_not_read(kind: str) -> None:
+    exif = b"Exif\0\0" + tags_of_the_same_bytes(2000, 20_000)
+    with pytest.raises(ImageTooLarge, match="tags"):
+        natural_size(encoded(photograph(), kind, exif=exif), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff\0\0"])
+def test_tags_of_a_broken_file_are_nothing(data: bytes) -> None:
+    assert bytes_of_tags(data) == 0

@@ -19,7 +19,8 @@ SHARED = BASE | {"images", "settings"}
 ALLOWED = {
     "errors": set(),
     "prompts": {"errors"},
-    "images": {"errors"},
+    "tiff_tags": set(),
+    "images": {"errors", "tiff_tags"},
     "resources": set(),
     "overlay": {"prompts"},
     "settings": {"errors", "m2n2"},  # the method as the product runs it

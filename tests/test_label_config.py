@@ -4,7 +4,8 @@ import pytest
 from label_studio_fakes import CONFIG, labels
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config import MAX_CHARS, parse_label_config
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
 
 SHIPPED = Path(__file__).parent.parent / "label_config"
 IMAGE = '<Image name="image" value="$image"/>'

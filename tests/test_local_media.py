@@ -1,5 +1,6 @@
 import base64
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def test_a_data_url_is_decoded() -> None:
 def test_a_data_url_that_is_no_base64_is_refused(url: str) -> None:
     with pytest.raises(InvalidImage, match="data URL"):
         reader().fetch(ImageRef(url))
+
+
+def test_escapes_that_nobody_needs_are_refused_before_each_of_them_becomes_an_object() -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidImage, match="data URL"):
+        reader().fetch(ImageRef("data:image/png;base64," + "%41" * 1_000_000))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5 * 3_000_000
 
 
 @pytest.mark.parametrize("size", [1025, 100_000])

@@ -64,6 +64,42 @@ def test_the_hostname_of_setup_is_not_exempt_from_the_address_policy(studio: Fak
     assert studio.requests == []
 
 
+@pytest.mark.parametrize("address", ["/data/upload/1/a.png", "{url}/data/upload/1/a.png"])
+def test_without_the_setting_the_cure_is_label_studios_url_and_key(studio: FakeLabelStudio, address: str) -> None:
+    ref = ImageRef(address.replace("{url}", studio.url), hostname=f"{studio.url}/")
+    with pytest.raises(ImageNotAllowed, match=r"LABEL_STUDIO_URL .* LABEL_STUDIO_API_KEY") as caught:
+        reader().fetch(ref)
+    assert "M2N2_ALLOWED_HOSTS" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "/studio"])
+def test_label_studio_under_the_name_it_gives_itself_is_asked_where_the_setting_says(
+    studio: FakeLabelStudio, prefix: str
+) -> None:
+    ref = ImageRef(
+        f"http://localhost:8080{prefix}/data/local-files/?d=a.png", hostname=f"http://localhost:8080{prefix}/"
+    )
+    assert reader(studio, LEGACY).fetch(ref).data == png()
+    assert studio.paths() == ["/data/local-files/?d=a.png"]
+    assert studio.tokens("/") == [f"Token {LEGACY}"]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        ImageRef("http://localhost:8080/data/a.png"),
+        ImageRef("http://localhost:8080/data/a.png", hostname="http://localhost:8081"),
+        ImageRef("http://localhost:8080/data/a.png", hostname="http://localhost:8080/studio"),
+        ImageRef("http://localhost:8080/api/projects/7/next", hostname="http://localhost:8080"),
+        ImageRef("http://localhost:8080/data/a.png", hostname="http://[::1"),
+    ],
+)
+def test_other_addresses_are_not_taken_for_label_studios(studio: FakeLabelStudio, ref: ImageRef) -> None:
+    with pytest.raises(ImageNotAllowed, match="M2N2_ALLOWED_HOSTS"):
+        reader(studio, LEGACY).fetch(ref)
+    assert studio.requests == []
+
+
 def test_the_setting_wins_over_the_hostname_of_setup(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:
     reader(studio, LEGACY).fetch(ImageRef(UPLOAD, hostname=elsewhere.url))
     assert elsewhere.requests == []

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
-from label_studio_fakes import settings
+from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
+from label_studio_fakes import settings, wait_until
 
-from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.errors import ImageUnavailable, NotReady
+from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = ImageRef("/data/upload/1/a.png")
 
 
-def media(studio: FakeLabelStudio, fresh_seconds: float = 300.0) -> RememberingMedia:
-    reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY))
-    return RememberingMedia(reader, fresh_seconds=fresh_seconds)
+def media(
+    studio: FakeLabelStudio,
+    fresh_seconds: float = 300.0,
+    *,
+    at_once: int = 40,
+    clock: Clock | None = None,
+    **more: Any,
+) -> RememberingMedia:
+    reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **more))
+    return RememberingMedia(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
 
 
 def test_the_second_click_downloads_nothing_and_knows_hash_and_size(studio: FakeLabelStudio) -> None:
@@ -83,14 +92,94 @@ def test_twenty_requests_for_one_address_are_one_download(studio: FakeLabelStudi
     assert len(studio.paths()) == 1
 
 
-def test_a_failure_is_not_remembered(studio: FakeLabelStudio) -> None:
-    remembering = media(studio)
+def test_a_failure_answers_for_a_few_seconds_and_no_longer(studio: FakeLabelStudio) -> None:
+    clock = Clock()
+    remembering = media(studio, clock=clock)
     file = studio.files.pop("a.png")
-    with pytest.raises(ImageUnavailable, match="404"):
-        remembering.fetch(UPLOAD)
+    for _ in range(3):
+        with pytest.raises(ImageUnavailable, match="404"):
+            remembering.fetch(UPLOAD)
+    assert len(studio.paths()) == 1
     studio.files["a.png"] = file
+    clock.ahead = FAILURE_SECONDS + 1
 
     assert remembering.fetch(UPLOAD).data == file
+
+
+def test_clicks_on_one_hanging_address_share_one_download_and_its_outcome(studio: FakeLabelStudio) -> None:
+    remembering = media(studio)
+    with ThreadPoolExecutor(5) as threads:
+        clicks = [threads.submit(remembering.fetch, ImageRef("/held/a.png")) for _ in range(5)]
+        wait_until(lambda: remembering._waiting.total() == 5 and studio.requests)
+        studio.held.set()
+        errors = [click.exception() for click in clicks]
+
+    assert {type(error) for error in errors} == {ImageUnavailable}
+    assert len({str(error) for error in errors}) == 1
+    assert len({id(error) for error in errors}) == 5
+    assert studio.paths() == ["/held/a.png"]
+
+
+def test_a_click_that_waits_for_anothers_download_gives_up_at_its_own_deadline(studio: FakeLabelStudio) -> None:
+    remembering = media(studio)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(remembering.fetch, ImageRef("/held/a.png"))
+        wait_until(lambda: studio.requests)
+        with pytest.raises(ImageUnavailable, match="timed out"):
+            remembering.fetch(ImageRef("/held/a.png"), deadline=time.monotonic())
+        studio.held.set()
+        assert isinstance(first.exception(), ImageUnavailable)
+
+
+def test_a_host_that_hangs_takes_half_of_the_places_and_known_images_need_none(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio
+) -> None:
+    remembering = media(studio, at_once=4, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    remembering.fetch(UPLOAD)
+    with ThreadPoolExecutor(4) as threads:
+        hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(2)]
+        wait_until(lambda: len(elsewhere.requests) == 2)
+        with pytest.raises(NotReady, match="2 clicks wait for images"):
+            remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
+        assert remembering.fetch(ImageRef("/open/a.png")).data == png()
+        hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(2)]
+        wait_until(lambda: remembering._waiting.total() == 4)
+        with pytest.raises(NotReady, match="4 clicks wait for images"):
+            remembering.fetch(ImageRef("/data/upload/1/other.png"))
+        assert remembering.fetch(UPLOAD, data_needed=False).size == (WIDTH, HEIGHT)
+        elsewhere.held.set()
+        studio.held.set()
+        assert all(isinstance(one.exception(), ImageUnavailable) for one in hanging)
+    assert remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png")).data == png()
+
+
+def test_a_file_in_a_bucket_is_remembered_for_the_task_that_label_studio_allowed_it(studio: FakeLabelStudio) -> None:
+    remembering = media(studio)
+    studio.bucket = studio.url
+    allowed, denied = (ImageRef("s3://bucket/secret.png", task_id=task) for task in (1, 2))
+    studio.denied_tasks = {2}
+    assert remembering.fetch(allowed).data == png()
+    with pytest.raises(ImageUnavailable, match="403"):
+        remembering.fetch(denied)
+    assert remembering.fetch(allowed, data_needed=False).data is None
+
+
+@pytest.mark.parametrize("etag", ['"\u00e4\u00ff"', '"' + "x" * 10_000 + '"'])
+def test_whatever_a_server_calls_a_version_it_is_asked_about(studio: FakeLabelStudio, etag: str) -> None:
+    remembering = media(studio, fresh_seconds=0.0)
+    studio.etag = etag
+    ref = ImageRef("/versioned/a.png")
+    first = remembering.fetch(ref, data_needed=False)
+
+    assert remembering.fetch(ref, data_needed=False).key == first.key
+    # A very long one is not kept.
+    assert remembering.revalidations == (1 if len(etag) < 100 else 0)
+
+
+def test_what_is_remembered_of_a_long_address_is_short(studio: FakeLabelStudio) -> None:
+    remembering = media(studio)
+    remembering.fetch(ImageRef("/open/a.png?" + "x" * 50_000))
+    assert all(len(key) == 32 for key in remembering._known)
 
 
 def test_data_urls_are_read_each_time_from_the_task(studio: FakeLabelStudio) -> None:

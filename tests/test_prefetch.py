@@ -13,7 +13,7 @@ from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, setting
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef
-from m2n2_backend.labelstudio.prefetch import MAX_WAITING, REPEAT_SECONDS, Prefetcher
+from m2n2_backend.labelstudio.prefetch import MAX_WAITING, MAX_WAITING_CHARS, REPEAT_SECONDS, Prefetcher
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.pool import SourceImage
 
@@ -47,10 +47,12 @@ class TellingPool(DiscPool):
     def __init__(self) -> None:
         super().__init__()
         self.handed: Queue[SourceImage] = Queue()
+        self.takes = True
 
     def prefetch(self, image: SourceImage) -> bool:
+        takes = self.takes
         self.handed.put(image)
-        return super().prefetch(image)
+        return super().prefetch(image) and takes
 
     def wait(self, count: int = 1) -> None:
         for _ in range(count):
@@ -86,7 +88,7 @@ def prefetcher(pool: TellingPool, media: GatedMedia, clock: Clock) -> Iterator[P
 
 def opened(prefetcher: Prefetcher, *numbers: int, project: str = "1") -> None:
     for number in numbers:
-        prefetcher.opened(task(number), CONFIG, project=project, hostname=None)
+        prefetcher.opened(ImageRef(f"/data/upload/{number}.png", number), "image", project=project)
 
 
 def opened_while_the_first_is_read(prefetcher: Prefetcher, media: GatedMedia, *numbers: int, project: str) -> None:
@@ -205,13 +207,49 @@ def test_a_batch_of_tasks_without_prompts_reads_nothing(
 
 
 @pytest.mark.parametrize(
-    ("opened_task", "config"),
-    [({"id": 1}, CONFIG), ({"id": 1, "data": {"image": 5}}, CONFIG), (task(1), "<View/>"), (task(1), None)],
+    ("data", "config"), [({}, CONFIG), ({"image": 5}, CONFIG), (None, CONFIG), ({"image": "/a.png"}, "<View/>")]
 )
-def test_whatever_a_request_holds_the_prefetcher_goes_on(
-    opened_task: dict[str, Any], config: Any, prefetcher: Prefetcher, pool: TellingPool
+def test_a_task_whose_image_cannot_be_told_is_answered_and_not_prefetched(
+    data: Any, config: str, prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
 ) -> None:
-    prefetcher.opened(opened_task, config, project="", hostname=None)
-    opened(prefetcher, 12, project="")
+    client = create_app(settings(), pool, media, prefetcher).test_client()
+    body = {"tasks": [{"id": 1, "data": data}], "label_config": config}
 
+    assert client.post("/predict", json=body).json == {"results": [[]]}
+    opened(prefetcher, 12, project="")
     pool.wait()
+    assert media.tasks == [12]
+
+
+def test_an_image_that_could_not_be_read_or_was_not_taken_is_tried_again_at_once(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
+) -> None:
+    media.fail = True
+    opened(prefetcher, 7, project="")
+    assert media.asked.get(timeout=20)[0].task_id == 7
+    media.fail = False
+    pool.takes = False
+    opened(prefetcher, 7, project="")
+    pool.wait()
+    pool.takes = True
+    opened(prefetcher, 7, project="")
+    pool.wait()
+
+    assert media.tasks == [7, 7]
+
+
+def test_whole_images_in_the_addresses_are_not_kept(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
+) -> None:
+    media.gate.clear()
+    opened(prefetcher, 1, project="")
+    assert media.asked.get(timeout=20)[0].task_id == 1
+    for number in range(8):
+        url = f"data:image/png;base64,{number}{'A' * (MAX_WAITING_CHARS // 4)}"
+        prefetcher.opened(ImageRef(url, number), "image", project="")
+    assert sum(len(one.ref.url) for one in prefetcher._waiting) <= MAX_WAITING_CHARS
+    media.gate.set()
+    pool.wait(1 + 3)
+
+    assert all(len(key) == 32 for key in prefetcher._seen)
+    assert not prefetcher._waiting

@@ -223,6 +223,17 @@ def test_a_coordinate_that_is_no_number_is_named_by_its_path(axis: str, value: A
         parse(item)
 
 
+@pytest.mark.parametrize(("x", "y"), [(-1e-15, 50), (50, -1e-15), (100.00000000000001, 50), (50, 100.00000000000001)])
+def test_rounding_does_not_put_a_point_outside(x: float, y: float) -> None:
+    prompts = parse(key_point(x, y)).prompts
+    assert prompts.clicks[0].x == (0 if x < 0 else WIDTH - 1 if x > 99 else WIDTH // 2)
+
+
+@pytest.mark.parametrize("value", [(-1e-15, 10, 50, 50), (10, -0.005, 50, 50), (50, 50, 50.000000001, 50.005)])
+def test_rounding_does_not_put_a_rectangle_outside(value: tuple[float, ...]) -> None:
+    assert parse(rectangle(*value)).prompts.boxes
+
+
 @pytest.mark.parametrize(("x", "y"), [(-0.001, 50), (50, 100.001), (1e300, 50), (50, -1e300)])
 def test_a_point_outside_of_the_image_is_named(x: float, y: float) -> None:
     with pytest.raises(InvalidPrompt, match=r"result\[0\]\.value: coordinate .* outside the image"):

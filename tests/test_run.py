@@ -1,53 +1,105 @@
+"""The server as it is started from the command line: it says where it is, and goes when it is told to."""
+
+from __future__ import annotations
+
+import base64
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from label_studio_fakes import (
-    key_point,
-    payload,
-)
+from fake_label_studio import png
+from label_studio_fakes import DiscPool, key_point, payload, settings
+
+from m2n2_backend.server.run import _Server
 
 SCRIPT = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 from label_studio_fakes import DiscPool, settings
 from m2n2_backend.server.run import serve
 
 class Loud(DiscPool):
+    def segment(self, *args, **kwargs):
+        print("segmenting", file=sys.stderr, flush=True)
+        time.sleep(1)
+        return super().segment(*args, **kwargs)
+
     def close(self):
         print("pool closed", file=sys.stderr, flush=True)
 
-serve(settings(port=int(sys.argv[2])), lambda settings: Loud())
+serve(settings(port=int(sys.argv[2]), host=sys.argv[3]), lambda settings: Loud())
 """
+PIXELS = "data:image/png;base64," + base64.b64encode(png()).decode()
 
 
-def test_serve_answers_says_where_it_listens_and_closes_the_model_on_a_signal() -> None:
+@contextmanager
+def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and the address at which it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(port)]
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(port), host]
+    url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 120
             while True:
                 try:
-                    answer = httpx.post(f"http://127.0.0.1:{port}/predict", json=payload(key_point(150, 0)))
+                    httpx.get(f"{url}/health")
                     break
                 except httpx.HTTPError:
                     assert time.monotonic() < deadline
                     assert process.poll() is None
                     time.sleep(0.1)
-            assert answer.status_code == 422
-            assert "coordinate 150" in answer.reason_phrase
+            yield process, url
         finally:
-            process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=120)
+            process.kill()
+
+
+def stopped(process: subprocess.Popen[str]) -> str:
+    """What it wrote until it was gone."""
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert f"listening on http://127.0.0.1:{port}, backbone discs" in log
-    assert "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false" in log
-    assert "pool closed" in log
     assert "Traceback" not in log
+    return log
+
+
+def test_serve_answers_says_where_it_listens_and_closes_the_model_on_a_signal() -> None:
+    with running() as (process, url):
+        answer = httpx.post(f"{url}/predict", json=payload(key_point(150, 0)))
+        assert answer.status_code == 422
+        assert "coordinate 150" in answer.reason_phrase
+        assert httpx.get(f"{url}/none%0ACRITICAL%20forged%1B[2J").status_code == 404
+        log = stopped(process)
+    assert f"listening on {url}, backbone discs" in log
+    assert "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false" in log
+    assert "M2N2_BASIC_AUTH_USER" not in log
+    assert "pool closed" in log
+    assert "GET /none\\nCRITICAL forged\\x1b[2J: 404 " in log
+    assert "\x1b" not in log
+
+
+def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
+    with running("0.0.0.0") as (process, url), ThreadPoolExecutor(1) as threads:
+        click = threads.submit(httpx.post, f"{url}/predict", json=payload(key_point(), image=PIXELS), timeout=120)
+        assert process.stderr is not None
+        before = ""
+        while "segmenting" not in before:
+            before += process.stderr.readline()
+        stopped(process)
+        assert click.result().json()["results"][0]["result"]
+    assert "whoever reaches 0.0.0.0" in before
+    assert "M2N2_BASIC_AUTH_USER" in before
+
+
+def test_a_web_process_that_hangs_is_killed_after_a_minute() -> None:
+    assert _Server(settings(), lambda _: DiscPool()).cfg.timeout == 60

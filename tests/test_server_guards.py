@@ -1,14 +1,28 @@
 import base64
+import gc
+import json
 import logging
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_label_studio import FakeLabelStudio
+from fake_label_studio import LEGACY, FakeLabelStudio
 from flask.testing import FlaskClient
-from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, serving, settings
+from label_studio_fakes import (
+    CONFIG,
+    CountingMedia,
+    DiscPool,
+    key_point,
+    payload,
+    send,
+    serving,
+    settings,
+    wait_until,
+)
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
-from m2n2_backend.server.app import MAX_BODY_BYTES, create_app
+from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 
 
@@ -57,7 +71,8 @@ def test_every_kind_of_error_has_a_status() -> None:
     [
         ("plain", "plain"),
         ("two\r\nSet-Cookie: a=b", "two Set-Cookie: a=b"),
-        ("größe … \x00\x7f 😀 \ud800", "gr??e ... ? ?"),
+        ("größe … \x00\x7f \ud800", "grosse ..."),
+        ('label "Кошка" or "猫" is not there', 'label "Koshka" or "Mao" is not there'),
         ("tab\tand  spaces", "tab and spaces"),
     ],
 )
@@ -94,6 +109,7 @@ CREDENTIALS = {"basic_auth_user": "annotator", "basic_auth_password": "pässword
         "Basic " + base64.b64encode(b"annotator").decode(),
         "Basic " + base64.b64encode(b"annotator:wrong").decode(),
         "Basic " + base64.b64encode(b"x:p\xe4ssword").decode(),
+        "Basic \xff",
     ],
 )
 def test_basic_auth_guards_every_route_but_the_webhook(
@@ -147,6 +163,78 @@ def test_a_body_over_the_limit_is_refused_by_its_announcement(pool: DiscPool) ->
     ):
         sock.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+            b"Content-Length: %d\r\n\r\n" % (settings().max_body_bytes + 1)
         )
         assert sock.recv(200).startswith(b"HTTP/1.1 413 the request is larger than ")
+
+
+@pytest.mark.parametrize("body", [b"[" * 1_000_001, b'{"tasks":' + b"[]," * 1_000_001, b'{"a":' * 1_000_001])
+def test_a_body_of_millions_of_lists_is_refused_before_it_is_parsed(client: FlaskClient, body: bytes) -> None:
+    answer = client.post("/predict", data=body, content_type="application/json")
+    assert answer.status == "400 the request has more than 1000000 lists and objects"
+
+
+def test_what_only_the_standard_librarys_parser_takes_is_read(client: FlaskClient) -> None:
+    body = b'{"tasks": [{"id": 1, "data": {"text": "\\ud800"}}]}'
+    assert client.post("/predict", data=body, content_type="application/json").json == {"results": [[]]}
+
+
+def test_a_failure_names_project_and_task_in_the_log_and_on_the_page(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = payload(key_point(label="Cow"), id=4711)
+    with caplog.at_level(logging.INFO):
+        client.post("/predict", json=body)
+        client.post("/predict", json=payload(key_point(), id="a-7"))
+        client.post("/predict", json={**payload(key_point(50, 200)), "project": "3.17"})
+        client.post("/predict", json={"tasks": [{"id": [1]}], "project": {}})
+    first, second, third, fourth = [record.getMessage() for record in caplog.records]
+    assert first.startswith('POST /predict (project 1.1795354407, task 4711): 422 label "Cow" is not in')
+    assert second.startswith("project 1.1795354407, task a-7: 1 clicks")
+    assert third.startswith("POST /predict (project 3.17, task 7): 422 ")
+    assert fourth.startswith("POST /predict: 400 ")
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    for named in ("project 1.1795354407, task 4711", "project 1.1795354407, task a-7", "project 3.17, task 7"):
+        assert named in page
+
+
+def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = CONFIG.replace("Cow", "Größe Кошка")
+    with serving(client.application) as port:
+        status, reason, body = send(port, "POST", "/predict", payload(key_point(label="Größe Кошка"), config=config))
+    assert (status, reason.partition(" is not")[0]) == (422, 'label "Grosse Koshka"')
+    assert "Größe Кошка" in json.loads(body)["detail"]
+    assert 'label "Größe Кошка" is not' in caplog.text
+    assert "Größe Кошка" in client.get("/", headers={"Accept": "text/html"}).text
+
+
+def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio, pool: DiscPool) -> None:
+    ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, http_threads=2, download_timeout=20)
+    with serving(create_app(ours, pool, RememberingMedia.of(ours))) as port, ThreadPoolExecutor(2) as threads:
+        assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
+        slow = [
+            threads.submit(send, port, "POST", "/predict", payload(key_point(), image=f"/held/{number}"))
+            for number in range(2)
+        ]
+        wait_until(lambda: len(studio.requests) + sum(one.done() for one in slow) == 3)
+        assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
+        studio.held.set()
+        assert {one.result()[0] for one in slow} == {424, 503}
+
+
+def test_reading_a_large_body_is_not_slowed_by_the_garbage_collector(client: FlaskClient) -> None:
+    body = b'{"tasks": [{"annotations": [' + b"[]," * 500_000 + b"[]]}]}"
+    runs: list[str] = []
+
+    def count(phase: str, _: object) -> None:
+        runs.append(phase)
+
+    gc.callbacks.append(count)
+    try:
+        assert client.post("/predict", data=body, content_type="application/json").json == {"results": [[]]}
+    finally:
+        gc.callbacks.remove(count)
+    assert gc.isenabled()
+    assert len(runs) < 100  # of 1400

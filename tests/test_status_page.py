@@ -77,7 +77,7 @@ def test_labels_cannot_write_html_into_the_page(client: FlaskClient) -> None:
 )
 def test_tokens_are_left_out(secret: str) -> None:
     recent = RecentRequests()
-    recent.add("POST /predict", 424, secret, 0.1)
+    recent.add("POST /predict", "task 7", 424, secret, 0.1)
 
     assert "bucketsecret" not in recent.latest()[0].cause
     assert "0123456789abcdef" not in recent.latest()[0].cause
@@ -87,7 +87,7 @@ def test_tokens_are_left_out(secret: str) -> None:
 def test_only_the_latest_requests_are_kept() -> None:
     recent = RecentRequests()
     for index in range(KEPT + 5):
-        recent.add("POST /predict", 200, "", index)
+        recent.add("POST /predict", "", 200, "", index)
 
     assert len(recent.latest()) == KEPT
     assert recent.latest()[0].milliseconds == 1000.0 * (KEPT + 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from typing import Any
@@ -93,9 +94,53 @@ def test_a_missing_or_wrong_token_is_explained_without_showing_it(
 def test_the_token_never_reaches_another_host(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:
     media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
     media.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
-    media.fetch(ImageRef(f"{studio.url}/away?to={elsewhere.url}/open/a.png"))
+    studio.bucket = elsewhere.url
+    media.fetch(ImageRef("s3://bucket/a.png", task_id=7))
     assert elsewhere.tokens("/") == [None, None]
-    assert studio.tokens("/away") == [f"Token {LEGACY}"]
+    assert studio.tokens("/tasks") == [f"Token {LEGACY}"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/projects/7/next",
+        "/api/projects/7/export?exportType=JSON",
+        "/data/../api/projects/7/next",
+        "/data/%2e%2e/api/projects/7/next",
+        "/data/%252e%252e/api/projects/7/next",
+        "/data/..%5capi/projects/7/next",
+        "/tasks/7/presign/../../../api/projects/7/next",
+        "/projects/7/data/",
+        "/away?to=/api/projects/7/next",
+        "/data",
+        "/database",
+    ],
+)
+def test_the_token_is_sent_to_files_alone_also_after_a_redirect(studio: FakeLabelStudio, path: str) -> None:
+    with pytest.raises(ImageUnavailable, match=r"no path of its files|404"):
+        reader(studio, LEGACY).fetch(ImageRef(path))
+    assert studio.requests
+    assert set(studio.tokens("/")) == {None}
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/a.png", "/data/local-files/?d=a.png", "/tasks/7/resolve/?fileuri=czM6", "/projects/7/presign/"]
+)
+def test_label_studios_files_are_asked_for_with_the_token(studio: FakeLabelStudio, path: str) -> None:
+    studio.bucket = studio.url
+    with contextlib.suppress(ImageUnavailable):  # not every one is there
+        reader(studio, LEGACY).fetch(ImageRef(path))
+    assert studio.requests[0][1]["Authorization"] == f"Token {LEGACY}"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_sent"), [("/studio/data/a.png", True), ("/data/a.png", True), ("/studio/api/x", False)]
+)
+def test_a_label_studio_below_a_path_gets_the_token_there(studio: FakeLabelStudio, path: str, is_sent: bool) -> None:
+    media = MediaReader(settings(label_studio_url=f"{studio.url}/studio", label_studio_api_key=LEGACY))
+    with pytest.raises(ImageUnavailable):
+        media.fetch(ImageRef(path))
+    assert studio.tokens("/studio") == [f"Token {LEGACY}" if is_sent else None]
 
 
 def test_the_token_returns_after_a_redirect_back(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from itertools import islice
 from typing import Any
 
-from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, NotReady
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error, NotReady
+from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
-from m2n2_backend.worker.pool import Pool, Subject
+from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,12 @@ class Predictor:
         Args:
             pool: The model.
             media: Where images are read.
-            at_once: Most objects that are segmented at a time; one more is told to come back. A server keeps more
-                threads than that, so that waiting for the model never blocks what must be answered at once.
+            at_once: Most objects that the model is asked for at a time; one more is told to come back. A server keeps
+                more threads than that, so that waiting for the model never blocks what must be answered at once.
             prefetcher: Told of opened tasks.
         """
         self.pool = pool
+        self.configs = LabelConfigs()
         self._media = media
         self._at_once = at_once
         self._prefetcher = prefetcher
@@ -43,7 +45,7 @@ class Predictor:
 
         Args:
             request: Without prompts every task is answered with an empty list at once, before the config, an image or
-                the model is touched.
+                the model is touched; a server's prefetcher is told of a single one.
             hostname: The address /setup gave, used for relative image addresses where no setting is.
             deadline: ``time.monotonic()`` after which nobody waits for the answer.
 
@@ -55,25 +57,32 @@ class Predictor:
             M2N2Error: Of the kinds that ``request``, ``media`` and the pool name.
         """
         if not request.items:
-            # One task is one that an annotator opens; many are a batch, whose images nobody is looking at.
-            if self._prefetcher is not None and len(request.tasks) == 1 and request.label_config:
-                (task,) = request.tasks
-                # Without its annotations, which may be large and would wait with it.
-                bare = {"id": task.id, "data": task.data}
-                self._prefetcher.opened(bare, request.label_config, project=request.project or "", hostname=hostname)
+            self._prefetch(request, hostname)
             return [[] for _ in request.tasks]
         if not request.label_config:
             raise InvalidRequest("label_config must be a non-empty string where prompts are sent")
-        question = parse_request(request, parse_label_config(request.label_config))
+        question = parse_request(request, self.configs.read(request.label_config))
         if question is None:
-            logger.info("task %s: every prompt is already saved, nothing to segment", request.tasks[0].id)
+            logger.info(
+                "project %s, task %s: every prompt is already saved, nothing to segment",
+                request.project,
+                request.tasks[0].id,
+            )
             return [[]]
-        if not self._slots.acquire(blocking=False):
-            raise NotReady(f"busy: {self._at_once} prompts are being answered; click again in a moment")
+        return [self._segment(question, hostname, deadline)]
+
+    def _prefetch(self, request: PredictRequest, hostname: str | None) -> None:
+        """One task is one that an annotator opens; many are a batch, whose images nobody is looking at."""
+        if self._prefetcher is None or len(request.tasks) != 1 or not request.label_config:
+            return
+        (task,) = request.tasks
         try:
-            return [self._segment(question, hostname, deadline)]
-        finally:
-            self._slots.release()
+            image_key = self.configs.read(request.label_config).image_key
+        except M2N2Error as error:
+            logger.info("project %s, task %s: not prefetched: %s", request.project, task.id, error)
+            return
+        for ref in islice(ImageRef.of_task({"id": task.id, "data": task.data}, image_key, hostname), 1):
+            self._prefetcher.opened(ref, image_key, project=request.project or "")
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()
@@ -83,16 +92,17 @@ class Predictor:
         read = time.monotonic()
         try:
             _check_size(image.size, request)
-            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+            answer = self._asked(image, request, deadline, subject)
         except ImageNeeded:
             image = self._media.fetch(ref, deadline=deadline, data_needed=True)
             _check_size(image.size, request)
-            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+            answer = self._asked(image, request, deadline, subject)
         _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
-            "task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), response %.0f ms",
+            "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms",
+            request.project,
             request.task_id,
             len(request.prompts.clicks),
             len(request.prompts.boxes),
@@ -103,6 +113,15 @@ class Predictor:
             1000 * (time.monotonic() - segmented),
         )
         return result
+
+    def _asked(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
+        """The model's answer; only here a slot is taken, as slow downloads must not refuse clicks on known images."""
+        if not self._slots.acquire(blocking=False):
+            raise NotReady(f"busy: {self._at_once} prompts are being answered; click again in a moment")
+        try:
+            return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+        finally:
+            self._slots.release()
 
 
 def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:

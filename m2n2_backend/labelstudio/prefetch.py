@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any
 
 from m2n2_backend.errors import M2N2Error
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.worker.pool import Pool
@@ -27,6 +26,9 @@ REPEAT_SECONDS = 600.0
 
 MAX_REMEMBERED = 4096
 
+MAX_WAITING_CHARS = 32 * 1024**2
+"""Of the addresses of tasks that wait: data URLs hold whole images."""
+
 QUICK_SECONDS = 2.0
 """Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted, so
 that a click on this image would have to wait for the next task's."""
@@ -37,10 +39,9 @@ Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class _Opened:
-    task: Mapping[str, Any]
-    label_config: str
+    ref: ImageRef
+    image_key: str
     project: str
-    hostname: str | None
 
 
 class Prefetcher:
@@ -70,16 +71,24 @@ class Prefetcher:
         self._timeout = timeout
         self._upcoming = upcoming
         self._waiting: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def opened(self, task: Mapping[str, Any], label_config: str, *, project: str, hostname: str | None) -> None:
-        """Note that a task was opened; returns at once."""
+    def opened(self, ref: ImageRef, image_key: str, *, project: str) -> None:
+        """Note that a task was opened; returns at once.
+
+        Args:
+            ref: The image that is shown first.
+            image_key: Key of the tasks' data that holds it.
+            project: As /predict names it; "" where only this image is wanted.
+        """
         with self._changed:
-            self._waiting.append(_Opened(task, label_config, project, hostname))
+            self._waiting.append(_Opened(ref, image_key, project))
+            while sum(len(one.ref.url) for one in self._waiting) > MAX_WAITING_CHARS:
+                self._waiting.popleft()
             self._changed.notify()
 
     def close(self) -> None:
@@ -99,37 +108,41 @@ class Prefetcher:
             try:
                 self._prefetch(opened)
             except M2N2Error as error:
-                logger.info("prefetch of task %s: %s", opened.task.get("id"), error)
+                logger.info("prefetch of task %s: %s", opened.ref.task_id, error)
             except Exception:
-                logger.exception("prefetch of task %s failed", opened.task.get("id"))
+                logger.exception("prefetch of task %s failed", opened.ref.task_id)
 
     def _prefetch(self, opened: _Opened) -> None:
-        key = parse_label_config(opened.label_config).image_key
-        self._task(opened.task, key, opened.hostname)
+        self._image(opened.ref)
         if self._upcoming is not None and opened.project and self._is_quick():
-            for task in self._upcoming(opened.project, opened.task.get("id")):
+            for task in self._upcoming(opened.project, opened.ref.task_id):
                 if self._waiting or self._closed:
                     break  # what was opened meanwhile goes first
-                self._task(task, key, opened.hostname)
+                # Of several pages the one that is shown first.
+                for ref in islice(ImageRef.of_task(task, opened.image_key, opened.ref.hostname), 1):
+                    self._image(ref)
 
     def _is_quick(self) -> bool:
         """Whether the model is fast enough that a click never waits long for the image of a later task."""
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
-    def _task(self, task: Mapping[str, Any], image_key: str, hostname: str | None) -> None:
-        for ref in islice(
-            ImageRef.of_task(task, image_key, hostname), 1
-        ):  # of several pages the one that is shown first
-            if self._is_new(ref.url):
-                image = self._media.fetch(ref, deadline=self._clock() + self._timeout)
-                self._pool.prefetch(image)
+    def _image(self, ref: ImageRef) -> None:
+        key = ref.key
+        if not self._is_new(key):
+            return
+        is_taken = False
+        try:
+            is_taken = self._pool.prefetch(self._media.fetch(ref, deadline=self._clock() + self._timeout))
+        finally:
+            if not is_taken:
+                del self._seen[key]
 
-    def _is_new(self, url: str) -> bool:
+    def _is_new(self, key: bytes) -> bool:
         now = self._clock()
-        if now - self._seen.get(url, -REPEAT_SECONDS) < REPEAT_SECONDS:
+        if now - self._seen.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
-        self._seen[url] = now
-        self._seen.move_to_end(url)
+        self._seen[key] = now
+        self._seen.move_to_end(key)
         if len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
         return True

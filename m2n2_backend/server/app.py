@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import hmac
-import json
 import logging
 import threading
 import time
 from collections import OrderedDict
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
-from m2n2_backend.errors import BackboneUnavailable, InvalidRequest, SettingsError, Unauthorized
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
 from m2n2_backend.labelstudio.contract.openapi import openapi
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
+from m2n2_backend.server.access import authorize, credentials
+from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool, Status
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 64 * 1024**2
-"""Requests carry the task's drafts and annotations with all their masks, so they may be large."""
 
 MAX_PROJECTS = 1024
 _OPEN_ROUTES = ("/webhook",)
@@ -53,7 +48,7 @@ def create_app(
         SettingsError: Only one of basic auth's user name and password is set.
     """
     app = Flask("m2n2_backend", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     routes = _Routes(settings, pool, media or MediaReader(settings), prefetcher)
     app.before_request(routes.start)
@@ -81,20 +76,21 @@ class _Routes:
         self._credentials = credentials(settings)
         self._predictor = Predictor(self._pool, media, at_once=settings.http_threads, prefetcher=prefetcher)
         self._hostnames = _Hostnames()
+        self._json = JsonReader()
 
     def start(self) -> None:
         g.started = time.monotonic()
+        g.subject = g.cause = ""
         # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
         if request.path not in _OPEN_ROUTES:
-            self._authorize()
+            authorize(request, self._credentials)
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
         seconds = time.monotonic() - g.started
         self._metrics.observe(route, response.status_code, seconds)
         if request.path in _SHOWN_ROUTES:
-            cause = response.status.partition(" ")[2] if response.status_code >= HTTPStatus.BAD_REQUEST else ""
-            self._recent.add(f"{request.method} {route}", response.status_code, cause, seconds)
+            self._recent.add(f"{request.method} {route}", g.subject, response.status_code, g.cause, seconds)
         return response
 
     def index(self) -> Response:
@@ -120,11 +116,11 @@ class _Routes:
         return jsonify(openapi(__version__))
 
     def setup(self) -> Response:
-        body = read(SetupRequest, _json_body())
-        config = parse_label_config(body.label_config)
+        body = read(SetupRequest, self._body())
+        config = self._predictor.configs.read(body.label_config)
         project = body.project or ""
         for warning in config.warnings:
-            logger.warning("project %s: %s", errors.reason_phrase(project), warning)
+            logger.warning("project %s: %s", project, warning)
         self._hostnames.put(project, body.hostname)
         answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
         if config.warnings:
@@ -133,23 +129,17 @@ class _Routes:
 
     def predict(self) -> Response:
         deadline = time.monotonic() + self._deadline
-        body = read(PredictRequest, _json_body())
+        body = read(PredictRequest, self._body())
         hostname = self._hostnames.get(body.project or "")
         return jsonify({"results": self._predictor.predict(body, hostname=hostname, deadline=deadline)})
 
     def webhook(self) -> Response:
         return jsonify({"status": "ignored"})
 
-    def _authorize(self) -> None:
-        if self._credentials is None:
-            return
-        given = request.authorization
-        basic = given is not None and given.type == "basic"
-        user, password = (given.username or "", given.password or "") if basic and given else ("", "")
-        # Both are compared in any case, so that the time does not tell which one was wrong.
-        right_user = _same(user, self._credentials[0])
-        if not (_same(password, self._credentials[1]) and right_user):
-            raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
+    def _body(self) -> object:
+        body = self._json.read(request)
+        g.subject = errors.subject(body)
+        return body
 
 
 class _Hostnames:
@@ -173,17 +163,6 @@ class _Hostnames:
             return self._by_project.get(project)
 
 
-def _json_body() -> object:
-    if not request.is_json:
-        raise InvalidRequest(f"Content-Type must be application/json, not {request.mimetype or 'missing'}")
-    try:
-        return json.loads(request.get_data(cache=False))
-    except RecursionError as error:
-        raise InvalidRequest("the request's JSON is nested too deeply") from error
-    except ValueError as error:
-        raise InvalidRequest(f"the request is no JSON: {error}") from error
-
-
 def _described(status: Status) -> dict[str, str]:
     return {
         "state": status.state,
@@ -192,21 +171,3 @@ def _described(status: Status) -> dict[str, str]:
         "device": status.device,
         "detail": status.detail,
     }
-
-
-def credentials(settings: Settings) -> tuple[str, str] | None:
-    """The user name and password that callers must send, None where the server is open.
-
-    Raises:
-        SettingsError: Only one of them is set.
-    """
-    user, password = settings.basic_auth_user, settings.basic_auth_password
-    if user is None and password is None:
-        return None
-    if user is None or password is None:
-        raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together: set both or none")
-    return user, password.get_secret_value()
-
-
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import uuid
 
-from flask import Flask, Response, jsonify, request
+from anyascii import anyascii
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from m2n2_backend import errors
@@ -35,11 +36,22 @@ STATUS: dict[type[errors.M2N2Error], int] = {
 def reason_phrase(message: str) -> str:
     """A message as one line of printable ASCII for the status line, at most ``MAX_PHRASE`` characters.
 
-    Label Studio keeps nothing else of a failed request: the phrase is what its log and its dialogs show.
+    Label Studio keeps nothing else of a failed request: the phrase is what its log and its dialogs show. It reads
+    the bytes as Latin-1 whatever they are, so that other scripts are spelled in Latin letters ("Кошка" → "Koshka").
     """
-    ascii_only = message.replace("…", "...").encode("ascii", "replace").decode()
-    line = " ".join("".join(char if char.isprintable() else " " for char in ascii_only).split())
+    plain = "".join(char if char.isprintable() else " " for char in message[: 4 * MAX_PHRASE])
+    line = " ".join(anyascii(plain).split())
     return line if len(line) <= MAX_PHRASE else f"{line[: MAX_PHRASE - 3]}..."
+
+
+def subject(body: object) -> str:
+    """Which project and task a request is about, as far as a body that nobody has checked yet tells."""
+    if not isinstance(body, dict):
+        return ""
+    tasks = body.get("tasks")
+    task = tasks[0] if isinstance(tasks, list) and len(tasks) == 1 else None
+    ids = {"project": body.get("project"), "task": task.get("id") if isinstance(task, dict) else None}
+    return ", ".join(f"{name} {str(id)[:64]}" for name, id in ids.items() if isinstance(id, (int, str)))
 
 
 def error_response(status: int, code: str, message: str) -> Response:
@@ -52,6 +64,7 @@ def error_response(status: int, code: str, message: str) -> Response:
     """
     response = jsonify({"error": code, "detail": message})
     response.status = f"{status} {reason_phrase(message)}"
+    g.cause = message
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Basic realm="m2n2-backend"'
     return response
@@ -69,31 +82,28 @@ def _known(error: errors.M2N2Error) -> Response:
     response = error_response(status, type(error).__name__, str(error))
     if isinstance(error, errors.NotReady):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    _log(response)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
     return response
 
 
 def _http(error: HTTPException) -> Response:
     message = error.description or "request failed"
     if isinstance(error, RequestEntityTooLarge):
-        message = f"the request is larger than {request.max_content_length} bytes"
+        message = f"the request is larger than {request.max_content_length} bytes (M2N2_MAX_BODY_BYTES)"
     response = error_response(error.code or 500, type(error).__name__, message)
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):
             response.headers[name] = value
-    _log(response)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
     return response
 
 
 def _unexpected(error: Exception) -> Response:
     identity = uuid.uuid4().hex[:8]
-    logger.error("internal error %s: %s %s", identity, request.method, _path(), exc_info=error)
+    logger.error("internal error %s: %s", identity, _request(), exc_info=error)
     return error_response(500, "InternalError", f"internal error {identity}: see the log of the backend")
 
 
-def _log(response: Response) -> None:
-    logger.warning("%s %s: %s", request.method, _path(), response.status)
-
-
-def _path() -> str:
-    return reason_phrase(request.path)
+def _request() -> str:
+    about = f" ({g.subject})" if g.get("subject") else ""
+    return f"{request.method} {request.path}{about}"

@@ -1,9 +1,8 @@
-"""Serve the app with gunicorn: one process of threads, the model made inside of it."""
+"""Serve the app: gunicorn watches one web process, waitress receives requests in it, the model is made in it."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +13,11 @@ from gunicorn.app.base import BaseApplication
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
-from m2n2_backend.server.app import create_app, credentials
+from m2n2_backend.server.access import credentials, open_to_strangers
+from m2n2_backend.server.app import create_app
+from m2n2_backend.server.logs import log_to_stderr
+from m2n2_backend.server.receiving import Limits
+from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import Pool
 
@@ -22,10 +25,9 @@ logger = logging.getLogger(__name__)
 
 PoolFactory = Callable[[Settings], Pool]
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_WATCHDOG_SECONDS = 300
-# Beside those that may all wait for the model: /health and /setup have one and three seconds to answer.
-_SPARE_THREADS = 8
+_WATCHDOG_SECONDS = 60
+# Beside those that may wait for the model, for images, large bodies and configs: /health has one second to answer.
+_SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
@@ -44,10 +46,9 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
         SystemExit: Otherwise always; the status is 0 after a signal.
     """
     credentials(settings)
-    logging.basicConfig(level=settings.log_level, format=_LOG_FORMAT, stream=sys.stderr, force=True)
-    # One line for every image request would carry addresses; ours say what matters.
-    for name in ("httpcore", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_to_stderr(settings.log_level)
+    if warning := open_to_strangers(settings):
+        logger.warning(warning)
     _Server(settings, pool_factory).run()
 
 
@@ -57,6 +58,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
+        self.limits = Limits(settings.max_body_bytes)
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 
@@ -65,8 +67,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": _bind(self._settings),
             "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._settings.http_threads + _SPARE_THREADS,
+            "worker_class": f"{WebWorker.__module__}.{WebWorker.__name__}",  # as text: older releases take no class
+            "threads": 2 * self._settings.http_threads + _SPARE_THREADS,
             "timeout": _WATCHDOG_SECONDS,
             "graceful_timeout": _GRACE_SECONDS,
             "loglevel": "warning",

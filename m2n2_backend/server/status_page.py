@@ -16,6 +16,7 @@ from m2n2_backend.worker.pool import Status, WorkerStats
 KEPT = 50
 """Requests shown."""
 
+_LONGEST = 500
 _QUERY = re.compile(r"\?[^\s)>\"']+")
 _TOKEN = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+|\b[0-9a-fA-F]{32,}\b")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222}
@@ -32,13 +33,15 @@ class Seen:
     Attributes:
         at: ``time.time()``.
         route: Method and rule.
+        subject: Project and task, as far as the request told.
         status: HTTP status.
-        cause: The reason phrase of a failure, without secrets; empty otherwise.
+        cause: Of a failure, without secrets; empty otherwise.
         milliseconds: Time it took.
     """
 
     at: float
     route: str
+    subject: str
     status: int
     cause: str
     milliseconds: float
@@ -51,10 +54,11 @@ class RecentRequests:
         self._seen: deque[Seen] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
 
-    def add(self, route: str, status: int, cause: str, seconds: float) -> None:
+    def add(self, route: str, subject: str, status: int, cause: str, seconds: float) -> None:
         """Note a request; what looks like a token in its cause is left out."""
+        seen = Seen(time.time(), route, subject, status, without_secrets(cause[:_LONGEST]), 1000.0 * seconds)
         with self._lock:
-            self._seen.appendleft(Seen(time.time(), route, status, without_secrets(cause), 1000.0 * seconds))
+            self._seen.appendleft(seen)
 
     def latest(self) -> list[Seen]:
         """Newest first."""
@@ -110,12 +114,12 @@ def _requests(requests: Sequence[Seen]) -> str:
         return "<p>None yet.</p>"
     rows = (
         f'<tr><td class="r">{time.strftime("%H:%M:%S", time.localtime(seen.at))}</td>'
-        f'<td class="r">{escape(seen.route)}</td>'
+        f'<td class="r">{escape(seen.route)}</td><td>{escape(seen.subject)}</td>'
         f'<td class="{"ok" if seen.status < 400 else "bad"}">{seen.status}</td>'
         f'<td class="n">{seen.milliseconds:.0f} ms</td><td>{escape(seen.cause)}</td></tr>'
         for seen in requests
     )
-    head = "<tr><th>time</th><th>request</th><th>status</th><th>took</th><th>cause</th></tr>"
+    head = "<tr><th>time</th><th>request</th><th>about</th><th>status</th><th>took</th><th>cause</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 

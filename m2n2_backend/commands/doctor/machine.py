@@ -15,6 +15,7 @@ from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve
 from m2n2_backend.backbones.weights import resolve
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.errors import M2N2Error
+from m2n2_backend.server.access import open_to_strangers
 from m2n2_backend.settings import Settings
 
 
@@ -32,6 +33,9 @@ def check_machine(settings: Settings) -> Iterator[Check]:
     yield _weights(settings, device)
     yield _cache(settings)
     yield _port(settings)
+    if open_to := open_to_strangers(settings):
+        finding, _, cure = open_to.partition(": ")
+        yield Check("access", "warn", finding, cure)
 
 
 def _device_cure(name: str) -> str:

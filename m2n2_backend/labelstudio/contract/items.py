@@ -13,6 +13,7 @@ from m2n2_backend.prompts import Box, Click, Prompts, end_from_percent, pixel_fr
 
 # Label Studio adds x and width as floating point numbers, each rounded on its own.
 _SLACK_PERCENT = 0.01
+_ROUNDING_PERCENT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def to_prompts(group: Sequence[Drawn], width: int, height: int) -> Prompts:
 
 
 def _click(item: KeyPoint, width: int, height: int) -> Click:
-    x, y = pixel_from_percent(item.value.x, width), pixel_from_percent(item.value.y, height)
+    x = pixel_from_percent(_on_border(item.value.x, _ROUNDING_PERCENT), width)
+    y = pixel_from_percent(_on_border(item.value.y, _ROUNDING_PERCENT), height)
     return Click(x, y, item.is_positive is not False)
 
 
@@ -101,13 +103,19 @@ def _box(item: Rectangle, width: int, height: int) -> Box:
         top, bottom = (min(max(side, 0.0), 100.0) for side in (top, bottom))
         if left >= right or top >= bottom:
             raise InvalidPrompt("the rotated rectangle lies outside the image")
-    right, bottom = (100.0 if 100 < side <= 100 + _SLACK_PERCENT else side for side in (right, bottom))
+    left, top, right, bottom = (_on_border(side, _SLACK_PERCENT) for side in (left, top, right, bottom))
     return Box(
         pixel_from_percent(left, width),
         pixel_from_percent(top, height),
         end_from_percent(right, width),
         end_from_percent(bottom, height),
     )
+
+
+def _on_border(percent: float, slack: float) -> float:
+    """A coordinate that lies outside by no more than rounding does."""
+    is_close = -slack < percent <= 100 + slack
+    return min(max(percent, 0.0), 100.0) if is_close else percent
 
 
 def _turned(

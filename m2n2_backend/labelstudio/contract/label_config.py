@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cachetools import LRUCache
 from label_studio_sdk.label_interface import LabelInterface
 
-from m2n2_backend.errors import InvalidLabelConfig
-
-MAX_CHARS = 500_000
-"""Longest config that is parsed; one with 300 labels in three controls has about 40,000 characters."""
+from m2n2_backend.errors import InvalidLabelConfig, NotReady
+from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS, require_small
 
 OUTPUT_ATTRIBUTE = "m2n2"
 OUTPUT_VALUE = "output"
@@ -22,6 +23,10 @@ OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
 
 _KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
 _PROMPTS = ("keypointlabels", "keypoint", "rectanglelabels", "rectangle")
+_WAITING = 16
+"""Threads that may wait while others' configs are parsed."""
+
+_KEPT_ANYWAY = 1000
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
@@ -88,11 +93,62 @@ class LabelConfig:
         raise InvalidLabelConfig(f'label "{label}" is not in {where}: add <Label value="{label}"/> there')
 
 
+class LabelConfigs:
+    """Labeling configs that were read before; every click brings its project's along. Threads share one."""
+
+    def __init__(self, most_chars: int = 16 * MAX_CHARS) -> None:
+        """Set up the memory.
+
+        Args:
+            most_chars: Of the texts behind what is kept.
+        """
+        self._known: LRUCache[bytes, tuple[int, LabelConfig | str]]
+        self._known = LRUCache(most_chars, getsizeof=lambda known: known[0])
+        self._lock = threading.Lock()
+        self._parsing = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_WAITING)
+
+    def read(self, xml: str) -> LabelConfig:
+        """As :func:`parse_label_config`; a text is parsed once, also where it is refused, and one at a time.
+
+        Raises:
+            InvalidLabelConfig: See there.
+            NotReady: Many others wait for theirs to be read.
+        """
+        key = hashlib.sha256(xml.encode("utf-8", "surrogatepass")).digest()
+        found = self._recalled(key)
+        if found is None:
+            if not self._waiting.acquire(blocking=False):
+                raise NotReady("busy reading other labeling configs: try again in a moment")
+            try:
+                with self._parsing:
+                    found = self._recalled(key) or _parsed_or_refusal(xml)
+                    with self._lock:
+                        self._known[key] = (min(len(xml), MAX_CHARS) + _KEPT_ANYWAY, found)
+            finally:
+                self._waiting.release()
+        if isinstance(found, str):
+            raise InvalidLabelConfig(found)
+        return found
+
+    def _recalled(self, key: bytes) -> LabelConfig | str | None:
+        with self._lock:
+            known = self._known.get(key)
+        return known[1] if known else None
+
+
+def _parsed_or_refusal(xml: str) -> LabelConfig | str:
+    try:
+        return parse_label_config(xml)
+    except InvalidLabelConfig as error:
+        return str(error)
+
+
 def parse_label_config(xml: str) -> LabelConfig:
     """Read a labeling config.
 
     Raises:
-        InvalidLabelConfig: No XML, a document type declaration, too long, or a needed control is missing; the
+        InvalidLabelConfig: No XML, a document type declaration, too large, or a needed control is missing; the
             message names the line to add.
     """
     interface = _parse(xml)
@@ -125,11 +181,7 @@ def parse_label_config(xml: str) -> LabelConfig:
 
 
 def _parse(xml: str) -> LabelInterface:
-    if len(xml) > MAX_CHARS:
-        raise InvalidLabelConfig(f"the labeling config has more than {MAX_CHARS} characters")
-    # The SDK's parser expands entities; none can be declared without a document type declaration.
-    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise InvalidLabelConfig("the labeling config has a document type declaration: remove <!DOCTYPE …>")
+    require_small(xml)
     try:
         return LabelInterface(_DECLARATION.sub("", xml, count=1))
     except Exception as error:

@@ -24,6 +24,9 @@ from m2n2_backend.errors import InvalidRequest
 MAX_ITEMS = 1000
 """Most prompts of one object; Label Studio sends the whole group with every click."""
 
+MAX_TASKS = 100_000
+"""Label Studio sends all that are selected in one request."""
+
 POINTS = ("keypointlabels", "keypoint")
 RECTANGLES = ("rectanglelabels", "rectangle")
 LABELS = "labels"
@@ -46,12 +49,15 @@ def _task_id(value: object) -> object:
 
 
 def _project(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value[:200] if isinstance(value, str) else value
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(text, str) and re.fullmatch(r"[\w.-]{0,64}", text):
+        return text
+    raise PydanticCustomError("project", "must be a whole number, or letters, digits, ., _ and -, at most 64")
 
 
 Text = Annotated[str, Field(min_length=1)]
+# The first mistake ends the reading of a list: a million of them would be a million complaints.
+Texts = Annotated[list[Text], Field(max_length=MAX_ITEMS, fail_fast=True)]
 PointType = Annotated[Text, WithJsonSchema({"enum": list(POINTS)})]
 RectangleType = Annotated[Text, WithJsonSchema({"enum": list(RECTANGLES)})]
 LabelsType = Annotated[Text, WithJsonSchema({"const": LABELS})]
@@ -68,7 +74,7 @@ TaskId = Annotated[
 Project = Annotated[
     str,
     BeforeValidator(_project),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^[\w.-]{1,64}$"}]}),
 ]
 
 
@@ -88,9 +94,9 @@ class _Model(BaseModel):
 class _Value(_Model):
     """What every prompt's value may hold: its label, in one of three places."""
 
-    labels: list[Text] | None = None
-    keypointlabels: list[Text] | None = None
-    rectanglelabels: list[Text] | None = None
+    labels: Texts | None = None
+    keypointlabels: Texts | None = None
+    rectanglelabels: Texts | None = None
 
     @field_validator("labels", "keypointlabels", "rectanglelabels", mode="before")
     @classmethod
@@ -189,7 +195,7 @@ _TAGS = ("point", "rectangle", LABELS, "other")
 class Context(_Model):
     """What the annotator has drawn for the object in work."""
 
-    result: Annotated[list[Item], Field(max_length=MAX_ITEMS)] | None = None
+    result: Annotated[list[Item], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
 
 
 class Params(_Model):
@@ -210,7 +216,7 @@ class Task(_Model):
 class PredictRequest(_Model):
     """Body of ``POST /predict``."""
 
-    tasks: list[Task]
+    tasks: Annotated[list[Task], Field(max_length=MAX_TASKS, fail_fast=True)]
     params: Params | None = None
     label_config: str | None = None
     project: Project | None = None
@@ -299,7 +305,7 @@ def _complaint(error: Any) -> str:
     if kind in _WANTED:
         return f"must be {_WANTED[kind]}, not {_described(error['input'])}"
     if kind == "too_long":
-        return f"has {context['actual_length']} prompts, the limit is {context['max_length']}"
+        return f"has {context['actual_length']} entries, the limit is {context['max_length']}"
     if kind == "greater_than_equal":
         return f"must be a whole number of at least {context['ge']}"
     if kind == "less_than_equal":

@@ -74,10 +74,12 @@ def exchange(
     # What is compressed could unfold to any size.
     left = partial(_left, deadline, clock)
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
+    # As bytes: a validator goes back as it came, whatever characters a server put into it.
+    sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in {**fixed, **headers}.items()]
     try:
         with (
             httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, left)) as pool,
-            pool.stream(method, target, headers=list({**fixed, **headers}.items()), content=content) as response,
+            pool.stream(method, target, headers=sent, content=content) as response,
         ):
             received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
             body = _body(response, received, limit) if response.status in read else b""

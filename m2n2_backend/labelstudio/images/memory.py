@@ -1,12 +1,18 @@
-"""Addresses of images that were read before: a warm click downloads nothing."""
+"""Addresses of images that were read before: a warm click downloads nothing, and a failure is waited for once."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
+from cachetools import TTLCache
+
+from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
+from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import SourceImage
@@ -17,6 +23,9 @@ MAX_ADDRESSES = 20_000
 RECENT_BYTES = 64 * 1024**2
 """Bytes of files kept for whoever needs one again at once, such as a worker that died with the image in work."""
 
+FAILURE_SECONDS = 5.0
+"""For which a failure answers further clicks on its address."""
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -25,45 +34,75 @@ class _Known:
     asked_at: float
 
 
+@dataclass
+class _Download:
+    """One that is under way; whoever wants the same address waits for its outcome."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    image: SourceImage | None = None
+    error: BaseException | None = None
+
+
 class RememberingMedia:
     """A :class:`~m2n2_backend.labelstudio.images.reader.Media` that knows which file stands behind an address.
 
     For ``fresh_seconds`` an address is taken to hold the same file; after that its server is asked whether it
-    changed. Requests for one address at a time are one download. Data URLs carry their file with them and are not
-    remembered. Threads share one.
+    changed. Requests for one address at a time are one download with one outcome. Data URLs carry their file with
+    them and are not remembered. Threads share one.
     """
 
-    def __init__(self, reader: MediaReader, *, fresh_seconds: float) -> None:
+    def __init__(
+        self, reader: MediaReader, *, fresh_seconds: float, at_once: int = 40, clock: Clock = time.monotonic
+    ) -> None:
+        """Set up the memory.
+
+        Args:
+            reader: Reads what is not known.
+            fresh_seconds: See above.
+            at_once: Most threads that wait for downloads; half of them for those of one host.
+            clock: Of what is fresh, and of failures.
+        """
         self._reader = reader
         self._fresh_seconds = fresh_seconds
+        self._at_once = at_once
+        self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str | None], _Known] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._recent: OrderedDict[str, bytes] = OrderedDict()
-        self._busy: dict[tuple[str, str | None], threading.Lock] = {}
+        self._failed: TTLCache[bytes, M2N2Error] = TTLCache(1000, FAILURE_SECONDS, timer=clock)
+        self._downloads: dict[bytes, _Download] = {}
+        self._waiting: Counter[str] = Counter()
         self.downloads = 0
         self.revalidations = 0
 
     @staticmethod
     def of(settings: Settings) -> RememberingMedia:
         """The memory around a reader, as the settings want both."""
-        return RememberingMedia(MediaReader(settings), fresh_seconds=settings.image_fresh)
+        reader = MediaReader(settings)
+        return RememberingMedia(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
-        """Read one image, or tell what is known of it; see :meth:`MediaReader.fetch` for what it raises."""
-        if ref.url[:5].lower() == "data:":
-            return self._reader.fetch(ref, deadline=deadline)
-        address = (ref.url, ref.hostname)
-        with self._lock:
-            busy = self._busy.setdefault(address, threading.Lock())
-        # Whoever waits here longer than the deadline would have waited as long for a download of its own.
-        if not busy.acquire(timeout=max(0.0, min(deadline - time.monotonic(), 100.0))):
-            return self._reader.fetch(ref, deadline=deadline)
-        try:
-            return self._fetch(ref, address, deadline, data_needed)
-        finally:
-            busy.release()
+        """Read one image, or tell what is known of it.
+
+        Raises:
+            M2N2Error: See :meth:`MediaReader.fetch`.
+            NotReady: Too many others wait for images, of this host or at all.
+        """
+        if ref.is_data:
+            with self._place("data:"):
+                return self._reader.fetch(ref, deadline=deadline)
+        key = ref.key
+        while True:
             with self._lock:
-                self._busy.pop(address, None)
+                if (found := self._recalled(key, data_needed)) is not None:
+                    return found
+                if (failure := self._failed.get(key)) is not None:
+                    raise _again(failure)
+            with self._place(ref.host):
+                image = self._downloaded(ref, key, deadline, data_needed)
+            # Whoever asked first may have wanted less.
+            if image.data is not None or not data_needed:
+                return image
 
     def close(self) -> None:
         """Forget everything."""
@@ -72,15 +111,51 @@ class RememberingMedia:
             self._recent.clear()
         self._reader.close()
 
-    def _fetch(
-        self, ref: ImageRef, address: tuple[str, str | None], deadline: float, data_needed: bool
-    ) -> SourceImage:
+    @contextmanager
+    def _place(self, host: str) -> Iterator[None]:
         with self._lock:
-            known = self._known.get(address)
-        if known is not None and time.monotonic() - known.asked_at < self._fresh_seconds:
-            found = self._recalled(known.image, data_needed)
-            if found is not None:
+            if self._waiting.total() >= self._at_once or self._waiting[host] >= max(1, self._at_once // 2):
+                raise NotReady(f"busy: {self._waiting.total()} clicks wait for images; click again in a moment")
+            self._waiting[host] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[host] -= 1
+                if not self._waiting[host]:
+                    del self._waiting[host]
+
+    def _downloaded(self, ref: ImageRef, key: bytes, deadline: float, data_needed: bool) -> SourceImage:
+        """The outcome of a download, of one that is under way or of this thread's own."""
+        with self._lock:
+            download = self._downloads.get(key)
+            if is_first := download is None:
+                download = self._downloads[key] = _Download()
+        if is_first:
+            try:
+                download.image = self._read(ref, key, deadline, data_needed)
+            except BaseException as error:
+                download.error = error
+                raise
+            finally:
+                with self._lock:
+                    del self._downloads[key]
+                    if isinstance(download.error, M2N2Error):
+                        self._failed[key] = download.error
+                download.done.set()
+            return download.image
+        if not download.done.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
+            raise ImageUnavailable("image download timed out")
+        if download.image is None:
+            raise _again(download.error)
+        return download.image
+
+    def _read(self, ref: ImageRef, key: bytes, deadline: float, data_needed: bool) -> SourceImage:
+        with self._lock:
+            # It may have come between the look at what is known and this download.
+            if (found := self._recalled(key, data_needed)) is not None:
                 return found
+            known = self._known.get(key)
         validators = known.validators if known is not None and not data_needed else Validators()
         image, validators = self._reader.fetch_if_changed(ref, validators, deadline=deadline)
         with self._lock:
@@ -91,18 +166,20 @@ class RememberingMedia:
             else:
                 self.downloads += 1
                 self._keep(image)
-            self._known[address] = _Known(replace(image, data=None), validators, time.monotonic())
-            self._known.move_to_end(address)
+            self._known[key] = _Known(replace(image, data=None), validators, self._clock())
+            self._known.move_to_end(key)
             if len(self._known) > MAX_ADDRESSES:
                 self._known.popitem(last=False)
         return image
 
-    def _recalled(self, image: SourceImage, data_needed: bool) -> SourceImage | None:
+    def _recalled(self, key: bytes, data_needed: bool) -> SourceImage | None:
+        known = self._known.get(key)
+        if known is None or self._clock() - known.asked_at >= self._fresh_seconds:
+            return None
         if not data_needed:
-            return image
-        with self._lock:
-            data = self._recent.get(image.key)
-        return None if data is None else replace(image, data=data)
+            return known.image
+        data = self._recent.get(known.image.key)
+        return None if data is None else replace(known.image, data=data)
 
     def _keep(self, image: SourceImage) -> None:
         if image.data is None or len(image.data) > RECENT_BYTES:
@@ -111,3 +188,8 @@ class RememberingMedia:
         self._recent.move_to_end(image.key)
         while sum(map(len, self._recent.values())) > RECENT_BYTES:
             self._recent.popitem(last=False)
+
+
+def _again(error: BaseException | None) -> BaseException:
+    """The error for another thread: each raises its own, as a raised one collects the places it went through."""
+    return type(error)(str(error)) if isinstance(error, M2N2Error) else ImageUnavailable("image download failed")

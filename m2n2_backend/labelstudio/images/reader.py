@@ -10,17 +10,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage
 from m2n2_backend.images import natural_size
-from m2n2_backend.labelstudio.images.download import Clock
+from m2n2_backend.labelstudio.images.download import Clock, shown
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
-from m2n2_backend.labelstudio.images.session import Session, require_port
+from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import SourceImage
 
+_LONGEST_VALIDATOR = 200
 _BUCKETS = ("s3", "s3a", "gs", "azure-blob")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -32,12 +34,34 @@ class ImageRef:
     Attributes:
         url: Address, data URL, bucket URI or a path of Label Studio.
         task_id: The task, needed for bucket URIs only.
-        hostname: Label Studio's own idea of its address; used where no setting gives one, and never trusted.
+        hostname: Label Studio's own idea of its address, as /setup told; never trusted. Used where no setting gives
+            one, and to recognize images of Label Studio under that name.
     """
 
     url: str
     task_id: int | str | None = None
     hostname: str | None = None
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the address holds the file."""
+        return self.url[:5].lower() == "data:"
+
+    @property
+    def host(self) -> str:
+        """The host to ask, "" for Label Studio."""
+        try:
+            return urlsplit(self.url).hostname or "" if self.url[:4].lower() == "http" else ""
+        except ValueError:
+            return ""
+
+    @property
+    def key(self) -> bytes:
+        """Hash of all that decides which file is read and who may: Label Studio judges files in buckets by task."""
+        scheme = _SCHEME.match(self.url.strip())
+        task = self.task_id if scheme and scheme.group(1).lower() in _BUCKETS else None
+        parts = (self.url, self.hostname, task)
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()
 
     @staticmethod
     def of_task(task: Mapping[str, Any], image_key: str, hostname: str | None = None) -> Iterator[ImageRef]:
@@ -67,6 +91,12 @@ class Validators:
 
     etag: str = ""
     modified: str = ""
+
+    @staticmethod
+    def of(headers: Mapping[str, str]) -> Validators:
+        """Those of a response; what is too long to be remembered for thousands of images counts as none."""
+        etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
+        return Validators(etag if len(etag) <= _LONGEST_VALIDATOR else "", modified[:_LONGEST_VALIDATOR])
 
     @property
     def headers(self) -> dict[str, str]:
@@ -150,7 +180,7 @@ class MediaReader:
 
     def _data(self, ref: ImageRef, known: Validators, deadline: float) -> tuple[bytes | None, Validators]:
         limit = self._settings.max_image_bytes
-        if ref.url[:5].lower() == "data:":
+        if ref.is_data:
             return from_data_url(ref.url, limit), Validators()
         try:
             root = self._settings.local_files_root
@@ -161,10 +191,18 @@ class MediaReader:
             require_port(url)
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidImage(f"the image's address cannot be parsed: {error}") from error
-        reply = self._session.download(url, known.headers, deadline)
+        try:
+            reply = self._session.download(url, known.headers, deadline)
+        except ImageNotAllowed as error:
+            if self._session.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
+                raise
+            raise ImageNotAllowed(
+                f"the image is in Label Studio, which says it runs at {shown(httpx.URL(ref.hostname))}: set "
+                "LABEL_STUDIO_URL to where this server reaches it, and LABEL_STUDIO_API_KEY"
+            ) from error
         if reply.status == HTTPStatus.NOT_MODIFIED:
             return None, known
-        return reply.body, Validators(reply.headers.get("etag", ""), reply.headers.get("last-modified", ""))
+        return reply.body, Validators.of(reply.headers)
 
     def _locate(self, ref: ImageRef) -> httpx.URL:
         """The http(s) address to ask."""
@@ -177,11 +215,11 @@ class MediaReader:
             uri = base64.urlsafe_b64encode(url.encode()).decode()
             return self._below_base(f"/tasks/{ref.task_id}/presign/?fileuri={uri}", ref)
         if name in ("http", "https"):
-            return httpx.URL(url)
+            return self._under_its_own_name(httpx.URL(url), ref)
         if url.startswith("/") and not url.startswith("//"):
             return self._below_base(url, ref)
         raise ImageNotAllowed(
-            f"an image address that begins with {name or url[:10]!r} is not supported: use http(s), s3, gs, "
+            f"an image address that begins with {(name or url)[:10]!r} is not supported: use http(s), s3, gs, "
             "azure-blob, a data URL or a path of Label Studio"
         )
 
@@ -191,6 +229,18 @@ class MediaReader:
             raise ImageUnavailable("the image's address is relative: set LABEL_STUDIO_URL to where Label Studio runs")
         prefix = base.path.rstrip("/")
         return base.join(path if prefix and path.startswith(f"{prefix}/") else prefix + path)
+
+    def _under_its_own_name(self, url: httpx.URL, ref: ImageRef) -> httpx.URL:
+        """Label Studio's files are asked of the address in the settings, whatever name Label Studio gives itself.
+
+        A false hostname gains nothing: the same path could have been given without any.
+        """
+        if self._session.base is None or ref.hostname is None or not is_below(url, ref.hostname):
+            return url
+        name = httpx.URL(ref.hostname)
+        path = url.raw_path.decode("ascii")[len(name.path.rstrip("/")) :]
+        moved = self._below_base(path, ref)
+        return moved if self._session.takes_token(moved) else url
 
     def _is_local_file(self, url: httpx.URL) -> bool:
         on_label_studio = not (url.scheme or url.raw_host) or self._session.is_label_studio(url)

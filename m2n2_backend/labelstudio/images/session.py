@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import responses
+from urllib.parse import unquote
 
 import httpx
 
@@ -14,6 +16,7 @@ from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, sho
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
 
+_FILES = re.compile(r"/data/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/?", re.DOTALL)
 _REDIRECTS = 5
 _REPLY_LIMIT = 64 * 1024
 
@@ -43,6 +46,19 @@ class Session:
     def is_label_studio(self, url: httpx.URL) -> bool:
         """Whether an address is on the Label Studio of the settings."""
         return self.base is not None and _origin(url) == _origin(self.base)
+
+    def takes_token(self, url: httpx.URL) -> bool:
+        """Whether the token is sent to an address: to Label Studio's files alone.
+
+        Its API would do whatever stands in a task's address (``/api/projects/7/next`` locks a task).
+        """
+        if self.base is None or not self.is_label_studio(url):
+            return False
+        prefix, path = self.base.path.rstrip("/"), url.path
+        # Decoded once more than Label Studio does, as a proxy in front of it may.
+        if not path.startswith(prefix) or {".", ".."} & set(re.split(r"[/\\]", unquote(path))):
+            return False
+        return _FILES.fullmatch(path[len(prefix) :]) is not None
 
     def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
         """Read a file, through redirects.
@@ -79,7 +95,7 @@ class Session:
             raise ImageNotAllowed("the image's address leads away from http and https")
         if url.userinfo:
             raise ImageNotAllowed("the image's address holds a user name: credentials in addresses are not sent")
-        own = self.is_label_studio(url)
+        own = self.takes_token(url)
         token = self._token.headers(deadline) if own else {}
         reply = self._send("GET", url, {**known, **token}, None, deadline)
         if own and reply.status == HTTPStatus.UNAUTHORIZED and self._token.is_personal:
@@ -90,8 +106,13 @@ class Session:
     def _check(self, reply: Reply, url: httpx.URL) -> None:
         own = self.is_label_studio(url)
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            if own:
+            if self.takes_token(url):
                 raise ImageUnavailable(self._token.refused(reply.status))
+            if own:
+                raise ImageUnavailable(
+                    f"Label Studio refused the image ({reply.status}): {shown(url)} is no path of its files, and the "
+                    "token is sent to no other"
+                )
             cure = "; if this is Label Studio, set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"
             raise ImageUnavailable(f"image download failed: {reply.status} from {shown(url)}{cure}")
         if reply.status != HTTPStatus.OK:
@@ -137,6 +158,15 @@ def require_port(url: httpx.URL) -> None:
     # A larger one would be cut to 16 bits when connecting, and then be another port than the one checked.
     if url.port is not None and not 0 < url.port < 65536:
         raise httpx.InvalidURL(f"port {url.port} does not exist")
+
+
+def is_below(url: httpx.URL, hostname: str) -> bool:
+    """Whether an address is on the host, and below the path, that /setup named."""
+    try:
+        named = httpx.URL(hostname)
+        return _origin(url) == _origin(named) and url.path.startswith(f"{named.path.rstrip('/')}/")
+    except (httpx.InvalidURL, UnicodeError):
+        return False
 
 
 def _origin(url: httpx.URL) -> Origin:
