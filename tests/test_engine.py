@@ -19,7 +19,7 @@ from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.engine import CPU_CACHES, Engine
+from m2n2_backend.worker.engine import CPU_CACHES, Engine, Step
 from m2n2_backend.worker.pool import SourceImage
 
 CLICK = Prompts((Click(22, 30),))
@@ -49,11 +49,11 @@ def test_each_tier_saves_what_lies_below_it(tmp_path: Path) -> None:
     one_state = engine(tmp_path, device_cache=0)
     no_memory = engine(tmp_path, device_cache=0, memory_cache=0)
 
-    assert parts(one_state, first) == {"encode", "prepare", "segment"}
+    assert parts(one_state, first) == {"load", "encode", "prepare", "segment"}
     assert parts(one_state, without_data(first)) == {"segment"}
     parts(one_state, second)
     assert parts(one_state, without_data(first)) == {"prepare", "segment"}, "evicted from the device, not from memory"
-    assert parts(no_memory, without_data(first)) == {"prepare", "segment"}, "only on disk"
+    assert parts(no_memory, without_data(first)) == {"load", "prepare", "segment"}, "only on disk"
     assert one_state.tiers["device"].evictions == 2
     assert no_memory.tiers["disk"].hits == 1
 
@@ -82,14 +82,15 @@ def test_without_any_cache_the_file_is_needed_each_time_for_another_image(tmp_pa
         parts(made, without_data(first))
 
 
-def test_prefetching_fills_memory_and_disk_and_displaces_no_state(tmp_path: Path) -> None:
+def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: Path) -> None:
     backbone = FakeBackbone()
     made = engine(tmp_path, backbone, device_cache=0)
     worked_on, upcoming = source(), source(91)
     parts(made, worked_on)
+    photo = made.open(upcoming)
     with one_thread():
-        made.prefetch(upcoming)
-        made.prefetch(worked_on)
+        while (step := made.step(photo)) is not Step.READY:
+            made.advance(photo, step)
 
     assert backbone.calls == 2
     assert parts(made, without_data(worked_on)) == {"segment"}
@@ -116,7 +117,7 @@ def test_out_of_memory_drops_what_can_be_made_again_and_tries_once_more(tmp_path
     parts(made, source())
     backbone.failures = 1
 
-    assert parts(made, source(91)) == {"encode", "prepare", "segment"}
+    assert parts(made, source(91)) == {"load", "encode", "prepare", "segment"}
     assert made.tiers["device"].entries == 1
 
 

@@ -14,7 +14,7 @@ from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
-from m2n2_backend.worker.pool import Pool, Subject
+from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,11 @@ class Predictor:
         read = time.monotonic()
         try:
             _check_size(image.size, request)
-            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+            answer = self._ask(image, request, deadline, subject)
         except ImageNeeded:
             image = self._media.fetch(ref, deadline=deadline, data_needed=True)
             _check_size(image.size, request)
-            answer = self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
+            answer = self._ask(image, request, deadline, subject)
         _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
@@ -103,6 +103,10 @@ class Predictor:
             1000 * (time.monotonic() - segmented),
         )
         return result
+
+    def _ask(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
+        is_brush = request.output.kind == "brush"
+        return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject, rle=is_brush)
 
 
 def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:

@@ -40,7 +40,8 @@ class Metrics:
         )  # fmt: skip
         self._parts = Histogram(
             "m2n2_model_seconds",
-            "Parts of an answer: wait (queue), encode (model), prepare (matrix and table), segment (clicks to mask)",
+            "Parts of an answer: wait (queue), load (disk or file), encode (model), prepare (matrix and table), "
+            "segment (clicks to mask), rle",
             ["part"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -80,11 +81,17 @@ class MeteredPool:
         self._metrics = metrics
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         try:
-            answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject)
+            answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
         except ImageNeeded:
             raise  # the same object is asked for once more, with its image
         except Exception as error:
@@ -121,7 +128,12 @@ class _WorkerCollector(Collector):
         workers = self._pool.stats()
         for family, name in (
             (GaugeMetricFamily("m2n2_worker_alive", "1 where the worker can take work", labels=_WORKER), "alive"),
-            (GaugeMetricFamily("m2n2_worker_waiting", "Requests in its queue", labels=_WORKER), "waiting"),
+            (GaugeMetricFamily("m2n2_worker_waiting", "Clicks not answered yet", labels=_WORKER), "waiting"),
+            (
+                GaugeMetricFamily("m2n2_worker_age", "Seconds the step in work has been running", labels=_WORKER),
+                "age",
+            ),
+            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
             (GaugeMetricFamily("m2n2_worker_rss", "Resident memory in bytes", labels=_WORKER), "rss"),
             (CounterMetricFamily("m2n2_worker_restarts", "Starts after a death", labels=_WORKER), "restarts"),
             (
