@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.settings import Settings
 
@@ -45,14 +45,18 @@ class FaultyBackbone(ColorAffinity):
         entered: Set while a picture is held back.
     """
 
-    def __init__(self, *, revision: str = "1") -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         super().__init__(grid=GRID)
-        self.fingerprint = f"faulty-{revision}"
+        self.fingerprint = "faulty-1"
+        self.folder = folder
         self.calls: list[tuple[int, int, int]] = []
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
 
     def features(self, rgb: NDArray[np.uint8]) -> AttentionFeatures:
+        if self.folder is not None:
+            threads = f"{torch.get_num_threads()} {numba.get_num_threads()}"
+            (self.folder / f"threads-{os.getpid()}").write_text(threads)
         red, green, blue = (int(value) for value in rgb[0, 0])
         ground = (red, green, blue)
         if rgb.any():  # the warm-up's picture is black
@@ -71,18 +75,10 @@ class FaultyBackbone(ColorAffinity):
         return super().features(rgb)
 
 
-def load_faulty(settings: Settings, device: str, *, folder: Path | None = None) -> FaultyBackbone:
-    """What a worker loads. A folder tells how often, and makes it fail: files ``refuse`` and ``revision``."""
-    revision = "1"
-    if folder is not None:
-        (folder / f"start-{os.getpid()}").touch()
-        if (folder / "refuse").exists():
-            raise BackboneUnavailable("the weights are gone: run m2n2-backend fetch-weights")
-        if (folder / f"revision-{device}").exists():
-            revision = (folder / f"revision-{device}").read_text()
-    return FaultyBackbone(revision=revision)
+def load_faulty(settings: Settings, device: str, *, folder: Path) -> FaultyBackbone:
+    return FaultyBackbone(folder)
 
 
 def loader(folder: Path) -> partial[FaultyBackbone]:
-    """``load_faulty`` with its folder; can be pickled."""
+    """What a worker loads; can be pickled. In the folder each worker notes the threads it may use."""
     return partial(load_faulty, folder=folder)

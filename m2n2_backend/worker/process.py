@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -36,14 +37,16 @@ def run(connection: Connection, options: WorkerOptions) -> None:
     logging.basicConfig(level=options.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     quiet_downloads()
     outbox = queue.SimpleQueue[object]()
+    pipe = _Pipe(connection)
     try:
-        replica = load_replica(options, began=lambda keys: outbox.put(InWork(keys)), on_broken=_leave)
+        # Straight to the pipe: what a step is about has to be said before the step can end the process.
+        replica = load_replica(options, began=lambda keys: pipe.send(InWork(keys)), on_broken=_leave)
     except BackboneUnavailable as error:
-        connection.send(LoadFailed(str(error)))
+        pipe.send(LoadFailed(str(error)))
         return
     backbone = replica.engine.backbone
     outbox.put(Ready(backbone.fingerprint, backbone.description, _name(backbone.device), replica.figures()))
-    sender = threading.Thread(target=_send, args=(connection, outbox), name="sender", daemon=True)
+    sender = threading.Thread(target=_send, args=(pipe, outbox), name="sender", daemon=True)
     sender.start()
     ended = threading.Event()
     threading.Thread(target=_beat, args=(replica, outbox, ended), name="heartbeat", daemon=True).start()
@@ -69,13 +72,22 @@ def _take_work(connection: Connection, replica: Replica, outbox: queue.SimpleQue
         pass  # the web process is gone
 
 
-def _send(connection: Connection, outbox: queue.SimpleQueue[object]) -> None:
-    """Body of the one thread that writes to the pipe, so that a reply never waits in the model's thread."""
-    try:
-        while (message := outbox.get()) is not None:
-            connection.send(message)
-    except OSError:
-        pass
+class _Pipe:
+    """The writing end; threads share it. Where the other side is gone nothing is said any more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        with self._lock, suppress(OSError):
+            self._connection.send(message)
+
+
+def _send(pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> None:
+    """Body of the thread that sends replies: large ones must not be written in the model's thread."""
+    while (message := outbox.get()) is not None:
+        pipe.send(message)
 
 
 def _beat(replica: Replica, outbox: queue.SimpleQueue[object], ended: threading.Event) -> None:
