@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import Any
 
-from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, NotReady
+from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
@@ -22,21 +21,17 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Answers prediction requests; threads share one."""
 
-    def __init__(self, pool: Pool, media: Media, *, at_once: int, prefetcher: Prefetcher | None = None) -> None:
+    def __init__(self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None) -> None:
         """Set up the predictor.
 
         Args:
             pool: The model.
             media: Where images are read.
-            at_once: Most objects that are segmented at a time; one more is told to come back. A server keeps more
-                threads than that, so that waiting for the model never blocks what must be answered at once.
             prefetcher: Told of opened tasks.
         """
         self.pool = pool
         self._media = media
-        self._at_once = at_once
         self._prefetcher = prefetcher
-        self._slots = threading.BoundedSemaphore(at_once)
 
     def predict(self, request: PredictRequest, *, hostname: str | None = None, deadline: float) -> list[Any]:
         """Answer one request.
@@ -51,7 +46,6 @@ class Predictor:
             One entry per task: a prediction, or an empty list.
 
         Raises:
-            NotReady: Too many others are being answered.
             M2N2Error: Of the kinds that ``request``, ``media`` and the pool name.
         """
         if not request.items:
@@ -68,12 +62,7 @@ class Predictor:
         if question is None:
             logger.info("task %s: every prompt is already saved, nothing to segment", request.tasks[0].id)
             return [[]]
-        if not self._slots.acquire(blocking=False):
-            raise NotReady(f"busy: {self._at_once} prompts are being answered; click again in a moment")
-        try:
-            return [self._segment(question, hostname, deadline)]
-        finally:
-            self._slots.release()
+        return [self._segment(question, hostname, deadline)]
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from m2n2_backend.errors import ImageNeeded
+from m2n2_backend.errors import ImageNeeded, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
 
@@ -74,11 +75,21 @@ class Metrics:
 
 
 class MeteredPool:
-    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted."""
+    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once."""
 
-    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, metrics: Metrics, at_once: int) -> None:
+        """Stand before a pool.
+
+        Args:
+            pool: The model.
+            metrics: What is counted in.
+            at_once: Most clicks that wait or are in work; one more is told to come back. A server keeps more threads
+                than that, so that waiting for the model never blocks what must be answered at once.
+        """
         self._pool = pool
         self._metrics = metrics
+        self._at_once = at_once
+        self._places = threading.BoundedSemaphore(at_once)
 
     def segment(
         self,
@@ -91,7 +102,12 @@ class MeteredPool:
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         try:
-            answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
+            if not self._places.acquire(blocking=False):
+                raise NotReady(f"busy: {self._at_once} clicks wait for the model; click again in a moment")
+            try:
+                answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
+            finally:
+                self._places.release()
         except ImageNeeded:
             raise  # the same object is asked for once more, with its image
         except Exception as error:
