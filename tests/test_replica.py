@@ -67,13 +67,14 @@ def error(future: Future[Reply]) -> Exception:
 class Rig:
     """A replica on a model that can be held back."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
         self.began: list[frozenset[str]] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings)
         self.engine.warm_up()
+        self.engine._on_cpu = not like_accelerator
         self.replica = Replica(
             self.engine,
             capacity=self.settings.queue,
@@ -145,6 +146,22 @@ def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:
         done(future)
 
     assert (rig.encoded[0], set(rig.encoded[1:3]), rig.encoded[3:]) == (1, {4, 5}, [2, 3])
+
+
+def test_beside_an_accelerator_warm_clicks_go_first_as_soon_as_the_model_is_free(make: Make) -> None:
+    rig = make(like_accelerator=True)
+    done(rig.replica.submit(click(1)))
+    begun = rig.held(click(2))
+    cold = rig.replica.submit(click(3))
+    warm = rig.replica.submit(click(1))
+    cold_at_that_time: list[bool] = []
+    warm.add_done_callback(lambda _: cold_at_that_time.append(3 in rig.encoded))
+    assert not warm.done()
+    rig.backbone.gate.set()
+
+    for future in (begun, cold, warm):
+        done(future)
+    assert cold_at_that_time == [False]
 
 
 def test_a_prefetch_that_is_passed_between_its_steps_is_not_done_twice(make: Make) -> None:

@@ -231,6 +231,11 @@ class Engine:
         return self._with_room(lambda: self._answer(photo, prompts))
 
     @property
+    def can_do_both_at_once(self) -> bool:
+        """Whether a click can be answered while the model runs."""
+        return self._on_cpu
+
+    @property
     def tiers(self) -> dict[str, Tier]:
         """Fill and counters of every tier."""
         memory, tables = self._features, self._tables

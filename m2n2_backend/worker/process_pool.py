@@ -188,11 +188,11 @@ class ProcessPool:
         self._poison.survived(request.key)
         _finish(request, reply)
 
-    def went_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
+    def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
         """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
         for request in requests:
             other = self._worker_for(request.key)
-            if other is not None and not request.is_prefetch:
+            if other is not None and not request.is_prefetch and not request.future.done():
                 other.hand(request)  # whoever answers first has answered
 
     def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:

@@ -87,7 +87,7 @@ class Replica:
         clicks, model = frozenset({Step.READY}), frozenset({Step.ENCODE})
         kinds = [frozenset({Step.LOAD})] * _LOADERS + [frozenset({Step.TABLE})]
         # Beside the model on an accelerator a click would wait for it all the same, and both would need its memory.
-        kinds += [clicks, model] if engine.backbone.device.type == "cpu" else [clicks | model]
+        kinds += [clicks, model] if engine.can_do_both_at_once else [clicks | model]
         self._threads = [self._start(self._run, kind) for kind in kinds]
         self._writer = self._start(self._write)
 

@@ -83,8 +83,8 @@ class Owner(Protocol):
         """A request is done."""
         ...
 
-    def went_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
-        """It does not say anything; others may do what it was asked for."""
+    def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
+        """It does not say anything; others may do what it was asked for. Told again and again until it speaks."""
         ...
 
     def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:
@@ -181,8 +181,9 @@ class Supervisor:
         with self._lock:
             if not self.alive:
                 return False
-            self._outstanding[request.number] = request
-            self._outbox.put(request)
+            if request.number not in self._outstanding:
+                self._outstanding[request.number] = request
+                self._outbox.put(request)
             return True
 
     def prefetching(self) -> list[Request]:
@@ -301,12 +302,13 @@ class Supervisor:
         if age > self._latest.hang_seconds or silence > DEAD_SECONDS:
             child.kill()
             raise Died(f"did not answer for {max(age, silence):.0f} s and was ended")
-        if silence > SILENT_SECONDS and not self._was_silent:
+        if silence > SILENT_SECONDS:
+            if not self._was_silent:
+                logger.warning("the model worker on %s has been silent for %.0f s", self._options.device, silence)
             self._was_silent = True
-            logger.warning("the model worker on %s has been silent for %.0f s", self._options.device, silence)
             with self._lock:
                 requests = list(self._outstanding.values())
-            self._owner.went_silent(self, requests)
+            self._owner.is_silent(self, requests)
 
     def _silence(self) -> float:
         return max(0.0, self._clock() - self._heard_at) if self.alive else 0.0
