@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,7 +18,7 @@ from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
-from m2n2_backend.worker.engine import Engine
+from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
 from m2n2_backend.worker.queue import PREFETCHES
@@ -26,6 +27,14 @@ from m2n2_backend.worker.rle import brush_rle
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 class Clock:
@@ -135,6 +144,35 @@ def test_a_warm_click_does_not_wait_for_images_that_are_being_encoded(make: Make
 
     assert done(rig.replica.submit(click(1))).unpacked().any(), "while the model is busy"
     assert not any(future.done() for future in cold)
+
+
+@pytest.mark.parametrize("step", [Step.LOAD, Step.TABLE])
+def test_a_warm_click_and_the_model_wait_for_no_other_images_file_or_table(
+    step: Step, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, entered = make(), threading.Event(), threading.Event()
+    done(rig.replica.submit(click(1)))
+    advance = rig.engine.advance
+
+    def slow(photo: Photo, which: Step) -> None:
+        if which is step and photo.key == source(2).key:
+            entered.set()
+            assert gate.wait(TIMEOUT)
+        advance(photo, which)
+
+    monkeypatch.setattr(rig.engine, "advance", slow)
+    held = rig.replica.submit(click(2))
+    assert entered.wait(TIMEOUT)
+
+    assert done(rig.replica.submit(click(1))).mask is not None
+    if step is Step.LOAD:
+        assert done(rig.replica.submit(click(3))).mask is not None
+    else:
+        rig.replica.submit(prefetch(3))
+        until(lambda: 3 in rig.encoded)
+    assert not held.done()
+    gate.set()
+    done(held)
 
 
 def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:
@@ -306,6 +344,15 @@ def test_a_broken_device_is_noticed(make: Make) -> None:
     assert "CUDA error" in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
     assert rig.replica.broken
     assert rig.broken.is_set()
+
+
+def test_a_thread_that_ends_is_no_silent_loss(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make()
+    monkeypatch.setattr(rig.engine, "step", lambda photo: 1 / 0)
+    rig.replica.submit(click(1))
+
+    assert rig.broken.wait(TIMEOUT)
+    assert rig.replica.broken
 
 
 def test_a_closed_replica_answers_everybody(make: Make) -> None:

@@ -141,6 +141,6 @@ def _watch(parent: int) -> None:
 def _cause(status: int | None) -> str:
     if status is None:
         return "does not answer"
-    if status == -signal.SIGKILL:
+    if status == -9:
         return "was killed, perhaps for lack of memory"
     return f"died of signal {-status}" if status < 0 else f"ended with status {status}"

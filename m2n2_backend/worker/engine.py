@@ -180,7 +180,7 @@ class Engine:
     def open(self, image: SourceImage) -> Photo:
         """What memory has of an image."""
         photo = Photo(image)
-        if image.key not in self._states:
+        if image.key not in self._states and image.key in self._features:  # a miss is counted when it is loaded
             photo.encoded = self._features.get(image.key)
             photo.table = self._tables.get(image.key)
         return photo

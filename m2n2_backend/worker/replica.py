@@ -68,7 +68,7 @@ class Replica:
             capacity: Clicks that may wait; one more is told to come back.
             threads: CPU threads of each compiled kernel; numba's own choice if None.
             began: See :data:`Began`; called before each step, so it must be quick.
-            on_broken: Called where no later call on the device can succeed; the work that found out is answered
+            on_broken: Called where no later call can succeed, as the device is lost; the work that found out is answered
                 afterwards, if there is an afterwards.
             clock: Of deadlines and ages, in seconds.
         """
@@ -146,9 +146,21 @@ class Replica:
         self._writer.join(max(0.0, until - time.monotonic()))
 
     def _start(self, body: Callable[..., None], *arguments: object) -> threading.Thread:
-        thread = threading.Thread(target=body, args=arguments, name=f"replica-{body.__name__}", daemon=True)
+        def run() -> None:
+            try:
+                body(*arguments)
+            except BaseException:
+                # Work would wait for this thread for ever, and nothing would look hung.
+                logger.exception("a thread of the model worker ended")
+                self._break()
+
+        thread = threading.Thread(target=run, name=f"replica-{body.__name__}", daemon=True)
         thread.start()
         return thread
+
+    def _break(self) -> None:
+        self.broken = True
+        self._on_broken()
 
     def _run(self, steps: frozenset[Step]) -> None:
         """Body of a thread: whatever of these steps is the most urgent."""
@@ -254,8 +266,7 @@ class Replica:
             return error
         logger.error("internal error in the model worker", exc_info=error)
         if isinstance(error, RuntimeError) and "CUDA error" in str(error):
-            self.broken = True
-            self._on_broken()
+            self._break()
         return RuntimeError(f"{type(error).__name__} in the model worker: {error}")
 
     def _fail(self, photo: Photo, error: Exception) -> None:
