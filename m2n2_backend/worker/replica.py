@@ -68,7 +68,7 @@ class Replica:
             capacity: Clicks that may wait; one more is told to come back.
             threads: CPU threads of each compiled kernel; numba's own choice if None.
             began: See :data:`Began`; called before each step, so it must be quick.
-            on_broken: Called where no later call can succeed, as the device is lost; the work that found out is answered
+            on_broken: Called where no later call can succeed, as the device is lost; what found out is answered
                 afterwards, if there is an afterwards.
             clock: Of deadlines and ages, in seconds.
         """
