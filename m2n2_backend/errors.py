@@ -57,6 +57,14 @@ class NotReady(M2N2Error):
     """The model is still loading, the queue is full, or the deadline passed; try again later."""
 
 
+class DeadlinePassed(NotReady):
+    """The model was busy with others for as long as somebody waited."""
+
+
+class ImageRefused(NotReady):
+    """The image brought the model's process down, and is kept away from it for a while."""
+
+
 class DatasetError(SettingsError):
     """A data set for evaluation is missing, incomplete or not in the layout its name stands for."""
 

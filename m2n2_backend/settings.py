@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from m2n2_backend.errors import SettingsError
@@ -44,7 +44,9 @@ class Settings(BaseSettings):
         None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset"
     )
     device: DeviceName = Field("auto", description="Where the model runs")
-    threads: int | None = Field(None, ge=1, description="CPU threads of each model process; all cores if unset")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each model process; its share of the cores if unset"
+    )
     cache_dir: Path = Field(default_factory=default_cache_dir, description="Folder of the disk cache")
 
     working_size: int = Field(
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
     device_cache: int | None = Field(
         None,
         ge=0,
-        description="Bytes for matrices and maps of images in work; 192 MB on a CPU, 4 GB on an accelerator if unset",
+        description="Bytes for matrices and maps of images in work; 192 MB on a CPU, what is free on a GPU if unset",
     )
     memory_cache: int | None = Field(
         None,
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None, ge=1, le=64, description="Model processes; one for each GPU, or one on a CPU, if unset"
     )
-    queue: int = Field(64, ge=1, description="Clicks that may wait for one worker; one more is told to come back")
+    queue: int = Field(40, ge=1, description="Clicks that may wait for the model; one more is told to come back")
 
     host: str = Field("127.0.0.1", description="Address that `serve` binds")
     port: int = Field(9090, ge=1, le=65535, description="Port that `serve` binds")
@@ -83,7 +85,8 @@ class Settings(BaseSettings):
         40,
         ge=1,
         le=512,
-        description="Clicks that may wait for the model, and as many for images; one more is told to come back",
+        description="Threads for clicks that wait for the model, at least `M2N2_QUEUE`, and as many for those that wait "
+        "for images",
     )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
     max_body_bytes: int = Field(
@@ -140,6 +143,14 @@ class Settings(BaseSettings):
             return tuple(part.strip().lower() for part in value.split(",") if part.strip())
         return value
 
+    @model_validator(mode="after")
+    def _enough_threads(self) -> Settings:
+        if self.queue > self.http_threads:
+            raise ValueError(
+                f"M2N2_QUEUE of {self.queue} needs as many M2N2_HTTP_THREADS, there are {self.http_threads}"
+            )
+        return self
+
     @field_validator("label_studio_url")
     @classmethod
     def _clean_url(cls, value: str | None) -> str | None:
@@ -167,4 +178,6 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # of several settings together: their values hold secrets
+            raise SettingsError(f"settings: {first['msg']}") from None
         raise SettingsError(f"setting {name}: {first['msg']} (got {first['input']!r})") from error

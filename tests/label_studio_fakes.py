@@ -89,7 +89,13 @@ class DiscPool:
         self.known: dict[str, tuple[int, ...]] = {}
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         self.calls.append((image, prompts))
         self.subjects.append(subject)
@@ -126,7 +132,9 @@ class DiscPool:
 
     def stats(self) -> list[WorkerStats]:
         tiers = {name: Tier(10, 100, 1, 5, 3, 2) for name in ("device", "memory", "disk")}
-        return [WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, self.encode_seconds, 8000, tiers)]
+        return [
+            WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, self.encode_seconds, 8000, tiers, 1.5, 0.5)
+        ]
 
     def close(self) -> None:
         self.closed = True

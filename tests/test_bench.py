@@ -31,6 +31,7 @@ from m2n2_backend.commands.bench.service import (
     faults_of,
     figures_of,
     server,
+    warm_latencies,
 )
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.images import decode_image
@@ -223,3 +224,20 @@ def test_a_server_that_does_not_start_is_quoted(tmp_path: Path) -> None:
 def rle_of(mask: np.ndarray) -> bytes:
     """Brush RLE as Label Studio's own converter writes it: the mask in all four channels."""
     return bytes(encode_rle(np.repeat(mask.ravel(), 4).astype(np.uint8) * 255))
+
+
+def test_a_warm_click_is_one_whose_image_was_answered_since_the_latest_kill() -> None:
+    def answer(at: float, image: str, latency: float) -> Answer:
+        return Answer(Arrival(at, image, ()), 200, "OK", b"", 1000 * latency, 1000 * latency)
+
+    answers = [
+        answer(0, "a", 2),  # cold
+        answer(1, "a", 1.5),  # was due before the first answer was there
+        answer(3, "a", 0.01),
+        answer(4, "b", 0.02),  # cold
+        answer(6, "a", 0.5),  # a worker was killed since
+        answer(7, "a", 0.03),
+        answer(9.9, "a", 0.4),  # killed meanwhile
+    ]
+
+    assert warm_latencies(answers, [5.0, 10.0]) == pytest.approx([10, 30])

@@ -220,3 +220,46 @@ def test_temporary_files_of_dead_processes_are_swept_up(cache: DiskCache) -> Non
 
     assert not lost.exists()
     assert young.exists()
+
+
+def test_two_containers_with_equal_process_ids_never_write_to_one_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    real = Path.write_bytes
+
+    def note(self: Path, data: bytes) -> int:
+        names.append(self.name)
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", note)
+    for _ in range(2):
+        assert DiskCache(tmp_path, "model 1", LIMIT).put("aa11", encoded())
+
+    assert len(set(names)) == 2
+
+
+def test_what_is_on_disk_is_counted_from_the_start_and_a_rewritten_file_once(tmp_path: Path) -> None:
+    first = DiskCache(tmp_path, "model 1", LIMIT)
+    for key in ("aa11", "aa12", "aa11"):
+        first.put(key, encoded())
+    later = DiskCache(tmp_path, "model 1", LIMIT)
+
+    held = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert (len(first), first.nbytes) == (len(later), later.nbytes) == (2, held)
+
+
+def test_servers_of_two_versions_leave_each_others_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = DiskCache(tmp_path, "model 1", LIMIT)
+    old.put("aa11", encoded())
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_FORMAT", "m2n2-encoded-2")
+        new = DiskCache(tmp_path, "model 1", LIMIT)
+        assert new.get("aa11") is None
+        new.put("aa11", encoded(1))
+        assert new.get("aa11") is not None
+
+    assert old.get("aa11") is not None
+    assert (old.damaged, new.damaged) == (0, 0)

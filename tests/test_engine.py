@@ -19,7 +19,7 @@ from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.engine import CPU_CACHES, Engine
+from m2n2_backend.worker.engine import CPU_CACHES, Engine, Step
 from m2n2_backend.worker.pool import SourceImage
 
 CLICK = Prompts((Click(22, 30),))
@@ -49,11 +49,11 @@ def test_each_tier_saves_what_lies_below_it(tmp_path: Path) -> None:
     one_state = engine(tmp_path, device_cache=0)
     no_memory = engine(tmp_path, device_cache=0, memory_cache=0)
 
-    assert parts(one_state, first) == {"encode", "prepare", "segment"}
+    assert parts(one_state, first) == {"load", "encode", "prepare", "segment"}
     assert parts(one_state, without_data(first)) == {"segment"}
     parts(one_state, second)
     assert parts(one_state, without_data(first)) == {"prepare", "segment"}, "evicted from the device, not from memory"
-    assert parts(no_memory, without_data(first)) == {"prepare", "segment"}, "only on disk"
+    assert parts(no_memory, without_data(first)) == {"load", "prepare", "segment"}, "only on disk"
     assert one_state.tiers["device"].evictions == 2
     assert no_memory.tiers["disk"].hits == 1
 
@@ -82,14 +82,15 @@ def test_without_any_cache_the_file_is_needed_each_time_for_another_image(tmp_pa
         parts(made, without_data(first))
 
 
-def test_prefetching_fills_memory_and_disk_and_displaces_no_state(tmp_path: Path) -> None:
+def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: Path) -> None:
     backbone = FakeBackbone()
     made = engine(tmp_path, backbone, device_cache=0)
     worked_on, upcoming = source(), source(91)
     parts(made, worked_on)
+    photo = made.open(upcoming)
     with one_thread():
-        made.prefetch(upcoming)
-        made.prefetch(worked_on)
+        while (step := made.step(photo)) is not Step.READY:
+            made.advance(photo, step)
 
     assert backbone.calls == 2
     assert parts(made, without_data(worked_on)) == {"segment"}
@@ -99,14 +100,15 @@ def test_prefetching_fills_memory_and_disk_and_displaces_no_state(tmp_path: Path
 class Hungry(FakeBackbone):
     """Runs out of memory as long as it is told to."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
         super().__init__()
         self.failures = failures
+        self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     def features(self, rgb: np.ndarray) -> AttentionFeatures:
         if self.failures:
             self.failures -= 1
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().features(rgb)
 
 
@@ -116,8 +118,51 @@ def test_out_of_memory_drops_what_can_be_made_again_and_tries_once_more(tmp_path
     parts(made, source())
     backbone.failures = 1
 
-    assert parts(made, source(91)) == {"encode", "prepare", "segment"}
+    assert parts(made, source(91)) == {"load", "encode", "prepare", "segment"}
     assert made.tiers["device"].entries == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(torch.cuda.OutOfMemoryError("CUDA out of memory"), True), (MemoryError(), False)]
+)
+def test_beside_an_accelerator_only_the_memory_that_ran_out_is_freed(
+    error: Exception, kept: bool, tmp_path: Path
+) -> None:
+    backbone = Hungry(0, error)
+    made = engine(tmp_path, backbone)
+    made._on_cpu = False
+    parts(made, source())
+    backbone.failures = 1
+    parts(made, source(91))
+
+    assert source().key not in made._states
+    assert (source().key in made._features) == kept
+
+
+def test_room_is_made_before_another_state_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = engine(tmp_path, device_cache=0)
+    held: list[int] = []
+    prepare = made._segmenter.prepare
+    monkeypatch.setattr(made._segmenter, "prepare", lambda *given: held.append(len(made._states)) or prepare(*given))
+    for width in (90, 91, 92):
+        parts(made, source(width))
+
+    assert held == [0, 0, 0]
+
+
+def test_beside_an_accelerator_its_bytes_and_the_maps_in_memory_are_counted_apart(tmp_path: Path) -> None:
+    made = engine(tmp_path, memory_cache=4 * 60_000)
+    made._on_cpu, made._maps_limit = False, 60_000
+    with one_thread():
+        for width in (90, 91):
+            for x in range(5, 55, 10):
+                made.segment(source(width), Prompts((Click(x, 30),)))
+    (state,) = made._states.values()
+
+    assert made.tiers["device"].bytes == state.device_bytes == state.relation.nbytes
+    assert state.memo_bytes > 60_000, "one image's maps stay whatever their size"
+    assert made.tiers["memory"].bytes >= state.memo_bytes
+    assert made.tiers["device"].evictions >= 1, "the other image's maps were too much"
 
 
 def test_out_of_memory_twice_names_a_smaller_grid(tmp_path: Path) -> None:

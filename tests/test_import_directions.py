@@ -22,18 +22,19 @@ ALLOWED = {
     "tiff_tags": set(),
     "images": {"errors", "tiff_tags"},
     "resources": set(),
+    "cores": set(),
     "overlay": {"prompts"},
     "settings": {"errors", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"overlay"},
     "backbones": BASE | {"m2n2", "settings"},
-    "worker": SHARED | {"m2n2", "backbones"},
+    "worker": SHARED | {"cores", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
     "labelstudio/contract": BASE | {"worker"},
     "labelstudio/images": SHARED | {"worker"},
     "server": SHARED | {"worker", "labelstudio"},
-    "evaluation": SHARED | {"overlay", "m2n2", "backbones"},
+    "evaluation": SHARED | {"cores", "overlay", "m2n2", "backbones"},
     "commands": SHARED
-    | {"overlay", "resources", "m2n2", "backbones", "worker", "labelstudio", "server", "evaluation"},
+    | {"cores", "overlay", "resources", "m2n2", "backbones", "worker", "labelstudio", "server", "evaluation"},
     # It starts the other parts as programs, and imports the client of Label Studio's API alone.
     "commands/studio": SHARED | {"resources", "labelstudio"},
 }

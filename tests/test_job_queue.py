@@ -1,64 +1,54 @@
-"""What waits for a worker, in which order, and what nobody waits for any more."""
+"""What waits for a replica, what takes the place of what, and what nobody waits for any more."""
 
 from __future__ import annotations
-
-import threading
-import time
 
 import pytest
 
 from m2n2_backend.errors import NotReady
 from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.worker.messages import Done, Figures, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
-from m2n2_backend.worker.queue import Job, JobQueue
+from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES, Job, JobQueue
+
+REPLY = Reply(Done(None, (0, 0), 0.0, {}), Figures())
 
 
-def click(name: str, *prompts: str, label: str = "Cat", task: str = "7", seconds: float = 60.0) -> Job:
+def click(name: str, *prompts: str, label: str = "Cat", task: str = "7", seconds: float = 60.0) -> Work:
     subject = Subject("1", task, label, frozenset(prompts))
-    return Job(SourceImage(name, b""), Prompts((Click(1, 1),)), time.monotonic() + seconds, subject)
+    return Work(SourceImage(name, b""), Prompts((Click(1, 1),)), seconds, subject)
 
 
-def prefetch(name: str) -> Job:
-    return Job(SourceImage(name, b""), None, float("inf"))
+def prefetch(name: str, data: bytes = b"") -> Work:
+    return Work(SourceImage(name, data), None)
 
 
-def names(queue: JobQueue) -> list[str]:
-    taken = []
-    while (job := queue.get(0)) is not None:
-        taken.append(job.image.key)
-    return taken
+def queue(capacity: int = 10) -> JobQueue:
+    return JobQueue(capacity, clock=lambda: 0.0)
 
 
-def test_clicks_go_before_prefetching_and_otherwise_in_the_order_of_arrival() -> None:
-    queue = JobQueue(10)
-    for job in (prefetch("p1"), click("a", "1"), prefetch("p2"), click("b", "2")):
-        queue.put(job)
-
-    assert names(queue) == ["a", "b", "p1", "p2"]
+def names(waiting: JobQueue) -> list[str]:
+    return [job.key for job in waiting]
 
 
-def test_a_click_added_to_the_same_object_replaces_the_request_that_waits_and_answers_it() -> None:
-    queue = JobQueue(10)
-    older, other, newer = click("a", "1"), click("b", "9", task="8"), click("a", "1", "2")
-    for job in (older, other, newer):
-        queue.put(job)
+def test_a_click_added_to_the_same_object_takes_the_place_of_the_one_that_waits_and_answers_it() -> None:
+    waiting = queue()
+    older, other, newer = (
+        waiting.put(work) for work in (click("a", "1"), click("b", "9", task="8"), click("a", "1", "2"))
+    )
 
-    assert queue.get(0) is newer, "it takes the older one's place"
-    newer.finish("mask")
-    assert older.future.result(0) == newer.future.result(0) == "mask"
-    assert (len(queue), queue.superseded) == (1, 1)
+    assert list(waiting) == [newer, other], "it takes the older one's place"
+    newer.finish(REPLY)
+    assert older.future.result(0) is newer.future.result(0) is REPLY
+    assert waiting.superseded == 1
 
 
-def test_three_clicks_in_a_row_become_one_request() -> None:
-    queue = JobQueue(10)
-    jobs = [click("a", *"123"[: count + 1]) for count in range(3)]
-    for job in jobs:
-        queue.put(job)
+def test_three_clicks_in_a_row_become_one_job_that_answers_all() -> None:
+    waiting = queue()
+    jobs = [waiting.put(click("a", *"123"[: count + 1])) for count in range(3)]
 
-    assert queue.get(0) is jobs[2]
-    assert queue.get(0) is None
-    jobs[2].finish("mask")
-    assert [job.future.result(0) for job in jobs] == ["mask"] * 3
+    assert list(waiting) == [jobs[2]]
+    jobs[2].finish(REPLY)
+    assert [job.future.result(0) for job in jobs] == [REPLY] * 3
 
 
 @pytest.mark.parametrize(
@@ -68,93 +58,79 @@ def test_three_clicks_in_a_row_become_one_request() -> None:
         click("a", "1", "2", label="Dog"),
         click("a", "1", "2", task="8"),
         click("a"),
+        click("b", "1", "2"),  # the image was changed meanwhile
     ],
-    ids=["another object", "another label", "another task", "prompts without ids"],
+    ids=["another object", "another label", "another task", "prompts without ids", "another image"],
 )
-def test_requests_about_something_else_replace_nothing(newer: Job) -> None:
-    queue = JobQueue(10)
-    queue.put(click("a", "1"))
-    queue.put(newer)
+def test_other_objects_are_left_alone(newer: Work) -> None:
+    waiting = queue()
+    waiting.put(click("a", "1"))
+    waiting.put(newer)
 
-    assert len(queue) == 2
-    assert queue.superseded == 0
-
-
-def test_an_error_reaches_those_who_were_replaced_too() -> None:
-    queue = JobQueue(10)
-    older, newer = click("a", "1"), click("a", "1", "2")
-    queue.put(older)
-    queue.put(newer)
-    newer.finish(NotReady("no"))
-
-    with pytest.raises(NotReady, match="no"):
-        older.future.result(0)
+    assert (len(waiting), waiting.superseded) == (2, 0)
 
 
 def test_a_full_queue_refuses_clicks_but_a_replacing_one_has_its_place() -> None:
-    queue = JobQueue(2)
-    queue.put(click("a", "1"))
-    queue.put(click("b", "2"))
+    waiting = queue(2)
+    waiting.put(click("a", "1"))
+    waiting.put(click("b", "2"))
 
     with pytest.raises(NotReady, match="2 requests wait"):
-        queue.put(click("c", "3"))
-    queue.put(click("a", "1", "4"))
-    assert (len(queue), queue.refused) == (2, 1)
+        waiting.put(click("c", "3"))
+    waiting.put(click("a", "1", "4"))
+    assert (len(waiting), waiting.refused) == (2, 1)
 
 
-def test_prefetching_takes_no_places_of_clicks() -> None:
-    queue = JobQueue(1)
-    queue.put(prefetch("p"))
-    queue.put(click("a", "1"))
+def test_prefetches_have_places_of_their_own_and_few() -> None:
+    waiting = queue(1)
+    for number in range(PREFETCHES):
+        waiting.put(prefetch(f"p{number}"))
     with pytest.raises(NotReady):
-        queue.put(prefetch("p2"))
+        waiting.put(prefetch("one more"))
 
-    assert names(queue) == ["a", "p"]
-
-
-def test_a_request_whose_deadline_passed_is_dropped_and_counted() -> None:
-    queue = JobQueue(10)
-    late = click("a", "1", seconds=0.0)
-    queue.put(late)
-    queue.put(click("b", "2"))
-
-    assert names(queue) == ["b"]
-    assert queue.timed_out == 1
-    with pytest.raises(NotReady, match="deadline"):
-        late.future.result(0)
+    waiting.put(click("a", "1"))
+    assert len(waiting) == PREFETCHES + 1
 
 
-def test_a_job_put_back_comes_first() -> None:
-    queue = JobQueue(10)
-    for name in "abc":
-        queue.put(click(name, name))
-    begun = queue.get(0)
-    assert begun is not None
-    queue.put_back(begun)
+def test_the_files_of_prefetches_are_bounded_in_bytes_but_one_is_always_taken() -> None:
+    waiting = queue()
+    large = bytes(PREFETCH_BYTES + 1)
+    waiting.put(prefetch("large", large))
 
-    assert names(queue) == ["a", "b", "c"]
+    with pytest.raises(NotReady):
+        waiting.put(prefetch("small", b"1"))
 
 
-def test_get_wakes_up_when_something_arrives() -> None:
-    queue = JobQueue(10)
-    taken: list[Job | None] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.get(30)))
-    thread.start()
-    job = click("a", "1")
-    queue.put(job)
-    thread.join(10)
+def test_what_nobody_waits_for_is_dropped_and_takes_no_place() -> None:
+    now = [0.0]
+    waiting = JobQueue(10, clock=lambda: now[0])
+    late, patient = waiting.put(click("a", "1", seconds=5)), waiting.put(click("b", "2"))
+    cancelled = waiting.put(click("c", "3"))
+    prefetched = waiting.put(prefetch("p"))
+    cancelled.future.cancel()
+    now[0] = 10
 
-    assert taken == [job]
+    assert waiting.unwanted() == [late, cancelled]
+    assert list(waiting) == [patient, prefetched]
 
 
-def test_closing_answers_everybody_who_waits_and_whoever_comes_later() -> None:
-    queue = JobQueue(10)
-    waiting = click("a", "1")
-    queue.put(waiting)
-    queue.close(NotReady("shutting down"))
+def test_a_job_is_wanted_as_long_as_one_of_those_it_answers_waits() -> None:
+    now = [0.0]
+    waiting = JobQueue(10, clock=lambda: now[0])
+    waiting.put(click("a", "1", seconds=60))
+    waiting.put(click("a", "1", "2", seconds=5))
+    now[0] = 10
 
-    with pytest.raises(NotReady, match="shutting down"):
-        waiting.future.result(0)
-    with pytest.raises(NotReady, match="shutting down"):
-        queue.put(click("b", "2"))
-    assert queue.get(30) is None
+    assert waiting.unwanted() == []
+
+
+def test_a_job_put_back_has_its_old_place() -> None:
+    waiting = queue()
+    first: Job = waiting.put(click("a", "a"))
+    for name in "bc":
+        waiting.put(click(name, name))
+    waiting.take(first)
+    assert names(waiting) == ["b", "c"]
+    waiting.put_back(first)
+
+    assert names(waiting) == ["a", "b", "c"]

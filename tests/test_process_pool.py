@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,7 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.resources import sample_photograph
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.pool import Answer, SourceImage, Subject
+from m2n2_backend.worker.pool import SourceImage
 from m2n2_backend.worker.process_pool import ProcessPool
 
 ONE = Prompts((Click(225, 110),))
@@ -149,7 +147,7 @@ def test_a_passed_deadline_says_that_the_model_was_busy(pool: ProcessPool) -> No
 
     with pytest.raises(NotReady, match="busy until the deadline"):
         pool.segment(sample(), ONE, deadline=time.monotonic())
-    assert pool.stats()[0].timed_out > before
+    assert pool.stats()[0].timed_out == before + 1, "once, whoever noticed"
 
 
 def test_the_web_process_imports_no_torch(tmp_path: Path) -> None:
@@ -170,109 +168,6 @@ def test_the_web_process_imports_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=environment)
 
     assert done.stdout.strip() == "ready []", done.stderr
-
-
-def kill(pool: ProcessPool) -> None:
-    os.kill(pool.pids[0], signal.SIGKILL)
-
-
-def test_a_killed_worker_is_replaced_and_the_request_in_flight_answered(
-    pool: ProcessPool, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    pool.segment(sample(), ONE, deadline=soon())
-    restarts, pid = pool.stats()[0].restarts, pool.pids[0]
-    answers: list[Answer] = []
-    os.kill(pid, signal.SIGSTOP)  # so that the request is in flight for sure when the worker dies
-    asking = threading.Thread(target=lambda: answers.append(pool.segment(sample(), ONE, deadline=soon())))
-    asking.start()
-    until(lambda: pool._workers[0].is_working_on(sample().key) and len(pool._workers[0].queue) == 0)
-    kill(pool)
-    asking.join(120)
-
-    assert np.array_equal(answers[0].mask, alone(settings, ONE))
-    assert pool.pids[0] != pid
-    assert pool.stats()[0].restarts == restarts + 1
-    assert "was killed, perhaps for lack of memory" in caplog.text
-
-
-def test_while_a_worker_is_replaced_the_status_is_degraded_and_requests_wait_for_it(pool: ProcessPool) -> None:
-    pool.segment(sample(), ONE, deadline=soon())
-    kill(pool)
-    until(lambda: pool.status().state == "degraded")
-
-    assert "starting it again" in pool.status().detail
-    assert pool.segment(sample(with_data=False), ONE, deadline=soon()).mask.any(), "the disk has the image"
-    assert pool.status().state == "ready"
-
-
-def test_a_request_that_kills_its_worker_twice_is_answered_with_the_cause(pool: ProcessPool) -> None:
-    pool.segment(sample(), ONE, deadline=soon())
-    image, failed = sample(b"poison"), []
-
-    def ask() -> None:
-        with pytest.raises(NotReady, match="2 times with this image"):
-            pool.segment(image, ONE, deadline=soon())
-        failed.append(True)
-
-    asking = threading.Thread(target=ask)
-    worker = pool._workers[0]
-    os.kill(pool.pids[0], signal.SIGSTOP)
-    asking.start()
-    for _ in range(2):
-        until(lambda: worker.alive and worker.is_working_on(image.key) and len(worker.queue) == 0)
-        kill(pool)
-        until(lambda: not worker.alive)
-    asking.join(120)
-
-    assert failed
-    assert pool.segment(sample(), ONE, deadline=soon()).mask.any()
-
-
-def test_two_workers_share_the_images_and_an_image_stays_with_its_worker(settings: Settings) -> None:
-    pool = ProcessPool(settings.model_copy(update={"workers": 2, "cache_dir": settings.cache_dir / "two"}))
-    try:
-        images = [sample(bytes([index])) for index in range(8)]
-        for image in images * 2:
-            pool.segment(image, ONE, deadline=soon())
-            until(lambda: len(pool._workers) == 2 and all(worker.alive for worker in pool._workers))
-        for image in images:
-            pool.segment(image, ONE, deadline=soon())
-        stats = pool.stats()
-        assert pool.status().device == "2 x cpu"
-        assert [worker.encoded > 0 for worker in stats] == [True, True]
-        assert sum(worker.encoded for worker in stats) <= 9, "the first may have moved when the second worker came"
-
-        os.kill(pool.pids[0], signal.SIGKILL)
-        until(lambda: not pool._workers[0].alive)
-        for image in images:
-            assert pool.segment(SourceImage(image.key, None), ONE, deadline=soon()).mask.any(), "from the shared disk"
-    finally:
-        pool.close()
-
-
-def test_clicks_on_one_object_that_came_while_the_worker_was_busy_are_one_request(pool: ProcessPool) -> None:
-    pool.segment(sample(), ONE, deadline=soon())
-    before = pool.stats()[0].superseded
-    pid, points = pool.pids[0], [Click(225, 110), Click(230, 200), Click(40, 40, False)]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            blocker = threads.submit(pool.segment, sample(), ONE, deadline=soon())
-            until(lambda: pool._workers[0].is_working_on(sample().key) and len(pool._workers[0].queue) == 0)
-            asked = []
-            for count in (1, 2, 3):
-                subject = Subject("1", "7", "Cat", frozenset("abc"[:count]))
-                prompts = Prompts(tuple(points[:count]))
-                asked.append(threads.submit(pool.segment, sample(), prompts, deadline=soon(), subject=subject))
-                until(lambda: len(pool._workers[0].queue) == 1 and pool.stats()[0].superseded == before + count - 1)  # noqa: B023
-            os.kill(pid, signal.SIGCONT)
-            masks = [each.result(120).mask for each in asked]
-            blocker.result(120)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-    direct = pool.segment(sample(), Prompts(tuple(points)), deadline=soon()).mask
-    assert all(np.array_equal(mask, direct) for mask in masks)
 
 
 def test_a_model_that_cannot_be_loaded_answers_with_the_cure(tmp_path: Path) -> None:

@@ -214,9 +214,9 @@ class BlockedPool(DiscPool):
         return super().segment(image, prompts, **more)
 
 
-def test_while_every_slot_waits_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:
+def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:
     pool = BlockedPool()
-    client = create_app(settings(http_threads=1), pool, media).test_client
+    client = create_app(settings(queue=1), pool, media).test_client
     found: list[int] = []
     body = payload(key_point())
     waiting = threading.Thread(target=lambda: found.append(client().post("/predict", json=body).status_code))
@@ -226,6 +226,7 @@ def test_while_every_slot_waits_for_the_model_all_else_is_answered_at_once(media
     assert (busy.status_code, "busy" in busy.status) == (503, True)
     assert client().post("/predict", json={"tasks": [{}]}).json == {"results": [[]]}
     assert client().get("/health").status_code == 200
+    assert 'm2n2_segments_total{kind="clicks",outcome="NotReady"} 1.0' in client().get("/metrics").text
     pool.go_on.set()
     waiting.join()
     assert found == [200]

@@ -36,7 +36,17 @@ def test_a_browser_gets_a_page_and_a_program_json(client: FlaskClient) -> None:
 def test_the_page_tells_backbone_device_and_cache_fill(client: FlaskClient) -> None:
     text = page(client)
 
-    for part in ("discs", "paper", "disc-1", "device cache", "disk cache", "(10 %)", "5 hits", "1 restarts"):
+    for part in (
+        "discs",
+        "paper",
+        "disc-1",
+        "device cache",
+        "disk cache",
+        "(10 %)",
+        "5 hits",
+        "1 restarts",
+        "on a step for 2 s",
+    ):
         assert part in text
 
 
@@ -103,6 +113,8 @@ def test_metrics_tell_outcomes_caches_and_workers(client: FlaskClient, pool: Dis
         'm2n2_segments_total{kind="clicks",outcome="ok"} 1.0',
         'm2n2_segments_total{kind="clicks",outcome="NotReady"} 1.0',
         'm2n2_worker_waiting{worker="0"} 4.0',
+        'm2n2_worker_age{worker="0"} 1.5',
+        'm2n2_worker_silence{worker="0"} 0.5',
         'm2n2_worker_restarts_total{worker="0"} 1.0',
         'm2n2_worker_superseded_total{worker="0"} 2.0',
         'm2n2_worker_timed_out_total{worker="0"} 3.0',

@@ -19,6 +19,7 @@ _MODEL_BYTES = 2 * 1024**3  # U-Net 1.73 GB and VAE encoder 0.07 GB in 16-bit, t
 _PIXEL_BYTES = 1536  # VAE encoder: about six 16-bit maps of 128 channels at full resolution
 _KEPT = 2  # P and a power of it, of one image
 _BUILT = 3  # and one more while the power is made
+_STATES_SHARE = 0.9  # of the free memory, as the allocator cuts it into pieces
 
 
 def bytes_needed(grid: int) -> int:
@@ -56,6 +57,18 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return 0
+
+
+def room_for_states(device: torch.device) -> int:
+    """Bytes of an accelerator that matrices of images may fill: what is free, less what a step needs for a while.
+
+    It is asked when everything has run once and nothing is held but the model.
+    """
+    if device.type != "cuda":
+        return free_bytes(device) // 2
+    needed = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+    torch.cuda.empty_cache()
+    return max(0, int(_STATES_SHARE * free_bytes(device)) - needed)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

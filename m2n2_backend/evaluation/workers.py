@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import cv2
 import numba
 import torch
 
+from m2n2_backend.cores import usable_cores
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.evaluation.datasets import Sample
 from m2n2_backend.evaluation.journal import Entry
@@ -84,7 +84,7 @@ def evaluate_in_processes(
     """
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs, len(groups))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     waiting = iter(groups)
     workers: dict[Connection, BaseProcess] = {}
     try:

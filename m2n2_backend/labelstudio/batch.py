@@ -65,7 +65,7 @@ class ProjectBatch:
         """
         version = _version_when_ready(pool)
         media = RememberingMedia.of(self._settings)
-        predictor = Predictor(pool, media, at_once=1)
+        predictor = Predictor(pool, media)
         for task in self._studio.tasks(self._project, whole=True):
             name = f"task {task['id']}"
             if any(one.get("model_version") == version for one in task.get("predictions") or ()):

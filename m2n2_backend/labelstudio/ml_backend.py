@@ -43,9 +43,9 @@ def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
 
     Args:
         pool: The model, shared by all requests.
-        settings: How images are read, how many requests at once, and for how long.
+        settings: How images are read, and for how long a request may wait.
     """
-    predictor = Predictor(pool, RememberingMedia.of(settings), at_once=settings.http_threads)
+    predictor = Predictor(pool, RememberingMedia.of(settings))
 
     class M2N2Backend(LabelStudioMLBase):  # type: ignore[misc]
         """Interactive segmentation by clicks and boxes."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from itertools import islice
 from typing import Any
 
-from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error, NotReady
+from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
@@ -23,22 +22,18 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Answers prediction requests; threads share one."""
 
-    def __init__(self, pool: Pool, media: Media, *, at_once: int, prefetcher: Prefetcher | None = None) -> None:
+    def __init__(self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None) -> None:
         """Set up the predictor.
 
         Args:
             pool: The model.
             media: Where images are read.
-            at_once: Most objects that the model is asked for at a time; one more is told to come back. A server keeps
-                more threads than that, so that waiting for the model never blocks what must be answered at once.
             prefetcher: Told of opened tasks.
         """
         self.pool = pool
         self.configs = LabelConfigs()
         self._media = media
-        self._at_once = at_once
         self._prefetcher = prefetcher
-        self._slots = threading.BoundedSemaphore(at_once)
 
     def predict(self, request: PredictRequest, *, hostname: str | None = None, deadline: float) -> list[Any]:
         """Answer one request.
@@ -53,7 +48,6 @@ class Predictor:
             One entry per task: a prediction, or an empty list.
 
         Raises:
-            NotReady: Too many others are being answered.
             M2N2Error: Of the kinds that ``request``, ``media`` and the pool name.
         """
         if not request.items:
@@ -92,11 +86,11 @@ class Predictor:
         read = time.monotonic()
         try:
             _check_size(image.size, request)
-            answer = self._asked(image, request, deadline, subject)
+            answer = self._ask(image, request, deadline, subject)
         except ImageNeeded:
             image = self._media.fetch(ref, deadline=deadline, data_needed=True)
             _check_size(image.size, request)
-            answer = self._asked(image, request, deadline, subject)
+            answer = self._ask(image, request, deadline, subject)
         _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
@@ -114,14 +108,9 @@ class Predictor:
         )
         return result
 
-    def _asked(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
-        """The model's answer; only here a slot is taken, as slow downloads must not refuse clicks on known images."""
-        if not self._slots.acquire(blocking=False):
-            raise NotReady(f"busy: {self._at_once} prompts are being answered; click again in a moment")
-        try:
-            return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject)
-        finally:
-            self._slots.release()
+    def _ask(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
+        is_brush = request.output.kind == "brush"
+        return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject, rle=is_brush)
 
 
 def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 
 class Sized(Protocol):
@@ -34,13 +34,19 @@ class ByteCache(Generic[V]):
         evictions: Entries let go.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, size: Callable[[V], int] = lambda entry: entry.nbytes) -> None:
+        """Set up an empty cache.
+
+        Args:
+            limit: In bytes.
+            size: What counts of an entry, if not all of it.
+        """
         self.limit = limit
         self.hits = 0
         self.misses = 0
         self.evictions = 0
         # Bounded by `put`, which lets the newest stay; the library's own bound would refuse what is larger than it.
-        self._entries: LRUCache[Hashable, V] = LRUCache(math.inf, getsizeof=lambda entry: entry.nbytes)
+        self._entries: LRUCache[Hashable, V] = LRUCache(math.inf, getsizeof=size)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> V | None:
@@ -61,15 +67,34 @@ class ByteCache(Generic[V]):
         """
         with self._lock:
             self._entries[key] = entry
-            while self._entries.currsize > self.limit and len(self._entries) > keep:
-                self._entries.popitem()
-                self.evictions += 1
+            self._evict(0, keep)
+
+    def make_room(self, size: int) -> None:
+        """Evict until so many bytes more would fit, or nothing is left: before something large is built."""
+        with self._lock:
+            self._evict(size, 0)
+
+    def evict_oldest(self) -> None:
+        """Let go of the least recently used entry."""
+        with self._lock:
+            self._entries.popitem()
+            self.evictions += 1
+
+    def values(self) -> list[V]:
+        """All entries, none of them used by this."""
+        with self._lock:
+            return [Cache.__getitem__(self._entries, key) for key in self._entries]
 
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:
             self.evictions += len(self._entries)
             self._entries.clear()
+
+    def _evict(self, more: int, keep: int) -> None:
+        while self._entries.currsize + more > self.limit and len(self._entries) > keep:
+            self._entries.popitem()
+            self.evictions += 1
 
     @property
     def nbytes(self) -> int:

@@ -104,5 +104,14 @@ class ImageState:
     @property
     def nbytes(self) -> int:
         """Bytes of matrix, table and memos; it grows with new clicks."""
-        memos = self.cells.nbytes + self.clicks.nbytes + self.steps.nbytes
-        return self.relation.nbytes + self.upsample.nbytes + memos
+        return self.relation.nbytes + self.upsample.nbytes + self.memo_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the matrix, which alone is on the device."""
+        return self.relation.nbytes
+
+    @property
+    def memo_bytes(self) -> int:
+        """Bytes of the memos, which grow with new clicks."""
+        return self.cells.nbytes + self.clicks.nbytes + self.steps.nbytes

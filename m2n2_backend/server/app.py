@@ -70,11 +70,11 @@ class _Routes:
 
     def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
         self._metrics = Metrics(pool)
-        self._pool = MeteredPool(pool, self._metrics)
+        self._pool = MeteredPool(pool, self._metrics, settings.queue)
         self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
-        self._predictor = Predictor(self._pool, media, at_once=settings.http_threads, prefetcher=prefetcher)
+        self._predictor = Predictor(self._pool, media, prefetcher=prefetcher)
         self._hostnames = _Hostnames()
         self._json = JsonReader()
 

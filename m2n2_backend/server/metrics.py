@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from m2n2_backend.errors import ImageNeeded
+from m2n2_backend.errors import ImageNeeded, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
 
@@ -40,7 +41,8 @@ class Metrics:
         )  # fmt: skip
         self._parts = Histogram(
             "m2n2_model_seconds",
-            "Parts of an answer: wait (queue), encode (model), prepare (matrix and table), segment (clicks to mask)",
+            "Parts of an answer: wait (queue), load (disk or file), encode (model), prepare (matrix and table), "
+            "segment (clicks to mask), rle",
             ["part"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -73,18 +75,39 @@ class Metrics:
 
 
 class MeteredPool:
-    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted."""
+    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once."""
 
-    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, metrics: Metrics, at_once: int) -> None:
+        """Stand before a pool.
+
+        Args:
+            pool: The model.
+            metrics: What is counted in.
+            at_once: Most clicks that wait or are in work; one more is told to come back. A server keeps more threads
+                than that, so that waiting for the model never blocks what must be answered at once.
+        """
         self._pool = pool
         self._metrics = metrics
+        self._at_once = at_once
+        self._places = threading.BoundedSemaphore(at_once)
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         try:
-            answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject)
+            if not self._places.acquire(blocking=False):
+                raise NotReady(f"busy: {self._at_once} clicks wait for the model; click again in a moment")
+            try:
+                answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
+            finally:
+                self._places.release()
         except ImageNeeded:
             raise  # the same object is asked for once more, with its image
         except Exception as error:
@@ -121,7 +144,12 @@ class _WorkerCollector(Collector):
         workers = self._pool.stats()
         for family, name in (
             (GaugeMetricFamily("m2n2_worker_alive", "1 where the worker can take work", labels=_WORKER), "alive"),
-            (GaugeMetricFamily("m2n2_worker_waiting", "Requests in its queue", labels=_WORKER), "waiting"),
+            (GaugeMetricFamily("m2n2_worker_waiting", "Clicks not answered yet", labels=_WORKER), "waiting"),
+            (
+                GaugeMetricFamily("m2n2_worker_age", "Seconds the step in work has been running", labels=_WORKER),
+                "age",
+            ),
+            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
             (GaugeMetricFamily("m2n2_worker_rss", "Resident memory in bytes", labels=_WORKER), "rss"),
             (CounterMetricFamily("m2n2_worker_restarts", "Starts after a death", labels=_WORKER), "restarts"),
             (

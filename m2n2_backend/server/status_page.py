@@ -94,7 +94,9 @@ def status_page(status: Status, workers: Sequence[WorkerStats], requests: Sequen
 def _workers(workers: Sequence[WorkerStats]) -> str:
     rows = []
     for index, worker in enumerate(workers):
-        state = "working" if worker.alive else "not running"
+        state = "working" if worker.alive else "not answering"
+        if worker.age:
+            state += f" on a step for {worker.age:.0f} s"
         rows.append(
             f"<tr><th>{index}: {escape(worker.device)}</th><td>{state}, {worker.waiting} waiting, "
             f"{worker.restarts} restarts, {worker.encoded} images encoded, {worker.superseded} superseded, "

@@ -59,10 +59,13 @@ class DiskCache:
         self.limit = limit
         self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
         self._root = folder
-        self._own = folder / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+        # Each format has folders of its own, so that servers of two versions share the root in peace.
+        self._own = folder / hashlib.sha256(f"{_FORMAT} {fingerprint}".encode()).hexdigest()[:16]
         self._held = self._count = 0  # as of the latest look at the folder, and written since
         self._scanned_at = -_SCAN_SECONDS
         self._resume_at = 0.0
+        if limit > 0:
+            self._look()
 
     def path(self, key: str) -> Path:
         """The file of a photograph, whether it exists or not."""
@@ -107,11 +110,13 @@ class DiskCache:
         if self.limit == 0 or self.paused:
             return False
         path = self.path(key)
-        temporary = path.with_name(f".{key}.{os.getpid()}.tmp")
+        # Random, as processes in two containers on one volume may have equal ids.
+        temporary = path.with_name(f".{key}.{os.urandom(8).hex()}.tmp")
         data = pack(encoded, key, self.fingerprint)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
+            before = path.stat().st_size if path.is_file() else None
             temporary.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -120,8 +125,8 @@ class DiskCache:
                 f"{self._root} cannot be written: {error.strerror}; {PAUSE_SECONDS:.0f} s without", pause=True
             )
             return False
-        self._held += len(data)
-        self._count += 1
+        self._held += len(data) - (before or 0)
+        self._count += before is None
         if self._held > self.limit or time.monotonic() - self._scanned_at > _SCAN_SECONDS:
             self._evict()
         return True
@@ -136,10 +141,15 @@ class DiskCache:
         """Whether writing is given up for a while."""
         return time.monotonic() < self._resume_at
 
-    def _evict(self) -> None:
+    def _look(self) -> list[_File]:
+        """Count what is there, least recently used first."""
         files = sorted(self._files())
         self._held, self._count = sum(file.size for file in files), len(files)
         self._scanned_at = time.monotonic()
+        return files
+
+    def _evict(self) -> None:
+        files = self._look()
         if self._held <= self.limit:
             return
         for file in files:

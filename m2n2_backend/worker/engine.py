@@ -1,17 +1,22 @@
-"""Model and caches of one device: image and prompts → mask, by the shortest way there is. One thread only."""
+"""Model and caches of one device: image and prompts → mask, in steps that may run on different threads."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TypeVar
 
+import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice
+from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice, room_for_states
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
@@ -30,11 +35,46 @@ logger = logging.getLogger(__name__)
 CPU_CACHES = (192 * 1024**2, 256 * 1024**2)
 """Defaults of the first and the second tier on a CPU, where both are the same memory as the model's."""
 
-ACCELERATOR_CACHES = (4 * 1024**3, 2 * 1024**3)
-"""Defaults on an accelerator. A grid of 128 and its powers take 2.7 GB in 16-bit, its features 42 MB an image."""
+ACCELERATOR_MEMORY = 2 * 1024**3
+"""Default of the second tier beside an accelerator: features of a grid of 128 take 42 MB an image."""
 
 T = TypeVar("T")
 Timings = dict[str, float]
+
+
+class Step(IntEnum):
+    """What an image needs next, in this order."""
+
+    LOAD = 0  # its features from disk, or its pixels from its file
+    ENCODE = 1  # the model
+    TABLE = 2  # the JBU operator
+    READY = 3  # a click
+
+
+@dataclass(eq=False)
+class Photo:
+    """One photograph on its way to where it can be clicked.
+
+    Attributes:
+        image: With its file, or as it is known.
+        rgb: uint8 [H, W, 3] between loading and encoding.
+        encoded: What the model said.
+        table: Its JBU operator.
+        timings: Milliseconds of the parts that ran and that no answer has told yet.
+        busy: Whether a step runs; for whoever runs steps on several threads.
+    """
+
+    image: SourceImage
+    rgb: NDArray[np.uint8] | None = None
+    encoded: EncodedImage | None = None
+    table: JointBilateral | None = None
+    timings: Timings = field(default_factory=dict)
+    busy: bool = False
+
+    @property
+    def key(self) -> str:
+        """Hash of the file."""
+        return self.image.key
 
 
 class Engine:
@@ -44,7 +84,15 @@ class Engine:
     - memory: what the model said, and JBU tables. The matrix is built again.
     - disk: what the model said. Matrix and table are built again.
 
-    The model runs where all of them miss, and only then the image's file is needed.
+    The model runs where all of them miss, and only then the image's file is needed. Each kind of step runs on one
+    thread at a time, different kinds may run at once.
+
+    Attributes:
+        backbone: The model.
+        disk: The tier on disk. Whoever calls ``advance`` writes to it, when it suits.
+        encoded: Times the model ran.
+        encode_seconds: Of the latest time.
+        slowest_encode: Seconds of the slowest time.
     """
 
     def __init__(self, backbone: Backbone, settings: Settings) -> None:
@@ -55,26 +103,51 @@ class Engine:
             settings: Bytes of the tiers, folder of the disk's, limits of images, hyperparameters.
         """
         self.backbone = backbone
+        self.encoded = 0
+        self.encode_seconds = self.slowest_encode = 0.0
         self._segmenter = Segmenter(backbone, settings.method())
         self._max_pixels = settings.max_image_pixels
-        on_device, in_memory = _limits(settings, backbone.device)
-        self._states = ByteCache[ImageState](on_device)
+        self._device_limit = settings.device_cache
+        self._on_cpu = backbone.device.type == "cpu"
+        in_memory = settings.memory_cache
+        if in_memory is None:
+            in_memory = CPU_CACHES[1] if self._on_cpu else ACCELERATOR_MEMORY
+        self._states = ByteCache[ImageState](
+            CPU_CACHES[0] if self._device_limit is None else self._device_limit, self._size_of_state
+        )
+        # Beside an accelerator the maps of clicks lie in this memory, not on the device.
+        self._maps_limit = 0 if self._on_cpu else in_memory // 4
         self._features = ByteCache[EncodedImage](in_memory // 2)
-        self._tables = ByteCache[JointBilateral](in_memory // 2)
+        self._tables = ByteCache[JointBilateral](in_memory // 2 - self._maps_limit)
+        self._next_state = 0  # bytes that the next state is expected to take
+        self._kernels: AbstractContextManager[object] = nullcontext()
         fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}"
         self.disk = DiskCache(settings.cache_dir / "images", fingerprint, settings.disk_cache)
 
-    def warm_up(self) -> None:
-        """Compile and load every kernel, so that the first annotator does not wait for it."""
+    def warm_up(self, share: float = 1.0) -> None:
+        """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
+
+        Args:
+            share: Of the device's free memory that is this process's.
+        """
+        started = time.monotonic()
         state = self._segmenter.encode(np.zeros((64, 64, 3), np.uint8))
+        self.encode_seconds = self.slowest_encode = time.monotonic() - started
         self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False)], Box(4, 4, 40, 40))
+        if numba.threading_layer() not in ("omp", "tbb"):
+            self._kernels = threading.Lock()  # that layer ends the process where two threads use it at once
+        if not self._on_cpu:
+            self._next_state = state.device_bytes  # the grid decides it, and is the same for every image
+            del state
+            if self._device_limit is None:
+                self._states.limit = int(share * room_for_states(self.backbone.device))
 
     def segment(self, image: SourceImage, prompts: Prompts) -> tuple[Segmentation, Timings]:
-        """Segment one object.
+        """Segment one object, all steps on this thread.
 
         Returns:
-            The mask, and the milliseconds of the parts that ran: ``encode`` (the model), ``prepare`` (matrix and
-            table) and ``segment``.
+            The mask, and the milliseconds of the parts that ran: ``load`` (disk or file), ``encode`` (the model),
+            ``prepare`` (matrix and table) and ``segment``.
 
         Raises:
             ImageNeeded: No tier has the image and ``image.data`` is None.
@@ -83,24 +156,14 @@ class Engine:
             InvalidPrompt: A prompt lies outside the image or none is foreground.
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
-        timings: Timings = {}
-        result = self._with_room(lambda: self._segment(image, prompts, timings))
-        return result, timings
-
-    def prefetch(self, image: SourceImage) -> Timings:
-        """Bring an image to memory and disk, displacing no state that clicks are working on.
-
-        Raises:
-            ImageNeeded: No tier has the image and ``image.data`` is None.
-            InvalidImage: It cannot be decoded.
-            ImageTooLarge: It has too many pixels.
-            BackboneUnavailable: Too little memory, or the model gives no finite values.
-        """
-        timings: Timings = {}
-        if image.key not in self._states:
-            encoded = self._with_room(lambda: self._encoded(image, timings))
-            self._table(image.key, encoded, timings)
-        return timings
+        photo = self.open(image)
+        while (step := self.step(photo)) is not Step.READY:
+            self.advance(photo, step)
+            if step is Step.ENCODE and photo.encoded is not None:
+                self.disk.put(photo.key, photo.encoded)
+        segmentation = self.answer(photo, prompts)
+        assert segmentation is not None, "nothing evicts between two steps of one thread"
+        return segmentation, photo.timings
 
     def encode_to_disk(self, image: SourceImage) -> None:
         """Run the model and write to disk only, for batches that nobody clicks on yet.
@@ -110,7 +173,67 @@ class Engine:
             ImageTooLarge: It has too many pixels.
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
-        self._with_room(lambda: self._encode(image, {}))
+        photo = Photo(image)
+        photo.rgb = self._decode(photo)
+        self.disk.put(photo.key, self._encode(photo))
+
+    def open(self, image: SourceImage) -> Photo:
+        """What memory has of an image."""
+        photo = Photo(image)
+        if image.key not in self._states and image.key in self._features:  # a miss is counted when it is loaded
+            photo.encoded = self._features.get(image.key)
+            photo.table = self._tables.get(image.key)
+        return photo
+
+    def step(self, photo: Photo) -> Step:
+        """What the image needs next."""
+        if photo.key in self._states:
+            return Step.READY
+        if photo.encoded is None:
+            return Step.LOAD if photo.rgb is None else Step.ENCODE
+        return Step.TABLE if photo.table is None else Step.READY
+
+    def advance(self, photo: Photo, step: Step) -> None:
+        """Take one step that is not the last.
+
+        Raises:
+            ImageNeeded: No tier has the image and its file is not there.
+            InvalidImage: It cannot be decoded.
+            ImageTooLarge: It has too many pixels.
+            BackboneUnavailable: Too little memory, or the model gives no finite values.
+        """
+        if step is Step.LOAD:
+            with _timing(photo.timings, "load"):
+                photo.encoded = self._features.get(photo.key) or self.disk.get(photo.key)
+                if photo.encoded is None:
+                    photo.rgb = self._decode(photo)
+                else:
+                    self._features.put(photo.key, photo.encoded)
+        elif step is Step.ENCODE:
+            with _timing(photo.timings, "encode"):
+                photo.encoded = self._encode(photo)
+            photo.rgb = None
+            self._features.put(photo.key, photo.encoded)
+        elif step is Step.TABLE:
+            encoded = photo.encoded
+            assert encoded is not None, "what the step is made of"
+            with _timing(photo.timings, "prepare"), self._kernels:
+                photo.table = self._with_room(lambda: self._segmenter.joint_bilateral(encoded))
+            self._tables.put(photo.key, photo.table)
+
+    def answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
+        """Segment one object of an image that is ready; None where it no longer is, as its state was evicted.
+
+        Raises:
+            InvalidPrompt: A prompt lies outside the image or none is foreground.
+            BackboneUnavailable: Too little memory, or the model gives no finite values.
+        """
+        return self._with_room(lambda: self._answer(photo, prompts))
+
+    @property
+    def can_do_both_at_once(self) -> bool:
+        """Whether a click can be answered while the model runs."""
+        return self._on_cpu
 
     @property
     def tiers(self) -> dict[str, Tier]:
@@ -119,8 +242,8 @@ class Engine:
         return {
             "device": _tier(self._states),
             "memory": Tier(
-                memory.nbytes + tables.nbytes,
-                memory.limit + tables.limit,
+                memory.nbytes + tables.nbytes + self._maps_bytes(),
+                memory.limit + tables.limit + self._maps_limit,
                 len(memory),
                 memory.hits,
                 memory.misses,
@@ -129,45 +252,47 @@ class Engine:
             "disk": _tier(self.disk),
         }
 
-    def _segment(self, image: SourceImage, prompts: Prompts, timings: Timings) -> Segmentation:
-        state = self._states.get(image.key)
+    def _answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
+        state = self._states.get(photo.key)
         if state is None:
-            encoded = self._encoded(image, timings)
-            table = self._table(image.key, encoded, timings)
-            with _timing(timings, "prepare"):
-                state = self._segmenter.prepare(encoded, table)
-            self._states.put(image.key, state)
-        with _timing(timings, "segment"):
+            if photo.encoded is None or photo.table is None:
+                return None
+            with _timing(photo.timings, "prepare"), self._kernels:
+                self._states.make_room(self._next_state)  # before the new one is built, or both need memory
+                state = self._segmenter.prepare(photo.encoded, photo.table)
+            self._next_state = max(self._next_state, self._size_of_state(state))
+            self._states.put(photo.key, state)
+        with _timing(photo.timings, "segment"), self._kernels:
             segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes)
-        self._states.put(image.key, state)  # again: it has grown by the new maps
+        self._states.put(photo.key, state)  # again: it has grown by the new maps
+        while self._maps_bytes() > self._maps_limit and len(self._states) > 1:
+            self._states.evict_oldest()
         return segmentation
 
-    def _encoded(self, image: SourceImage, timings: Timings) -> EncodedImage:
-        encoded = self._features.get(image.key)
-        if encoded is None:
-            encoded = self.disk.get(image.key) or self._encode(image, timings)
-            self._features.put(image.key, encoded)
-        return encoded
-
-    def _encode(self, image: SourceImage, timings: Timings) -> EncodedImage:
-        if image.data is None:
+    def _decode(self, photo: Photo) -> NDArray[np.uint8]:
+        data = photo.image.data
+        if data is None:
             raise ImageNeeded("no cache has the image; its file is needed")
-        with _timing(timings, "encode"):
-            rgb = decode_image(image.data, max_pixels=self._max_pixels)
-            encoded = self._segmenter.extract(rgb).to("cpu")
-        self.disk.put(image.key, encoded)
+        return self._with_room(lambda: decode_image(data, max_pixels=self._max_pixels))
+
+    def _encode(self, photo: Photo) -> EncodedImage:
+        rgb = photo.rgb
+        assert rgb is not None, "what the step is made of"
+        started = time.monotonic()
+        encoded = self._with_room(lambda: self._segmenter.extract(rgb).to("cpu"))
+        self.encoded += 1
+        self.encode_seconds = time.monotonic() - started
+        self.slowest_encode = max(self.slowest_encode, self.encode_seconds)
         return encoded
 
-    def _table(self, key: str, encoded: EncodedImage, timings: Timings) -> JointBilateral:
-        table = self._tables.get(key)
-        if table is None:
-            with _timing(timings, "prepare"):
-                table = self._segmenter.joint_bilateral(encoded)
-            self._tables.put(key, table)
-        return table
+    def _size_of_state(self, state: ImageState) -> int:
+        return state.nbytes if self._on_cpu else state.device_bytes
+
+    def _maps_bytes(self) -> int:
+        return 0 if self._on_cpu else sum(state.memo_bytes for state in self._states.values())
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """Out of memory: once more with everything dropped that can be made again."""
+        """Out of memory: once more with everything dropped that can be made again and lies in that memory."""
         grid = getattr(self.backbone, "grid", 128)
         try:
             try:
@@ -176,22 +301,17 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
                 logger.warning("out of memory: dropping %d prepared images and trying again", len(self._states))
-            for tier in (self._states, self._features, self._tables):
-                tier.clear()
+                on_device = not self._on_cpu and not isinstance(error, MemoryError)
+            self._states.clear()
+            if not on_device:
+                self._features.clear()
+                self._tables.clear()
             if self.backbone.device.type == "cuda":
                 torch.cuda.empty_cache()
             with memory_advice(grid, self.backbone.device):
                 return work()
         except FloatingPointError as error:
             raise BackboneUnavailable(f"the model's attention is not finite: {error}") from error
-
-
-def _limits(settings: Settings, device: torch.device) -> tuple[int, int]:
-    """Bytes of the device's and of the memory's tier."""
-    defaults = CPU_CACHES if device.type == "cpu" else ACCELERATOR_CACHES
-    chosen = (settings.device_cache, settings.memory_cache)
-    on_device, in_memory = (default if own is None else own for own, default in zip(chosen, defaults, strict=True))
-    return on_device, in_memory
 
 
 def _tier(cache: ByteCache[ImageState] | DiskCache) -> Tier:

@@ -1,49 +1,35 @@
-"""What the web process and a worker process say to each other."""
+"""What is asked of a replica and what it says, wherever it runs: plain values that can be sent to another process."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.pool import SourceImage, Tier
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model is loaded.
-
-    Attributes:
-        fingerprint: Of the backbone.
-        backbone: In words.
-        device: In words.
-        devices: Names of all devices of this kind.
-        tiers: Of the empty caches, but for the disk's.
-    """
-
-    fingerprint: str
-    backbone: str
-    device: str
-    devices: tuple[str, ...]
-    tiers: Mapping[str, Tier]
-
-
-@dataclass(frozen=True)
-class LoadFailed:
-    """The model cannot be loaded: cause and cure."""
-
-    detail: str
+from m2n2_backend.worker.pool import SourceImage, Subject, Tier
 
 
 @dataclass(frozen=True)
 class Work:
-    """An image to segment, or to encode only, where there are no prompts."""
+    """An image to segment, or to encode only.
+
+    Attributes:
+        image: The photograph.
+        prompts: None where the image is only to be encoded for clicks that may come (a prefetch).
+        seconds: From now on until nobody waits for the answer; infinite for a prefetch.
+        subject: What the clicks are about; see :class:`~m2n2_backend.worker.pool.Subject`.
+        rle: Whether the mask is wanted as Label Studio's brush RLE too.
+    """
 
     image: SourceImage
     prompts: Prompts | None
+    seconds: float = math.inf
+    subject: Subject | None = None
+    rle: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,18 +40,15 @@ class Done:
         mask: Bits of the mask, eight to a byte, uint8 [ceil(H·W / 8)]; None where nothing was to be segmented.
         shape: (H, W).
         score: Of the mask.
-        timings_ms: Of the parts that ran.
+        timings_ms: Of the parts that ran; see :class:`~m2n2_backend.worker.pool.Answer`.
+        rle: Label Studio's brush RLE of the mask where it was asked for.
     """
 
     mask: NDArray[np.uint8] | None
     shape: tuple[int, int]
     score: float
     timings_ms: Mapping[str, float]
-
-    @staticmethod
-    def of(mask: NDArray[np.bool_], score: float, timings_ms: Mapping[str, float]) -> Done:
-        """A mask as it is sent."""
-        return Done(np.packbits(mask), (mask.shape[0], mask.shape[1]), score, timings_ms)
+    rle: bytes | None = None
 
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, bool [H, W]."""
@@ -75,15 +58,72 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What became of one piece of work, and the worker's figures after it.
+class Figures:
+    """What a replica counts, at one moment.
 
     Attributes:
-        result: ``Done``, or the error it ended with.
-        tiers: Of the caches.
+        waiting: Requests in its queue.
+        superseded: Requests answered with a newer request's mask.
+        refused: Requests that found the queue full.
+        encoded: Times the model ran.
+        encode_seconds: Of the latest time, or of the warm-up before.
+        age: Seconds for which the longest of the steps in work has been running; 0 where there is none.
+        hang_seconds: A step that takes longer than this has hung.
         rss: Resident memory of the process in bytes; 0 where the system does not tell.
+        tiers: Of the caches.
+    """
+
+    waiting: int = 0
+    superseded: int = 0
+    refused: int = 0
+    encoded: int = 0
+    encode_seconds: float = 0.0
+    age: float = 0.0
+    hang_seconds: float = math.inf
+    rss: int = 0
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one piece of work, and the replica's figures after it.
+
+    Attributes:
+        result: ``Done``, or the error it ended with. Errors travel as values: raised ones would come with the
+            traceback of another process.
+        figures: Of the moment.
     """
 
     result: Done | Exception
-    tiers: Mapping[str, Tier]
-    rss: int
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded.
+
+    Attributes:
+        fingerprint: Of the backbone.
+        backbone: In words.
+        device: In words.
+        figures: Of the empty caches, but for the disk's.
+    """
+
+    fingerprint: str
+    backbone: str
+    device: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The model cannot be loaded: cause and cure."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class InWork:
+    """Hashes of the images in work from now on: the suspects if this is the last that is heard of a process."""
+
+    keys: frozenset[str]

@@ -1,10 +1,31 @@
-"""What a worker process is started with."""
+"""What a worker is started with, in a local process or elsewhere. It travels, so it holds no secret."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from m2n2_backend.cores import usable_cores
 from m2n2_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.attention import Backbone
+
+SECRETS = ("label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_password")
+"""Settings that are the web process's alone."""
+
+
+def load(settings: Settings, device: str) -> Backbone:
+    """The backbone of the settings on a device, with the grid that was chosen for it before.
+
+    Raises:
+        BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
+        SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
+    """
+    from m2n2_backend.backbones.kept_grid import load_with_kept_grid  # here, as it loads PyTorch
+
+    return load_with_kept_grid(settings, device)
 
 
 @dataclass(frozen=True)
@@ -12,11 +33,33 @@ class WorkerOptions:
     """What one worker is started with.
 
     Attributes:
-        settings: Of the whole service.
+        settings: Of the whole service, without what only the web process may know.
         device: The worker's own, such as ``cuda:1``.
-        share: Of the CPU's cores, in (0, 1].
+        workers: Of this machine, which share its cores.
+        on_device: Of those, workers on this worker's device, which share its memory.
+        load: Settings and device → backbone; a function that can be pickled.
     """
 
     settings: Settings
     device: str
-    share: float = 1.0
+    workers: int = 1
+    on_device: int = 1
+    load: Callable[[Settings, str], Backbone] = load
+
+    @staticmethod
+    def of(
+        settings: Settings,
+        device: str,
+        *,
+        workers: int = 1,
+        on_device: int = 1,
+        load: Callable[[Settings, str], Backbone] = load,
+    ) -> WorkerOptions:
+        """Options without the secrets of the settings."""
+        public = settings.model_copy(update=dict.fromkeys(SECRETS))
+        return WorkerOptions(public, device, workers, on_device, load)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of this worker."""
+        return self.settings.threads or max(1, usable_cores() // self.workers)

@@ -58,13 +58,16 @@ class Answer:
         mask: bool [H, W], the size of the natural image.
         score: In [0, 1]; see ``m2n2.segmenter.Segmentation.score``.
         model_version: Changes whenever the same clicks may give another mask.
-        timings_ms: Wall time of the parts that ran, by name: ``wait`` (queue), ``encode``, ``prepare``, ``segment``.
+        timings_ms: Wall time of the parts that ran, by name: ``wait`` (queue), ``load`` (disk or file), ``encode``
+            (the model), ``prepare`` (matrix and table), ``segment``, ``rle``.
+        rle: Label Studio's brush RLE of the mask where it was asked for, else None.
     """
 
     mask: NDArray[np.bool_]
     score: float
     model_version: str
     timings_ms: Mapping[str, float]
+    rle: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ class Status:
     """What /health and the log say about the model.
 
     Attributes:
-        state: ``loading`` until the first request can be answered; ``ready``; ``degraded`` while a worker that died
-            is being replaced; ``failed`` where the model cannot be loaded.
+        state: ``loading`` while no worker can answer yet, or again; ``ready``; ``degraded`` where some can and others
+            cannot; ``failed`` where the model cannot be loaded or started.
         model_version: Known before the model is loaded.
         backbone: Its name in words, with a plain remark where it is only the embedded default.
         device: The device in words.
-        detail: Cause and cure where ``state`` is ``failed`` or ``degraded``, else empty.
+        detail: Cause and cure where ``state`` is ``failed``, or a worker died or is silent, else empty.
     """
 
     state: Literal["loading", "ready", "degraded", "failed"]
@@ -110,12 +113,12 @@ class Tier:
 
 @dataclass(frozen=True)
 class WorkerStats:
-    """One worker as of its latest answer.
+    """One worker as of its latest message.
 
     Attributes:
         device: In words.
         alive: Whether it can take work now.
-        waiting: Requests in its queue.
+        waiting: Clicks it has been handed and not answered.
         restarts: Times it was started again after it died.
         superseded: Requests answered with a newer request's mask.
         timed_out: Requests whose deadline passed before their answer.
@@ -124,6 +127,8 @@ class WorkerStats:
         encode_seconds: Of the latest time; 0 before.
         rss: Resident memory in bytes; 0 where the system does not tell.
         tiers: ``device``, ``memory`` and ``disk``.
+        age: Seconds for which the longest of the steps in work has been running; 0 where there is none.
+        silence: Seconds since it was heard of: the age of these figures.
     """
 
     device: str
@@ -137,13 +142,21 @@ class WorkerStats:
     encode_seconds: float
     rss: int
     tiers: Mapping[str, Tier]
+    age: float = 0.0
+    silence: float = 0.0
 
 
 class Pool(Protocol):
     """The seam between web process and model: one process here, or a cluster."""
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         """Segment one object.
 
@@ -152,13 +165,15 @@ class Pool(Protocol):
             prompts: Clicks and boxes in pixels of the natural image.
             deadline: ``time.monotonic()`` after which nobody waits for the answer.
             subject: What the clicks are about; a newer request may then answer for one that still waits.
+            rle: Whether the mask is wanted as brush RLE too.
 
         Raises:
             ImageNeeded: ``image.data`` is None and no cache has the image: ask again with its data.
             InvalidImage: ``image`` cannot be decoded.
             ImageTooLarge: ``image`` has more pixels than the settings allow.
             InvalidPrompt: A prompt lies outside the image or none is foreground.
-            NotReady: The model is not loaded yet, too many requests wait, or the deadline passed.
+            NotReady: Too many requests wait, the deadline passed (``DeadlinePassed``), or the image brought the model
+                down again and again (``ImageRefused``).
             BackboneUnavailable: Loading failed, or memory is too small; the message names the cure.
         """
         ...

@@ -1,104 +1,104 @@
-"""Body of a worker process: it owns one device, the model on it and the caches, and does one thing at a time."""
+"""Body of a local worker process: a replica at the other end of a pipe."""
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import sys
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-import numba
 import torch
 
 from m2n2_backend.backbones.quiet import quiet_downloads
-from m2n2_backend.backbones.registry import backbone_loader
-from m2n2_backend.errors import M2N2Error
-from m2n2_backend.worker.engine import Engine
-from m2n2_backend.worker.messages import Done, LoadFailed, Ready, Reply, Work
+from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.worker.messages import InWork, LoadFailed, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.replica import Replica, load_replica
 
 logger = logging.getLogger(__name__)
 
 BROKEN = 70
-"""Exit status of a worker whose device cannot be used any more."""
+"""Exit status of a worker whose device cannot be used any more; a new process gets a new context."""
+
+HEARTBEAT_SECONDS = 1.0
+_CLOSE_SECONDS = 3.0
 
 
 def run(connection: Connection, options: WorkerOptions) -> None:
-    """Load the model, tell so, then answer ``Work`` with ``Reply`` until the other side is gone."""
+    """Load the model, tell so, then answer ``(number, Work)`` with ``(number, Reply)`` in any order, and tell figures
+    and the images in work, until None comes or the other side is gone.
+    """  # noqa: D205
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the web process decides
-    settings = options.settings
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=options.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     quiet_downloads()
-    _limit_threads(settings.threads, options.share)
+    outbox = queue.SimpleQueue[object]()
+    pipe = _Pipe(connection)
     try:
-        backbone = backbone_loader(settings, options.device)()
-        engine = Engine(backbone, settings)
-        engine.warm_up()
-    except M2N2Error as error:
-        connection.send(LoadFailed(str(error)))
+        # Straight to the pipe: what a step is about has to be said before the step can end the process.
+        replica = load_replica(options, began=lambda keys: pipe.send(InWork(keys)), on_broken=_leave)
+    except BackboneUnavailable as error:
+        pipe.send(LoadFailed(str(error)))
         return
-    except Exception as error:
-        # Whatever a library raises here has to end in /health's answer.
-        logger.exception("the model cannot be loaded")
-        cause = " ".join(str(error).split())
-        connection.send(LoadFailed(f"the model cannot be loaded: {type(error).__name__}: {cause}"))
-        return
-    ready = Ready(
-        backbone.fingerprint, backbone.description, _name(backbone.device), _like(backbone.device), engine.tiers
-    )
+    backbone = replica.engine.backbone
+    outbox.put(Ready(backbone.fingerprint, backbone.description, _name(backbone.device), replica.figures()))
+    sender = threading.Thread(target=_send, args=(pipe, outbox), name="sender", daemon=True)
+    sender.start()
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(replica, outbox, ended), name="heartbeat", daemon=True).start()
+    _take_work(connection, replica, outbox)
+    ended.set()
+    replica.close(_CLOSE_SECONDS)
+    outbox.put(None)
+    sender.join(_CLOSE_SECONDS)
+    logging.shutdown()
+    os._exit(0)  # a step that is still running must not be waited for, nor torn down halfway
+
+
+def _take_work(connection: Connection, replica: Replica, outbox: queue.SimpleQueue[object]) -> None:
     try:
-        connection.send(ready)
-        while (work := connection.recv()) is not None:
-            result = _do(engine, work)
-            connection.send(Reply(result, engine.tiers, resident_bytes()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+        while (message := connection.recv()) is not None:
+            number, work = message
+
+            def answer(future: Future[Reply], number: int = number) -> None:
+                outbox.put((number, future.result()))
+
+            replica.submit(work).add_done_callback(answer)
+    except (EOFError, OSError):
         pass  # the web process is gone
 
 
-def _do(engine: Engine, work: Work) -> Done | Exception:
-    try:
-        if work.prompts is None:
-            return Done(None, (0, 0), 0.0, engine.prefetch(work.image))
-        result, timings = engine.segment(work.image, work.prompts)
-        return Done.of(result.mask, result.score, timings)
-    except M2N2Error as error:
-        return error
-    except Exception as error:
-        logger.exception("internal error in the model worker")
-        if _is_device_broken(error):
-            # No later call on this device can succeed; a new process gets a new context.
-            sys.stderr.flush()
-            os._exit(BROKEN)
-        return RuntimeError(f"{type(error).__name__} in the model worker: {error}")
+class _Pipe:
+    """The writing end; threads share it. Where the other side is gone nothing is said any more."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        with self._lock, suppress(OSError):
+            self._connection.send(message)
 
 
-def _is_device_broken(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+def _send(pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> None:
+    """Body of the thread that sends replies: large ones must not be written in the model's thread."""
+    while (message := outbox.get()) is not None:
+        pipe.send(message)
 
 
-def _limit_threads(threads: int | None, share: float) -> None:
-    wanted = threads or max(1, int((os.cpu_count() or 1) * share))
-    torch.set_num_threads(wanted)
-    numba.set_num_threads(min(wanted, numba.config.NUMBA_NUM_THREADS))
+def _beat(replica: Replica, outbox: queue.SimpleQueue[object], ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT_SECONDS):
+        outbox.put(replica.figures())
+
+
+def _leave() -> None:
+    sys.stderr.flush()
+    os._exit(BROKEN)
 
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _like(device: torch.device) -> tuple[str, ...]:
-    """All devices of the same kind, this one first where it was not named by a number."""
-    if device.type != "cuda":
-        return (str(device),)
-    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-
-
-def resident_bytes(pid: int | None = None) -> int:
-    """Resident memory of a process, of this one by default; 0 where the system does not tell."""
-    try:
-        statm = Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii")
-        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

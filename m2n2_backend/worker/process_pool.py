@@ -1,83 +1,147 @@
-"""The pool of this machine: one process per device, each image always on the same one."""
+"""The pool of this machine: one process per device, each image always on the same one while that lives."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import logging
+import math
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from m2n2_backend import __version__
-from m2n2_backend.errors import BackboneUnavailable, NotReady
+from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.messages import Done
-from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.devices import find_devices
+from m2n2_backend.worker.messages import Done, Figures, Ready, Reply, Work
+from m2n2_backend.worker.options import WorkerOptions, load
+from m2n2_backend.worker.poison import Poison
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
-from m2n2_backend.worker.queue import Job, JobQueue
-from m2n2_backend.worker.supervisor import Supervisor
+from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES
+from m2n2_backend.worker.supervisor import BACK_OFF, RELOAD_SECONDS, Request, Supervisor
 
-_POLL_SECONDS = 0.2
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.attention import Backbone
+
+logger = logging.getLogger(__name__)
 
 
 class ProcessPool:
-    """A :class:`~m2n2_backend.worker.pool.Pool` of processes. Threads share it; nothing is loaded in this process."""
+    """A :class:`~m2n2_backend.worker.pool.Pool` of processes. Threads share it; nothing is loaded in this process.
 
-    def __init__(self, settings: Settings) -> None:
-        """Start the first worker, which tells how many devices there are, and in its wake the others."""
+    The pool keeps what it has asked of each worker until that answers. What a dying worker leaves undone goes to
+    another one that lives, or waits, each request until its own deadline, for one that does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[Settings, str], Backbone] = load,
+        find: Callable[[str], Sequence[str]] = find_devices,
+        supervise: Callable[[WorkerOptions, ProcessPool], Supervisor] = Supervisor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Find the devices and start all workers, in the background.
+
+        Args:
+            settings: Of the service.
+            load: Settings and device → backbone; a function that can be pickled.
+            find: The setting's device → all devices of this kind.
+            supervise: Makes the supervisor of one worker.
+            clock: Of deadlines, in seconds.
+        """
         self._settings = settings
-        self._closed = False
+        self._load = load
+        self._find = find
+        self._supervise = supervise
+        self._clock = clock
         self._lock = threading.Lock()
-        share = 1.0 if settings.workers is None else 1.0 / settings.workers
-        self._workers = [self._worker(settings.device, share)]
-        threading.Thread(target=self._start_others, args=(share,), name="worker-starter", daemon=True).start()
+        self._closed = threading.Event()
+        self._numbers = itertools.count()
+        self._workers: list[Supervisor] = []
+        self._homeless: list[Request] = []
+        self._fingerprints: dict[Supervisor, str] = {}  # of those that live
+        self._poison = Poison(clock)
+        self._failure = ""  # to find the devices
+        if settings.device == "cpu":
+            self._start_workers(["cpu"])
+        else:
+            threading.Thread(target=self._look_for_devices, name="worker-starter", daemon=True).start()
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
-        worker = self._worker_for(image.key)
-        self._await_model(worker, deadline)
-        job = Job(image, prompts, deadline, subject)
-        worker.queue.put(job)
+        request = Request(Work(image, prompts, 0.0, subject, rle), deadline, next(self._numbers))
+        if (refusal := self._poison.refusal(image.key)) is not None:
+            raise refusal
+        self._dispatch(request)
         try:
-            done = job.future.result(max(0.0, deadline - time.monotonic()))
+            result = request.future.result(max(0.0, deadline - self._clock())).result
         except FutureTimeout:
-            job.future.cancel()
-            worker.gave_up()
-            raise NotReady("the model was busy until the deadline; click again") from None
-        assert isinstance(done, Done), "clicks are answered with a mask"
-        return Answer(done.unpacked(), done.score, self._version(worker), done.timings_ms)
+            request.future.cancel()
+            self._gave_up(request)
+            was_ready = any(worker.ready for worker in self._workers)
+            raise DeadlinePassed(
+                "the model was busy until the deadline; click again"
+                if was_ready
+                else "the model is still loading; click again in a moment"
+            ) from None
+        if isinstance(result, DeadlinePassed):
+            self._gave_up(request)
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, Done), "clicks are answered with a mask"
+        return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle)
 
     def prefetch(self, image: SourceImage) -> bool:
         """See :meth:`m2n2_backend.worker.pool.Pool.prefetch`."""
         worker = self._worker_for(image.key)
+        if worker is None or self._poison.is_suspect(image.key):
+            return False
         if worker.is_working_on(image.key):
             return True
-        try:
-            worker.queue.put(Job(image, None, float("inf")))
-        except (NotReady, BackboneUnavailable):
+        others = worker.prefetching()
+        size = sum(len(each.work.image.data or b"") for each in others) + len(image.data or b"")
+        if len(others) >= PREFETCHES or (others and size > PREFETCH_BYTES):
             return False
-        return True
+        return worker.hand(Request(Work(image, None), math.inf, next(self._numbers)))
 
     def status(self) -> Status:
         """See :meth:`m2n2_backend.worker.pool.Pool.status`."""
         workers = self._workers
-        ready = next((worker for worker in workers if worker.ready is not None), None)
-        failed = [worker.failure for worker in workers if worker.failure is not None]
-        if ready is None or ready.ready is None:
-            state = "failed" if failed else "loading"
-            version = self._version(workers[0])
-            return Status(state, version, self._settings.backbone, self._settings.device, "; ".join(failed))  # type: ignore[arg-type]
-        names = [worker.ready.device for worker in workers if worker.ready is not None]
-        device = names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
-        trouble = [
-            worker.failure or worker.trouble or "a worker is loading" for worker in workers if not worker.alive
-        ]
-        if all(worker.failure for worker in workers):
-            return Status("failed", self._version(ready), ready.ready.backbone, device, "; ".join(trouble))
-        state = "degraded" if trouble else "ready"
-        return Status(state, self._version(ready), ready.ready.backbone, device, "; ".join(trouble))  # type: ignore[arg-type]
+        fit = [worker for worker in workers if worker.is_fit]
+        unfit = [worker for worker in workers if not worker.is_fit]
+        detail = "; ".join(
+            worker.failure
+            or worker.trouble
+            or ("a worker does not answer" if worker.alive else "a worker is loading")
+            for worker in unfit
+        )
+        ready = next((worker.ready for worker in (*fit, *workers) if worker.ready is not None), None)
+        backbone = self._settings.backbone if ready is None else ready.backbone
+        device = self._settings.device if ready is None else ready.device
+        if len(fit) > 1:
+            device = f"{len(fit)} x {device}"
+        if fit:
+            return Status("degraded" if unfit else "ready", self._version(), backbone, device, detail)
+        if self._failure or (workers and all(worker.is_hopeless for worker in workers)):
+            return Status("failed", self._version(), backbone, device, self._failure or detail)
+        troubled = any(worker.failure or worker.trouble or worker.alive for worker in workers)
+        return Status("loading", self._version(), backbone, device, detail if troubled else "")
 
     def stats(self) -> list[WorkerStats]:
         """See :meth:`m2n2_backend.worker.pool.Pool.stats`."""
@@ -86,45 +150,154 @@ class ProcessPool:
     def close(self) -> None:
         """See :meth:`m2n2_backend.worker.pool.Pool.close`."""
         with self._lock:
-            self._closed = True
-            workers = list(self._workers)
+            self._closed.set()
+            workers, homeless = list(self._workers), self._homeless
+            self._homeless = []
+        for request in homeless:
+            _finish(request, _shutting_down())
         for worker in workers:
             worker.close()
+        for worker in workers:
+            worker.join()
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that run now."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
-    def _worker(self, device: str, share: float) -> Supervisor:
-        return Supervisor(WorkerOptions(self._settings, device, share), JobQueue(self._settings.queue))
-
-    def _start_others(self, share: float) -> None:
-        first = self._workers[0]
-        while first.ready is None:  # it may fail to load, and succeed a minute later
-            if self._closed:
-                return
-            time.sleep(_POLL_SECONDS)
-        devices = first.ready.devices
-        count = self._settings.workers or len(devices)
+    def check(self, worker: Supervisor, ready: Ready) -> None:
+        """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
         with self._lock:
-            if not self._closed:
-                others = [self._worker(devices[index % len(devices)], share) for index in range(1, count)]
-                self._workers = [first, *others]
+            others = {found for other, found in self._fingerprints.items() if other is not worker}
+            if others - {ready.fingerprint}:
+                raise BackboneUnavailable(
+                    f"{ready.device} loaded {ready.fingerprint} where the other workers have {others.pop()}: "
+                    "restart the backend, or set M2N2_MODEL and M2N2_GRID"
+                )
+            self._fingerprints[worker] = ready.fingerprint
 
-    def _worker_for(self, key: str) -> Supervisor:
+    def came_up(self, worker: Supervisor) -> None:
+        """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
+        with self._lock:
+            homeless, self._homeless = self._homeless, []
+        for request in homeless:
+            self._dispatch(request)
+
+    def answered(self, request: Request, reply: Reply) -> None:
+        """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
+        self._poison.survived(request.key)
+        _finish(request, reply)
+
+    def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
+        """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
+        for request in requests:
+            other = self._worker_for(request.key)
+            if other is not None and not request.is_prefetch and not request.future.done():
+                other.hand(request)  # whoever answers first has answered
+
+    def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:
+        """See :class:`~m2n2_backend.worker.supervisor.Owner`."""
+        with self._lock:
+            self._fingerprints.pop(worker, None)
+        for key in suspects:
+            self._poison.died(key)
+        for request in requests:
+            refusal = self._poison.refusal(request.key)
+            if request.is_prefetch:  # nobody waits for it, and it may be the cause
+                request.future.cancel()
+            elif refusal is not None:
+                _finish(request, refusal)
+            else:
+                self._dispatch(request)
+        self._give_up_where_hopeless()
+
+    def _dispatch(self, request: Request) -> None:
+        """Give a request to the worker of its image, or let it wait until there is one."""
+        while (worker := self._worker_for(request.key)) is not None:
+            if worker.hand(request):
+                return
+        with self._lock:
+            if not self._closed.is_set():
+                self._homeless.append(request)
+                self._homeless = [each for each in self._homeless if not each.future.done()]
+        if self._closed.is_set():
+            _finish(request, _shutting_down())
+        elif any(worker.is_fit for worker in self._workers):
+            self.came_up(self._workers[0])  # it came up since
+        self._give_up_where_hopeless()
+
+    def _give_up_where_hopeless(self) -> None:
+        """Answer those who wait for a model that cannot be had."""
+        status = self.status()
+        if status.state != "failed":
+            return
+        with self._lock:
+            homeless, self._homeless = self._homeless, []
+        for request in homeless:
+            _finish(request, BackboneUnavailable(status.detail))
+
+    def _worker_for(self, key: str) -> Supervisor | None:
         """Rendezvous hashing over the workers that live: each image has its place, and few move when one dies."""
         workers = self._workers
-        living = [worker for worker in workers if worker.alive] or workers
-        return max(living, key=lambda worker: hashlib.sha256(f"{workers.index(worker)} {key}".encode()).digest())
+        living = [index for index, worker in enumerate(workers) if worker.is_fit]
+        if not living:
+            return None
+        return workers[max(living, key=lambda index: hashlib.sha256(f"{index} {key}".encode()).digest())]
 
-    def _await_model(self, worker: Supervisor, deadline: float) -> None:
-        worker.loaded.wait(max(0.0, deadline - time.monotonic()))
-        if worker.failure is not None:
-            raise BackboneUnavailable(worker.failure)
-        if worker.ready is None:
-            raise NotReady("shutting down" if self._closed else "the model is still loading; click again in a moment")
+    def _gave_up(self, request: Request) -> None:
+        """Count a caller whose deadline passed, once, whoever noticed it first."""
+        workers = self._workers
+        worker = self._worker_for(request.key) or (workers[0] if workers else None)
+        if worker is not None:
+            worker.timed_out += 1
 
-    def _version(self, worker: Supervisor) -> str:
+    def _start_workers(self, devices: Sequence[str]) -> None:
+        count = self._settings.workers or len(devices)
+        with self._lock:
+            if self._closed.is_set():
+                return
+            for index in range(count):
+                on_device = len(range(index % len(devices), count, len(devices)))
+                options = WorkerOptions.of(
+                    self._settings,
+                    devices[index % len(devices)],
+                    workers=count,
+                    on_device=on_device,
+                    load=self._load,
+                )
+                self._workers.append(self._supervise(options, self))
+            for worker in self._workers:
+                worker.begin()
+
+    def _look_for_devices(self) -> None:
+        """Body of a thread: until the devices are found, and whatever comes between."""
+        attempts = 0
+        while not self._closed.is_set():
+            try:
+                devices = self._find(self._settings.device)
+            except Exception as error:
+                attempts += 1
+                self._failure = str(error) or type(error).__name__
+                logger.error("no device for the model: %s", self._failure)
+                self._give_up_where_hopeless()
+                is_final = isinstance(error, BackboneUnavailable)
+                self._closed.wait(RELOAD_SECONDS if is_final else BACK_OFF[min(attempts, len(BACK_OFF) - 1)])
+            else:
+                self._failure = ""
+                self._start_workers(devices)
+                return
+
+    def _version(self) -> str:
         version = f"m2n2-{__version__}"
-        return version if worker.ready is None else f"{version}-{worker.ready.fingerprint}"
+        ready = next((worker.ready for worker in self._workers if worker.ready is not None), None)
+        return version if ready is None else f"{version}-{ready.fingerprint}"
+
+
+def _finish(request: Request, result: Reply | Exception) -> None:
+    reply = result if isinstance(result, Reply) else Reply(result, Figures())
+    with suppress(InvalidStateError):  # its caller gave up, or another worker was faster
+        request.future.set_result(reply)
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("the model worker is shutting down")

@@ -1,26 +1,21 @@
-"""What waits for one worker: clicks before prefetching, obsolete clicks not at all."""
+"""What waits for one replica: who may, and what is obsolete. Who goes first is the replica's to say."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import threading
-import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from m2n2_backend.errors import NotReady
-from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.pool import SourceImage, Subject
+from m2n2_backend.errors import DeadlinePassed, NotReady
+from m2n2_backend.worker.messages import Reply, Work
 
+PREFETCHES = 16
+"""Images to encode only that may wait for one replica."""
 
-class Priority(IntEnum):
-    """The order of work; equal ones in the order of their arrival."""
-
-    CLICK = 0
-    PREFETCH = 1
+PREFETCH_BYTES = 128 * 1024**2
+"""Of the files of those images."""
 
 
 @dataclass(eq=False)
@@ -28,141 +23,136 @@ class Job:
     """One piece of work and whoever waits for it.
 
     Attributes:
-        image: The photograph.
-        prompts: None to only encode the photograph.
-        deadline: ``time.monotonic()`` after which nobody waits; infinite for prefetching.
-        subject: See :class:`Subject`.
-        attempts: Times it was handed to the worker.
-        followers: Obsolete jobs that get the same answer.
+        work: What is to be done.
+        deadline: On the queue's clock.
+        queued_at: On the queue's clock.
+        future: Gets the reply.
+        followers: Obsolete jobs that get the same reply.
+        number: Grows with the arrival; a job that replaces another has that one's.
     """
 
-    image: SourceImage
-    prompts: Prompts | None
+    work: Work
     deadline: float
-    subject: Subject | None = None
-    future: Future[Any] = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.monotonic)
-    attempts: int = 0
+    queued_at: float
+    future: Future[Reply] = field(default_factory=Future)
     followers: list[Job] = field(default_factory=list)
+    number: int = 0
 
     @property
-    def priority(self) -> Priority:
-        """By what is asked for."""
-        return Priority.PREFETCH if self.prompts is None else Priority.CLICK
+    def key(self) -> str:
+        """Of the image."""
+        return self.work.image.key
 
-    def finish(self, result: object) -> None:
-        """Answer everybody who waits: with a result, or by raising it where it is an exception."""
-        for job in (self, *self.followers):
-            try:
-                if isinstance(result, BaseException):
-                    job.future.set_exception(result)
-                else:
-                    job.future.set_result(result)
-            except InvalidStateError:  # answered before: timed out, or the pool was closed
-                pass
-            if job is not self:
-                for follower in job.followers:
-                    follower.finish(result)
+    @property
+    def is_prefetch(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.work.prompts is None
+
+    def everybody(self) -> Iterator[Job]:
+        """This job and all that get its reply."""
+        yield self
+        for follower in self.followers:
+            yield from follower.everybody()
+
+    def finish(self, reply: Reply) -> None:
+        """Answer everybody who waits."""
+        for job in self.everybody():
+            with suppress(InvalidStateError):  # whoever waited has given up
+                job.future.set_result(reply)
 
 
 class JobQueue:
-    """A bounded queue; threads share it.
+    """Jobs in the order of their arrival. Not locked: its replica's lock protects it.
 
     Attributes:
-        superseded: Jobs answered with a newer one's answer.
+        superseded: Jobs answered with a newer one's reply.
         refused: Jobs that found the queue full.
-        timed_out: Jobs dropped because their deadline had passed.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.superseded = self.refused = self.timed_out = 0
-        self._capacity = capacity
-        self._numbers = itertools.count()
-        self._waiting: list[tuple[Priority, int, Job]] = []  # a heap
-        self._changed = threading.Condition()
-        self._closed: BaseException | None = None
+    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
+        """Set up an empty queue.
 
-    def put(self, job: Job) -> None:
-        """Let a job wait; it takes the place of those it makes obsolete, and brings their waiters its answer.
+        Args:
+            capacity: Clicks that may wait; prefetches have places of their own.
+            clock: Of deadlines, in seconds.
+        """
+        self.superseded = self.refused = 0
+        self._capacity = capacity
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._waiting: list[Job] = []
+
+    def put(self, work: Work) -> Job:
+        """Let work wait; it takes the place of what it makes obsolete, and its reply is theirs too.
 
         Raises:
-            NotReady: As many clicks as the queue takes are waiting, or it was closed.
+            NotReady: As many as may are waiting.
         """
-        with self._changed:
-            if self._closed is not None:
-                raise self._closed
-            place = next(self._numbers)
-            if job.subject is not None:
-                place = self._supersede(job, job.subject, place)
-            if sum(entry[0] == job.priority for entry in self._waiting) >= self._capacity:
-                self.refused += 1
-                raise NotReady(f"busy: {self._capacity} requests wait for the model; click again in a moment")
-            heapq.heappush(self._waiting, (job.priority, place, job))
-            self._changed.notify()
+        now = self._clock()
+        job = Job(work, now + work.seconds, now, number=next(self._numbers))
+        obsolete = [waiting for waiting in self._waiting if _replaces(work, waiting.work)]
+        if not obsolete:
+            self._require_place(job)
+        for older in obsolete:
+            self._waiting.remove(older)
+            job.followers.append(older)
+            job.number = min(job.number, older.number)
+            self.superseded += 1
+        if any(older.work.rle for older in obsolete):
+            job.work = replace(job.work, rle=True)
+        self.put_back(job)
+        return job
 
     def put_back(self, job: Job) -> None:
-        """Let a job that was begun wait again, before all others."""
-        with self._changed:
-            if self._closed is not None:
-                job.finish(self._closed)
-                return
-            heapq.heappush(self._waiting, (job.priority, -1, job))
-            self._changed.notify()
+        """Let a job that was taken wait again, in its old place."""
+        self._waiting.append(job)
+        self._waiting.sort(key=lambda each: each.number)
 
-    def get(self, timeout: float) -> Job | None:
-        """The next job, or None after ``timeout`` seconds; those nobody waits for any more are dropped."""
-        until = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                while self._waiting:
-                    job = heapq.heappop(self._waiting)[2]
-                    if self._wanted(job):
-                        return job
-                left = until - time.monotonic()
-                if left <= 0 or self._closed is not None:
-                    return None
-                self._changed.wait(left)
+    def take(self, job: Job) -> None:
+        """Remove a job: it is in work, or answered."""
+        self._waiting.remove(job)
+
+    def unwanted(self) -> list[Job]:
+        """Remove those that nobody waits for any more: their deadline passed, or they were cancelled."""
+        now = self._clock()
+        dropped = [
+            job
+            for job in self._waiting
+            if not any(now < each.deadline and not each.future.done() for each in job.everybody())
+        ]
+        for job in dropped:
+            self._waiting.remove(job)
+        return dropped
 
     def holds(self, key: str) -> bool:
         """Whether a job about this image waits."""
-        with self._changed:
-            return any(entry[2].image.key == key for entry in self._waiting)
+        return any(job.key == key for job in self._waiting)
 
-    def fail_all(self, error: BaseException) -> None:
-        """Answer everybody who waits now with an error; later jobs may wait again."""
-        with self._changed:
-            waiting, self._waiting = self._waiting, []
-        for _, _, job in waiting:
-            job.finish(error)
-
-    def close(self, error: BaseException) -> None:
-        """Answer everybody who waits, and whoever comes later, with an error."""
-        with self._changed:
-            self._closed = error
-            self._changed.notify_all()
-        self.fail_all(error)
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._waiting))
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _supersede(self, job: Job, subject: Subject, place: int) -> int:
-        obsolete = [
-            entry for entry in self._waiting if entry[2].subject is not None and subject.replaces(entry[2].subject)
-        ]
-        for entry in obsolete:
-            self._waiting.remove(entry)
-            job.followers.append(entry[2])
-            place = min(place, entry[1])
-            self.superseded += 1
-        if obsolete:
-            heapq.heapify(self._waiting)
-        return place
+    def _require_place(self, job: Job) -> None:
+        alike = [each for each in self._waiting if each.is_prefetch == job.is_prefetch]
+        if not job.is_prefetch:
+            full = len(alike) >= self._capacity
+        else:
+            size = sum(len(each.work.image.data or b"") for each in (*alike, job))
+            full = len(alike) >= PREFETCHES or (bool(alike) and size > PREFETCH_BYTES)
+        if full:
+            self.refused += 1
+            raise NotReady(f"busy: {len(alike)} requests wait for the model; click again in a moment")
 
-    def _wanted(self, job: Job) -> bool:
-        """Whether somebody still waits for it: itself or a follower."""
-        everybody = (job, *job.followers)
-        if any(time.monotonic() < each.deadline and not each.future.done() for each in everybody):
-            return True
-        self.timed_out += len(everybody)
-        job.finish(NotReady("the model was busy with other images until the deadline; click again"))
+
+def deadline_passed() -> DeadlinePassed:
+    """The answer to those whose turn did not come in time."""
+    return DeadlinePassed("the model was busy until the deadline; click again")
+
+
+def _replaces(newer: Work, older: Work) -> bool:
+    """Whether a click makes a waiting one obsolete. Of one image only: so its bytes are there for both."""
+    if newer.subject is None or older.subject is None or newer.image.key != older.image.key:
         return False
+    return newer.subject.replaces(older.subject)

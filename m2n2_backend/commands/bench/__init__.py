@@ -18,6 +18,7 @@ from m2n2_backend import __version__
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.commands.bench.model import measure_model
 from m2n2_backend.commands.bench.service import Load, measure_service
+from m2n2_backend.cores import usable_cores
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
@@ -57,7 +58,7 @@ def run_bench(
     """
     before = torch.get_num_threads()
     # As many as a single model process of the server takes.
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.threads or usable_cores())
     try:
         with tempfile.TemporaryDirectory(prefix="m2n2-bench-") as temporary:
             backbone = backbone_loader(settings)()
@@ -91,7 +92,7 @@ def _machine(backbone: Backbone) -> dict[str, Any]:
     device = backbone.device
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

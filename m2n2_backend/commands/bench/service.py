@@ -41,7 +41,7 @@ from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.engine import Engine
-from m2n2_backend.worker.process import resident_bytes
+from m2n2_backend.worker.replica import resident_bytes
 
 Abuse = Literal["damaged", "removed", "full", "readonly"]
 
@@ -49,6 +49,7 @@ SENDERS = 128  # requests under way at once; more wait, and their waiting counts
 OBJECTS, CLICKS = 5, 4  # of an image, and of an object
 _LOAD_SECONDS, _REQUEST_SECONDS, _STOP_SECONDS = 600.0, 120.0, 60.0
 _SINGLES = 5
+_SAMPLE_SECONDS = 2.0  # between two looks at the memory
 _DAMAGED = 10  # files
 _FULL_MB, _READONLY_MB = 20, 500  # of the small file system that stands for a disk
 
@@ -61,7 +62,8 @@ class Load:
         rate: Mean arrivals per second.
         seconds: In which they arrive.
         images: Photographs; the k-th most popular one is asked about 1/k as often as the first (Zipf).
-        kill_every: Seconds between two kills of a worker process; None kills none.
+        kill_every: Seconds between two kills of a worker process, each of the one that has lived longest, so that
+            several are killed in turn; None kills none.
         abuse: What happens to the cache folder after a quarter of the time, or from the start where it is full.
     """
 
@@ -202,6 +204,24 @@ def figures_of(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
+def warm_latencies(answers: Iterable[Answer], kills: Sequence[float]) -> list[float]:
+    """Ms of those requests whose image was answered before they were due, with no kill between that and their end.
+
+    Args:
+        answers: Of a load.
+        kills: Seconds after its start.
+    """
+    answered = [(each, each.arrival.at + each.latency / 1e3) for each in answers if each.status == 200]
+    first: dict[tuple[str, int], float] = {}  # by image and number of kills before: end of the first answer
+    for each, end in sorted(answered, key=lambda pair: pair[1]):
+        first.setdefault((each.arrival.image, sum(kill < end for kill in kills)), end)
+    return [
+        each.latency
+        for each, end in answered
+        if first[each.arrival.image, sum(kill < end for kill in kills)] < each.arrival.at
+    ]
+
+
 def check_masks(segmenter: Segmenter, answers: Iterable[Answer], folder: Path, size: Size) -> dict[str, Any]:
     """Compute each mask again, one image after the other, and compare.
 
@@ -273,14 +293,14 @@ class Server:
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
     def workers(self) -> list[int]:
-        """Processes below it that hold the model: those that multiprocessing spawned."""
+        """Processes below it that hold the model, those that multiprocessing spawned, the oldest first."""
         found, below = [], _children(self.pid)
         while below:
             pid = below.pop()
             below += _children(pid)
             with suppress(OSError):
                 found += [pid] if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() else []
-        return found
+        return sorted(found, key=_started)
 
 
 def ask(running: Server, size: Size, arrival: Arrival) -> tuple[int, str, bytes]:
@@ -371,14 +391,19 @@ def _mount(cache: Path, megabytes: int, undo: ExitStack) -> None:
 def _under_load(
     running: Server, images: Sequence[str], size: Size, cache: Path, load: Load
 ) -> tuple[list[Answer], dict[str, Any]]:
-    before, stop, killed = _state(running), threading.Event(), list[int]()
-    faults = threading.Thread(target=_make_faults, args=(running, cache, load, stop, killed))
-    faults.start()
+    before, stop, killed, memory = _state(running), threading.Event(), list[float](), list[float]()
+    watching = [
+        threading.Thread(target=_make_faults, args=(running, cache, load, stop, killed)),
+        threading.Thread(target=_sample_memory, args=(running, stop, memory)),
+    ]
+    for thread in watching:
+        thread.start()
     try:
         answers = drive(arrivals_of(load, images, size), partial(ask, running, size))
     finally:
         stop.set()
-        faults.join()
+        for thread in watching:
+            thread.join()
     after = _state(running)
     return answers, {
         **figures_of(answers),
@@ -390,12 +415,18 @@ def _under_load(
         # The counters begin again with each worker, but the number of its starts is the pool's.
         "restarts": after["restarts"] - before["restarts"],
         "model_runs": None if killed else after["encoded"] - before["encoded"],
-        "resident_mb": {"before": before["resident_mb"], "after": after["resident_mb"]},
+        "warm_ms": percentiles(warm_latencies(answers, killed), 50, 95, 99, 100),
+        "resident_mb": {
+            "before": before["resident_mb"],
+            "after": after["resident_mb"],
+            "first_minute": max(memory[: round(60 / _SAMPLE_SECONDS)], default=0.0),
+            "last_minute": max(memory[-round(60 / _SAMPLE_SECONDS) :], default=0.0),
+        },
     }
 
 
-def _make_faults(running: Server, cache: Path, load: Load, stop: threading.Event, killed: list[int]) -> None:
-    """What is due, in its order, until the load ends."""
+def _make_faults(running: Server, cache: Path, load: Load, stop: threading.Event, killed: list[float]) -> None:
+    """What is due, in its order, until the load ends; notes when it killed."""
     due: list[tuple[float, str]] = [(load.seconds / 4, "abuse")] if load.abuse else []
     every = load.kill_every
     due += [(every * n, "kill") for n in range(1, int(load.seconds / every) + 1)] if every else []
@@ -410,15 +441,25 @@ def _make_faults(running: Server, cache: Path, load: Load, stop: threading.Event
         for pid in running.workers()[:1] if kind == "kill" else []:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+                killed.append(time.monotonic() - start)
+
+
+def _sample_memory(running: Server, stop: threading.Event, found: list[float]) -> None:
+    """Resident MB of all processes again and again, until the load ends."""
+    while not stop.wait(_SAMPLE_SECONDS):
+        found.append(_resident_mb(running))
+
+
+def _resident_mb(running: Server) -> float:
+    pids = {running.pid, *_children(running.pid), *running.workers()}
+    return sum(resident_bytes(pid) for pid in pids) / 2**20
 
 
 def _state(running: Server) -> dict[str, float]:
-    pids = [running.pid, *_children(running.pid), *running.workers()]
     return {
         "restarts": running.metric("m2n2_worker_restarts_total"),
         "encoded": running.metric("m2n2_worker_encoded_total"),
-        "resident_mb": sum(resident_bytes(pid) for pid in set(pids)) / 2**20,
+        "resident_mb": _resident_mb(running),
     }
 
 
@@ -491,6 +532,14 @@ def _await_ready(process: subprocess.Popen[bytes], running: Server, log: Path) -
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "it wrote nothing")
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in ticks of the machine's clock; 0 for one that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _children(pid: int) -> list[int]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 
 from m2n2_backend.labelstudio.contract.polygons import outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.worker.pool import Answer
+from m2n2_backend.worker.rle import brush_rle
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
@@ -31,19 +31,22 @@ def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
         ValueError: The score is not a number in [0, 1]; Label Studio could not open the task any more.
     """
     return {
-        "result": regions(answer.mask, answer.score, request),
+        "result": regions(answer.mask, answer.score, request, answer.rle),
         "score": _checked(answer.score),
         "model_version": answer.model_version,
     }
 
 
-def regions(mask: NDArray[np.bool_], score: float, request: InteractiveRequest) -> list[dict[str, Any]]:
+def regions(
+    mask: NDArray[np.bool_], score: float, request: InteractiveRequest, rle: bytes | None = None
+) -> list[dict[str, Any]]:
     """The regions that show a mask in the request's output control.
 
     Args:
         mask: bool [H, W], the size of the natural image.
         score: In [0, 1].
         request: The question the mask answers.
+        rle: The mask as brush RLE, where whoever computed it did that too; it takes long for large ones.
 
     Returns:
         One region; one per part where polygons are drawn; none where the mask is empty. Controls without
@@ -55,7 +58,7 @@ def regions(mask: NDArray[np.bool_], score: float, request: InteractiveRequest) 
     if not mask.any():
         return []
     described = []
-    for index, value in enumerate(_values(mask, request)):
+    for index, value in enumerate(_values(mask, request, rle)):
         region = {
             "id": request.region_id if index == 0 else _part_id(request.region_id, index),
             "from_name": request.output.name,
@@ -82,10 +85,10 @@ def _labeled(region: dict[str, Any], request: InteractiveRequest) -> list[dict[s
     return [region, {**region, "from_name": request.output.labels_name, "type": "labels", "value": value}]
 
 
-def _values(mask: NDArray[np.bool_], request: InteractiveRequest) -> list[dict[str, Any]]:
+def _values(mask: NDArray[np.bool_], request: InteractiveRequest, rle: bytes | None) -> list[dict[str, Any]]:
     match request.output.kind:
         case "brush":
-            return [{"format": "rle", "rle": mask2rle(mask.astype(np.uint8) * 255)}]
+            return [{"format": "rle", "rle": list(rle or brush_rle(mask))}]
         case "bitmask":
             return [{"imageDataURL": _png_url(mask)}]
         case "polygon":

@@ -1,0 +1,378 @@
+"""One worker without a process: who goes first, what never waits for what, and what every reply says."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
+
+from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.disk import DiskCache
+from m2n2_backend.worker.engine import Engine, Photo, Step
+from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.pool import SourceImage, Subject
+from m2n2_backend.worker.queue import PREFETCHES
+from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, Replica
+from m2n2_backend.worker.rle import brush_rle
+
+ONE = Prompts((Click(30, 22),))
+TIMEOUT = 120  # seconds, which nothing here takes
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Clock:
+    """Time that stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def source(name: int, *, with_data: bool = True, color: tuple[int, int, int] | None = None) -> SourceImage:
+    data = picture(color or (*PLAIN, name), tail=bytes([name]))
+    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+
+
+def click(name: int, **fields: Any) -> Work:
+    image = fields.pop("image", None) or source(name)
+    return Work(image, fields.pop("prompts", ONE), fields.pop("seconds", 60.0), **fields)
+
+
+def prefetch(name: int) -> Work:
+    return Work(source(name), None)
+
+
+def done(future: Future[Reply]) -> Done:
+    result = future.result(TIMEOUT).result
+    assert isinstance(result, Done), result
+    return result
+
+
+def error(future: Future[Reply]) -> Exception:
+    result = future.result(TIMEOUT).result
+    assert isinstance(result, Exception)
+    return result
+
+
+class Rig:
+    """A replica on a model that can be held back."""
+
+    def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
+        self.backbone, self.clock = FaultyBackbone(), Clock()
+        self.began: list[frozenset[str]] = []
+        self.broken = threading.Event()
+        self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
+        self.engine = Engine(self.backbone, self.settings)
+        self.engine.warm_up()
+        self.engine._on_cpu = not like_accelerator
+        self.replica = Replica(
+            self.engine,
+            capacity=self.settings.queue,
+            threads=1,
+            began=self.began.append,
+            on_broken=self.broken.set,
+            clock=self.clock,
+        )
+
+    @property
+    def encoded(self) -> list[int]:
+        """Names of the images that the model was run on, in their order."""
+        return [blue for _, _, blue in self.backbone.calls]
+
+    def held(self, work: Work) -> Future[Reply]:
+        """Submit work whose image keeps the model busy until the gate opens."""
+        self.backbone.gate.clear()
+        future = self.replica.submit(work)
+        assert self.backbone.entered.wait(TIMEOUT)
+        return future
+
+
+Make = Callable[..., Rig]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    rigs: list[Rig] = []
+
+    def make(**settings: Any) -> Rig:
+        rigs.append(Rig(tmp_path, **settings))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.backbone.gate.set()
+        rig.replica.close()
+
+
+def test_a_click_is_answered_with_the_packed_mask_and_its_rle(make: Make) -> None:
+    rig = make()
+
+    first = done(rig.replica.submit(click(1, rle=True)))
+    again = done(rig.replica.submit(click(1, image=source(1, with_data=False))))
+
+    assert first.unpacked()[22, 30]
+    assert first.rle == brush_rle(first.unpacked())
+    assert again.rle is None
+    assert np.array_equal(again.unpacked(), first.unpacked())
+    assert set(first.timings_ms) == {"wait", "load", "encode", "prepare", "segment", "rle"}
+    assert set(again.timings_ms) == {"wait", "segment"}
+
+
+def test_a_warm_click_does_not_wait_for_images_that_are_being_encoded(make: Make) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    cold = [rig.held(click(2)), rig.replica.submit(click(3)), rig.replica.submit(prefetch(4))]
+
+    assert done(rig.replica.submit(click(1))).unpacked().any(), "while the model is busy"
+    assert not any(future.done() for future in cold)
+
+
+@pytest.mark.parametrize("step", [Step.LOAD, Step.TABLE])
+def test_a_warm_click_and_the_model_wait_for_no_other_images_file_or_table(
+    step: Step, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, entered = make(), threading.Event(), threading.Event()
+    done(rig.replica.submit(click(1)))
+    advance = rig.engine.advance
+
+    def slow(photo: Photo, which: Step) -> None:
+        if which is step and photo.key == source(2).key:
+            entered.set()
+            assert gate.wait(TIMEOUT)
+        advance(photo, which)
+
+    monkeypatch.setattr(rig.engine, "advance", slow)
+    held = rig.replica.submit(click(2))
+    assert entered.wait(TIMEOUT)
+
+    assert done(rig.replica.submit(click(1))).mask is not None
+    if step is Step.LOAD:
+        assert done(rig.replica.submit(click(3))).mask is not None
+    else:
+        rig.replica.submit(prefetch(3))
+        until(lambda: 3 in rig.encoded)
+    assert not held.done()
+    gate.set()
+    done(held)
+
+
+def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:
+    rig = make()
+    begun = rig.held(prefetch(1))
+    futures = [rig.replica.submit(work) for work in (prefetch(2), prefetch(3), click(4), click(5))]
+    rig.backbone.gate.set()
+    for future in (begun, *futures):
+        done(future)
+
+    assert (rig.encoded[0], set(rig.encoded[1:3]), rig.encoded[3:]) == (1, {4, 5}, [2, 3])
+
+
+def test_beside_an_accelerator_warm_clicks_go_first_as_soon_as_the_model_is_free(make: Make) -> None:
+    rig = make(like_accelerator=True)
+    done(rig.replica.submit(click(1)))
+    begun = rig.held(click(2))
+    cold = rig.replica.submit(click(3))
+    warm = rig.replica.submit(click(1))
+    cold_at_that_time: list[bool] = []
+    warm.add_done_callback(lambda _: cold_at_that_time.append(3 in rig.encoded))
+    assert not warm.done()
+    rig.backbone.gate.set()
+
+    for future in (begun, cold, warm):
+        done(future)
+    assert cold_at_that_time == [False]
+
+
+def test_a_prefetch_that_is_passed_between_its_steps_is_not_done_twice(make: Make) -> None:
+    rig = make()
+    blocker = rig.held(click(1))
+    early = rig.replica.submit(prefetch(2))
+    rig.replica.submit(click(3))
+    joined = rig.replica.submit(click(2, image=source(2, with_data=False)))
+    rig.backbone.gate.set()
+
+    assert done(joined).unpacked().any(), "it had no file itself, the prefetch brought it"
+    assert done(early).mask is None
+    done(blocker)
+    assert sorted(rig.encoded) == [1, 2, 3]
+
+
+def test_a_superseding_click_inherits_the_image_that_only_the_older_one_brought(make: Make) -> None:
+    rig = make()
+    blocker = rig.held(click(1))
+    subjects = [Subject("1", "7", "Cat", frozenset("abc"[:count])) for count in (1, 2, 3)]
+    older = rig.replica.submit(click(2, subject=subjects[0], rle=True))
+    newer = [
+        rig.replica.submit(click(2, image=source(2, with_data=False), subject=subject)) for subject in subjects[1:]
+    ]
+    rig.backbone.gate.set()
+
+    answers = [done(future) for future in (older, *newer)]
+    assert all(answer is answers[0] for answer in answers)
+    assert answers[0].rle is not None, "the oldest asked for it"
+    assert rig.replica.figures().superseded == 2
+    done(blocker)
+
+
+def test_an_image_that_nobody_sent_is_asked_for_and_a_broken_one_refused(make: Make) -> None:
+    rig = make()
+
+    assert isinstance(error(rig.replica.submit(click(1, image=source(1, with_data=False)))), ImageNeeded)
+    assert isinstance(error(rig.replica.submit(click(1, image=SourceImage("x", b"no image")))), InvalidImage)
+    assert done(rig.replica.submit(click(1))).mask is not None
+
+
+def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make) -> None:
+    rig = make(queue=2)
+    blocker = rig.held(click(1))
+    waiting = [rig.replica.submit(click(number)) for number in (2,)]
+
+    refused = rig.replica.submit(click(9))
+
+    assert refused.done()
+    assert isinstance(error(refused), NotReady)
+    assert refused.result().figures.refused == 1
+    rig.backbone.gate.set()
+    for future in (blocker, *waiting):
+        done(future)
+
+
+def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make: Make) -> None:
+    rig = make(queue=2)
+    blocker = rig.held(click(1))
+    held = [rig.replica.submit(prefetch(10 + number)) for number in range(PREFETCHES)]
+
+    assert isinstance(error(rig.replica.submit(prefetch(99))), NotReady)
+    answered = rig.replica.submit(click(2))
+    rig.backbone.gate.set()
+    for future in (blocker, answered, *held):
+        done(future)
+
+
+def test_those_whose_deadline_passed_get_no_mask_and_keep_no_place(make: Make) -> None:
+    rig = make(queue=2)
+    blocker = rig.held(click(1))
+    late = rig.replica.submit(click(2, seconds=5.0))
+    prefetched = rig.replica.submit(prefetch(4))
+    rig.clock.now += 6
+
+    patient = rig.replica.submit(click(3))
+    assert isinstance(error(late), DeadlinePassed)
+    rig.clock.now += 50  # a prefetch waits for as long as it takes
+    rig.backbone.gate.set()
+    for future in (blocker, patient, prefetched):
+        done(future)
+    assert sorted(rig.encoded) == [1, 3, 4]
+
+
+def test_a_cancelled_click_is_not_worked_on(make: Make) -> None:
+    rig = make()
+    blocker = rig.held(click(1))
+    cancelled = rig.replica.submit(click(2))
+    assert cancelled.cancel()
+    rig.backbone.gate.set()
+    done(blocker)
+    done(rig.replica.submit(click(3)))
+
+    assert rig.encoded == [1, 3]
+
+
+def test_twenty_first_clicks_on_one_image_run_the_model_once(make: Make) -> None:
+    rig = make()
+    futures = [rig.replica.submit(click(1, prompts=Prompts((Click(3 * number, 22),)))) for number in range(20)]
+
+    assert all(done(future).mask is not None for future in futures)
+    assert rig.encoded == [1]
+
+
+def test_a_slow_disk_is_in_no_clicks_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, gate = make(), threading.Event()
+    write = DiskCache.put
+    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    for number in range(12):
+        assert done(rig.replica.submit(click(number))).mask is not None, "more than may wait for the disk"
+
+    gate.set()
+    rig.replica.close(TIMEOUT)
+    assert len(rig.engine.disk) >= 8, "what was on its way is written before the end"
+
+
+def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> None:
+    rig = make()
+    future = rig.held(click(1))
+    rig.clock.now += 40
+
+    figures = rig.replica.figures()
+
+    assert figures.age == 40
+    assert figures.hang_seconds >= HANG_LEAST_SECONDS
+    assert source(1).key in rig.began[-1]
+    rig.backbone.gate.set()
+    done(future)
+    assert rig.replica.figures().age == 0
+
+
+def test_out_of_memory_is_told_with_the_cure_and_the_next_image_is_fine(make: Make) -> None:
+    rig = make()
+
+    assert isinstance(error(rig.replica.submit(click(1, image=source(1, color=MEMORY)))), BackboneUnavailable)
+    assert done(rig.replica.submit(click(2))).mask is not None
+
+
+def test_a_broken_device_is_noticed(make: Make) -> None:
+    rig = make()
+
+    assert "CUDA error" in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
+    assert rig.replica.broken
+    assert rig.broken.is_set()
+
+
+def test_a_thread_that_ends_is_no_silent_loss(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make()
+    monkeypatch.setattr(rig.engine, "step", lambda photo: 1 / 0)
+    rig.replica.submit(click(1))
+
+    assert rig.broken.wait(TIMEOUT)
+    assert rig.replica.broken
+
+
+def test_a_closed_replica_answers_everybody(make: Make) -> None:
+    rig = make()
+    rig.held(click(1))
+    waiting = rig.replica.submit(click(2))
+    rig.replica.close(0.1)
+
+    assert "shutting down" in str(error(waiting))
+    assert "shutting down" in str(error(rig.replica.submit(click(3))))
+
+
+def test_images_are_evicted_and_read_again_without_a_wrong_mask(make: Make) -> None:
+    rig = make(device_cache=0, memory_cache=0)
+    prompts = [Prompts((Click(30, 22),)), Prompts((Click(5, 5),))]
+    alone = {number: done(rig.replica.submit(click(number, prompts=prompts[number % 2]))) for number in range(4)}
+
+    rounds = [
+        (number, rig.replica.submit(click(number, prompts=prompts[number % 2]))) for number in list(range(4)) * 5
+    ]
+
+    for number, future in rounds:
+        assert np.array_equal(done(future).mask, alone[number].mask)

@@ -1,0 +1,530 @@
+"""Workers that die, hang, fall silent or never come: what becomes of them and of what they were asked, to the second.
+
+Processes, clock and pauses are stood in for here; test_worker_process.py has the real ones.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageRefused, NotReady
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.child import Died
+from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Ready, Reply, Work
+from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.poison import REFUSED_SECONDS
+from m2n2_backend.worker.pool import Answer, SourceImage
+from m2n2_backend.worker.process_pool import ProcessPool
+from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES
+from m2n2_backend.worker.supervisor import BACK_OFF, DEAD_SECONDS, RELOAD_SECONDS, SILENT_SECONDS, Supervisor
+
+ONE = Prompts((Click(1, 1),))
+MASK = np.eye(4, dtype=bool)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class FakeChild:
+    """A process that says what the test says, and does nothing by itself."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, Work]] = []
+        self.said = queue.SimpleQueue[object]()
+        self.reads, self.killed = threading.Event(), threading.Event()
+        self.reads.set()
+        self.was_told_to_end = False
+
+    def send(self, message: Any) -> None:
+        assert self.reads.wait(120)
+        if message is None:
+            self.was_told_to_end = True
+        else:
+            self.sent.append(message)
+
+    def receive(self, timeout: float) -> object | None:
+        try:
+            message = self.said.get(timeout=0.01)
+        except queue.Empty:
+            return None
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def stop(self) -> None:
+        pass
+
+    def get_ready(self, fingerprint: str = "model-1") -> None:
+        self.said.put(Ready(fingerprint, "a model", "a device", Figures(hang_seconds=30.0)))
+
+    def die(self, *in_work: str) -> None:
+        self.said.put(InWork(frozenset(in_work)))
+        self.said.put(Died("was killed"))
+
+    def answer(self, index: int = -1) -> None:
+        number, work = self.sent[index]
+        mask = None if work.prompts is None else np.packbits(MASK)
+        self.said.put((number, Reply(Done(mask, MASK.shape, 0.5, {}), Figures())))
+
+    @property
+    def keys(self) -> list[str]:
+        return [work.image.key for _, work in self.sent]
+
+
+class Rig:
+    """A pool of stood-in processes, two by default."""
+
+    def __init__(self, devices: int = 2, *, at_start: Callable[[FakeChild], None] = FakeChild.get_ready) -> None:
+        self.now = 1000.0
+        self.lives: dict[str, list[FakeChild]] = defaultdict(list)
+        self.pauses: dict[str, list[float]] = defaultdict(list)
+        self.no_descriptors = False
+        self.at_start = at_start
+        self.go_on = threading.Semaphore(10**6)
+        self.over = False
+        self.askers = ThreadPoolExecutor(32)
+        self.settings = load_settings(device="cuda")
+        names = [f"cuda:{index}" for index in range(devices)]
+        self.pool = ProcessPool(
+            self.settings, find=lambda _: names, supervise=self._supervise, clock=lambda: self.now
+        )
+        until(lambda: len(self.pool._workers) == len(names))
+
+    def _supervise(self, options: WorkerOptions, owner: ProcessPool) -> Supervisor:
+        device = options.device
+
+        def start(_: WorkerOptions) -> FakeChild:
+            if self.no_descriptors:
+                raise OSError(24, "Too many open files")
+            child = FakeChild()
+            self.lives[device].append(child)
+            self.at_start(child)
+            return child
+
+        def pause(seconds: float) -> bool:
+            self.pauses[device].append(seconds)
+            assert self.go_on.acquire(timeout=120)
+            return self.over
+
+        return Supervisor(options, owner, start=start, clock=lambda: self.now, pause=pause)
+
+    def close(self) -> None:
+        self.over = True
+        self.go_on.release(100)
+        for life in (child for lives in self.lives.values() for child in lives):
+            life.reads.set()
+        self.pool.close()
+        self.askers.shutdown(cancel_futures=True)
+
+    def ready(self) -> Rig:
+        until(lambda: self.pool.status().state == "ready")
+        return self
+
+    def child(self, device: int) -> FakeChild:
+        return self.lives[f"cuda:{device}"][-1]
+
+    def ask(self, name: str, *, seconds: float = 90.0) -> Future[Answer]:
+        """A click, handed to a worker where there is one."""
+        return self.askers.submit(self.pool.segment, SourceImage(name, b"file"), ONE, deadline=self.now + seconds)
+
+    def name_for(self, device: int, *, count: int = 1) -> Any:
+        """Names of images whose place is on a device; one, or a list."""
+        worker = self.pool._workers[device]
+        found = [str(n) for n in range(1000) if self.pool._worker_for(str(n)) is worker][:count]
+        return found[0] if count == 1 else found
+
+    def alive(self, device: int) -> bool:
+        return self.pool.stats()[device].alive
+
+
+Make = Callable[..., Rig]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    rigs: list[Rig] = []
+
+    def make(*arguments: Any, **options: Any) -> Rig:
+        rigs.append(Rig(*arguments, **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+def nothing(child: FakeChild) -> None:
+    pass
+
+
+def test_all_workers_start_at_once_and_the_first_that_is_ready_answers(make: Make) -> None:
+    rig = make(at_start=nothing)
+    until(lambda: len(rig.lives) == 2)
+    assert rig.pool.status().state == "loading"
+    asked = rig.ask("a")
+
+    rig.child(1).get_ready()
+
+    until(lambda: rig.child(1).keys == ["a"])
+    assert rig.pool.status().state == "degraded"
+    rig.child(1).answer()
+    assert np.array_equal(asked.result(120).mask, MASK)
+
+
+def test_what_a_dead_worker_leaves_undone_goes_to_a_living_one(make: Make) -> None:
+    rig = make().ready()
+    names = rig.name_for(0, count=3)
+    asked = [rig.ask(name) for name in names]
+    until(lambda: sorted(rig.child(0).keys) == sorted(names))
+    rig.at_start = nothing
+    rig.child(0).die(names[0])
+
+    until(lambda: sorted(rig.child(1).keys) == sorted(names))
+    for index in range(3):
+        rig.child(1).answer(index)
+    assert all(each.result(120).score == 0.5 for each in asked)
+
+
+def test_without_another_worker_it_waits_for_the_next_start(make: Make) -> None:
+    rig = make(1).ready()
+    asked = rig.ask("a")
+    until(lambda: rig.child(0).keys == ["a"])
+    rig.at_start = nothing
+    rig.child(0).die()
+    until(lambda: len(rig.lives["cuda:0"]) == 2)
+
+    status = rig.pool.status()
+    assert (status.state, rig.alive(0)) == ("loading", False)
+    assert "was killed; starting it again" in status.detail
+    assert b"m2n2_model_ready 0.0" in Metrics(rig.pool).render()
+    rig.child(0).get_ready()
+    until(lambda: rig.child(0).keys == ["a"])
+    rig.child(0).answer()
+    assert asked.result(120).mask.any()
+    assert b"m2n2_model_ready 1.0" in Metrics(rig.pool).render()
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_and_again_with_longer_pauses(make: Make) -> None:
+    rig = make(1).ready()
+    rig.no_descriptors = True
+    rig.go_on = threading.Semaphore(0)
+    rig.child(0).die()
+    for _ in range(9):
+        rig.go_on.release()
+    until(lambda: len(rig.pauses["cuda:0"]) == 11)
+
+    assert rig.pauses["cuda:0"][1:] == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
+    assert rig.pauses["cuda:0"][1:8] == [*BACK_OFF[1:], BACK_OFF[-1]]
+    status = rig.pool.status()
+    assert status.state == "failed"
+    assert "Too many open files" in status.detail
+    with pytest.raises(BackboneUnavailable, match="Too many open files"):
+        rig.ask("a").result(120)
+
+    rig.no_descriptors = False
+    rig.go_on.release()
+    rig.ready()
+
+
+def test_a_worker_that_answered_is_replaced_without_a_pause(make: Make) -> None:
+    rig = make(1).ready()
+    asked = rig.ask("a")
+    until(lambda: rig.child(0).sent)
+    rig.child(0).answer()
+    asked.result(120)
+    rig.child(0).die()
+    until(lambda: len(rig.lives["cuda:0"]) == 2)
+
+    assert rig.pauses["cuda:0"] == [0, 0]
+    assert rig.pool.stats()[0].restarts == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_told_at_once_and_tried_again_a_minute_later(make: Make) -> None:
+    def refuse(child: FakeChild) -> None:
+        child.said.put(LoadFailed("no weights: run m2n2-backend fetch-weights"))
+
+    rig = make(1, at_start=refuse)
+    until(lambda: rig.pool.status().state == "failed")
+    with pytest.raises(BackboneUnavailable, match="fetch-weights"):
+        rig.ask("a").result(120)
+    rig.at_start = FakeChild.get_ready
+
+    rig.ready()
+    assert set(rig.pauses["cuda:0"][1:]) == {RELOAD_SECONDS}
+
+
+def test_a_step_that_takes_too_long_ends_its_worker_and_the_work_goes_on_elsewhere(make: Make) -> None:
+    rig = make().ready()
+    name = rig.name_for(0)
+    asked = rig.ask(name)
+    hanging = rig.child(0)
+    until(lambda: hanging.keys == [name])
+    hanging.said.put(Figures(age=29.0, hang_seconds=30.0))
+    until(lambda: rig.pool.stats()[0].age >= 29)
+    assert not hanging.killed.is_set()
+    hanging.said.put(Figures(age=31.0, hang_seconds=30.0))
+
+    assert hanging.killed.wait(120)
+    until(lambda: rig.child(1).keys == [name])
+    rig.child(1).answer()
+    asked.result(120)
+
+
+def test_a_silent_worker_is_not_ready_and_another_does_its_work(make: Make) -> None:
+    rig = make().ready()
+    name = rig.name_for(0)
+    asked = rig.ask(name)
+    until(lambda: rig.child(0).keys == [name])
+    rig.child(1).said.put(Figures())
+    rig.now += SILENT_SECONDS + 1
+    rig.child(1).said.put(Figures())
+
+    until(lambda: rig.child(1).keys == [name])
+    assert (rig.alive(0), rig.alive(1)) == (False, True)
+    assert rig.pool.status().state == "degraded"
+    assert "does not answer" in rig.pool.status().detail
+    rig.child(1).answer()
+    assert asked.result(120).mask.any()
+    assert not rig.child(0).killed.is_set()
+
+
+def test_the_only_worker_fallen_silent_is_not_ready_and_in_the_end_replaced(make: Make) -> None:
+    rig = make(1).ready()
+    silent = rig.child(0)
+    rig.now += SILENT_SECONDS + 1
+    assert rig.pool.status().state == "loading"
+    assert not silent.killed.is_set()
+    rig.now += DEAD_SECONDS
+
+    assert silent.killed.wait(120)
+    rig.ready()
+    assert rig.child(0) is not silent
+
+
+def test_an_image_in_work_at_two_deaths_is_refused_for_ten_minutes_with_the_reason(make: Make) -> None:
+    rig = make(1).ready()
+    asked = rig.ask("poison")
+    for life in range(2):
+        until(lambda life=life: len(rig.lives["cuda:0"]) == life + 1 and rig.child(0).keys == ["poison"])  # type: ignore[misc]
+        rig.child(0).die("poison")
+    with pytest.raises(ImageRefused, match="brought the model's process down 2 times"):
+        asked.result(120)
+
+    rig.ready()
+    with pytest.raises(ImageRefused, match="10 minutes"):
+        rig.ask("poison").result(120)
+    assert rig.pool.stats()[0].restarts == 2
+    rig.now += REFUSED_SECONDS
+    rig.child(0).said.put(Figures())
+    rig.ready()
+    again = rig.ask("poison", seconds=90)
+    until(lambda: rig.child(0).keys == ["poison"])
+    rig.child(0).answer()
+    assert again.result(120).mask.any()
+
+
+def test_only_what_was_in_work_counts_and_an_answer_clears_it(make: Make) -> None:
+    rig = make(1).ready()
+    for _ in range(3):
+        asked = [rig.ask("worked on"), rig.ask("waiting")]
+        life = rig.child(0)
+        until(lambda life=life: len(life.sent) == 2)  # type: ignore[misc]
+        life.die("worked on", "answered long ago")
+        until(lambda life=life: rig.child(0) is not life and len(rig.child(0).sent) == 2)  # type: ignore[misc]
+        rig.child(0).answer(0)
+        rig.child(0).answer(1)
+        assert all(each.result(120).mask.any() for each in asked), "neither is refused"
+
+
+def test_a_prefetch_in_work_at_a_death_is_never_tried_again(make: Make) -> None:
+    rig = make(1).ready()
+    assert rig.pool.prefetch(SourceImage("a", b"file"))
+    until(lambda: rig.child(0).keys == ["a"])
+    rig.child(0).die("a")
+    until(lambda: len(rig.lives["cuda:0"]) == 2)
+    rig.ready()
+
+    assert not rig.pool.prefetch(SourceImage("a", b"file"))
+    asked = rig.ask("a")
+    until(lambda: rig.child(0).sent)
+    assert [work.prompts for _, work in rig.child(0).sent] == [ONE], "the click alone"
+    rig.child(0).die("a")
+    with pytest.raises(ImageRefused):
+        asked.result(120)
+
+
+def test_an_image_is_prefetched_once_without_a_deadline_and_clicks_know_it(make: Make) -> None:
+    rig = make(1).ready()
+
+    assert all(rig.pool.prefetch(SourceImage("a", b"file")) for _ in range(3))
+    assert rig.pool.prefetch(SourceImage("b", b"file"))
+
+    until(lambda: rig.child(0).keys == ["a", "b"])
+    assert all(work.seconds == math.inf for _, work in rig.child(0).sent)
+
+
+def test_prefetches_are_refused_beyond_a_number_and_a_size_and_where_no_worker_is(make: Make) -> None:
+    rig = make(1, at_start=nothing)
+    assert not rig.pool.prefetch(SourceImage("early", b"file"))
+    until(lambda: rig.lives["cuda:0"])
+    rig.child(0).get_ready()
+    rig.ready()
+
+    assert all(rig.pool.prefetch(SourceImage(str(n), b"file")) for n in range(PREFETCHES))
+    assert not rig.pool.prefetch(SourceImage("one more", b"file"))
+    until(lambda: len(rig.child(0).sent) == PREFETCHES)
+    for index in range(PREFETCHES):
+        rig.child(0).answer(index)
+    until(lambda: not rig.pool._workers[0].prefetching())
+    assert rig.pool.prefetch(SourceImage("large", bytes(PREFETCH_BYTES)))
+    assert not rig.pool.prefetch(SourceImage("and more", b"file"))
+
+
+def test_when_one_of_three_dies_only_its_images_move(make: Make) -> None:
+    rig = make(3).ready()
+    names = [str(number) for number in range(300)]
+    before = {name: rig.pool._worker_for(name) for name in names}
+    rig.at_start = nothing
+    rig.child(1).die()
+    until(lambda: not rig.alive(1))
+
+    moved = {name for name in names if rig.pool._worker_for(name) is not before[name]}
+    assert moved == {name for name in names if before[name] is rig.pool._workers[1]}
+    assert 60 < len(moved) < 140, "each has its third"
+
+
+def test_a_worker_with_another_model_gets_no_work(make: Make) -> None:
+    rig = make(at_start=nothing)
+    until(lambda: len(rig.lives) == 2)
+    rig.child(0).get_ready()
+    until(lambda: rig.alive(0))
+    rig.child(1).get_ready("model-1 at another grid")
+
+    until(lambda: "another grid" in rig.pool.status().detail)
+    assert not rig.alive(1)
+    assert rig.lives["cuda:1"][0].killed.wait(120)
+    assert rig.pool.status().model_version.endswith("model-1")
+
+
+def test_a_deadline_that_passes_is_counted_once_and_what_nobody_waits_for_is_not_sent(make: Make) -> None:
+    rig = make(1).ready()
+    child = rig.child(0)
+    child.reads.clear()
+    blocker = rig.ask("first")
+    until(lambda: rig.pool.stats()[0].waiting == 1)
+    with pytest.raises(DeadlinePassed):
+        rig.ask("late", seconds=0.0).result(120)
+    rig.ask("later")
+    child.reads.set()
+
+    until(lambda: child.keys == ["first", "later"])
+    assert rig.pool.stats()[0].timed_out == 1
+    child.answer(0)
+    blocker.result(120)
+
+
+def test_a_worker_gets_the_seconds_that_are_left_and_the_bytes_of_the_image(make: Make) -> None:
+    rig = make(1).ready()
+    rig.ask("a", seconds=42.0)
+    until(lambda: rig.child(0).sent)
+
+    ((_, work),) = rig.child(0).sent
+    assert work.seconds == 42.0
+    assert work.image.data == b"file"
+
+
+def test_what_a_worker_is_given_holds_no_secret(make: Make) -> None:
+    secrets = {
+        "label_studio_url": "http://hidden.test",
+        "label_studio_api_key": "hidden-token",
+        "basic_auth_user": "hidden-user",
+        "basic_auth_password": "hidden-password",
+    }
+    settings = load_settings(device="cpu", backbone="color", **secrets)
+
+    given = pickle.dumps(WorkerOptions.of(settings, "cpu"))
+
+    assert b"hidden" not in given
+    assert pickle.loads(given).settings.backbone == "color"
+
+
+def test_the_cores_and_a_shared_device_are_divided_between_the_workers() -> None:
+    found: list[WorkerOptions] = []
+
+    class Idle(Supervisor):
+        def begin(self) -> None:
+            pass
+
+        def join(self) -> None:
+            pass
+
+    def supervise(options: WorkerOptions, owner: ProcessPool) -> Supervisor:
+        found.append(options)
+        return Idle(options, owner)
+
+    pool = ProcessPool(
+        load_settings(device="cuda", workers=3), find=lambda _: ("cuda:0", "cuda:1"), supervise=supervise
+    )
+    until(lambda: len(found) == 3)
+    pool.close()
+
+    assert [(each.device, each.workers, each.on_device) for each in found] == [
+        ("cuda:0", 3, 2),
+        ("cuda:1", 3, 1),
+        ("cuda:0", 3, 2),
+    ]
+
+
+def test_devices_that_cannot_be_found_are_looked_for_again(make: Make) -> None:
+    asked: list[str] = []
+
+    def find(name: str) -> tuple[str, ...]:
+        asked.append(name)
+        if len(asked) == 1:
+            raise OSError(24, "Too many open files")
+        return ("cuda:0",)
+
+    pool = ProcessPool(load_settings(device="auto"), find=find, supervise=make(1)._supervise)
+    try:
+        until(lambda: pool.status().state == "ready")
+        assert asked == ["auto", "auto"]
+    finally:
+        pool.close()
+
+
+def test_a_closed_pool_answers_everybody_and_lets_its_workers_end(make: Make) -> None:
+    rig = make(1).ready()
+    asked = rig.ask("a")
+    until(lambda: rig.child(0).sent)
+    child = rig.child(0)
+    rig.close()
+
+    with pytest.raises(NotReady, match="shutting down"):
+        asked.result(120)
+    with pytest.raises(NotReady, match="shutting down"):
+        rig.pool.segment(SourceImage("b", b""), ONE, deadline=rig.now + 90)
+    until(lambda: child.was_told_to_end)
+    assert not child.killed.is_set()
