@@ -130,9 +130,7 @@ def backbone_loader(
     )
 
 
-def _auto(
-    grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool
-) -> Backbone:
+def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool) -> Backbone:
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:

@@ -32,7 +32,8 @@ class VisionTransformer:
     """Queries and keys of chosen layers; CLS and register tokens are removed.
 
     The softmax over the patch tokens alone equals removing the special columns and renormalizing each head's rows;
-    the released code renormalizes after the mean over heads, for which the special tokens' keys are kept. The image is squashed to a square, as for Stable Diffusion: the paper leaves other shapes open.
+    the released code renormalizes after the mean over heads, for which the special tokens' keys are kept. The image
+    is squashed to a square, as for Stable Diffusion.
     """
 
     def __init__(

@@ -37,7 +37,22 @@ def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> Quantized
         col: Of the prompt pixel x.
     """
     quantized = quantize(markov_map, float(markov_map[row, col]))
-    return QuantizedMap(_flood(quantized.levels, row, col), quantized.step)
+    return QuantizedMap(_flood(quantized.levels, row, col, LEVELS), quantized.step)
+
+
+def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[np.float32]:
+    """M' without quantization, float32 [H, W]: the levels are the ranks of the costs.
+
+    Sorting the costs takes longer than the flood itself.
+
+    Args:
+        markov_map: M, float32 [H, W], finite.
+        row: Of the prompt pixel x.
+        col: Of the prompt pixel x.
+    """
+    costs, levels = np.unique(np.abs(markov_map - markov_map[row, col]), return_inverse=True)
+    flooded = _flood(levels.reshape(markov_map.shape).astype(np.int32), row, col, len(costs))
+    return np.asarray(costs[flooded], np.float32)
 
 
 def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
@@ -54,19 +69,19 @@ def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
 
 
 @njit(cache=True, nogil=True)
-def _flood(cost, row, col):
+def _flood(cost, row, col, levels):
     height, width = cost.shape
     flat = cost.ravel()
-    out = np.zeros(height * width, np.uint16)
+    out = np.zeros(height * width, cost.dtype)
     known = np.zeros(height * width, np.bool_)
     # Buckets are linked lists: head[level] is the newest pixel, following[pixel] the one queued before it.
-    head = np.full(LEVELS, -1, np.int32)
+    head = np.full(levels, -1, np.int32)
     following = np.empty(height * width, np.int32)
     start = row * width + col
     known[start] = True
     head[0] = start
     following[start] = -1
-    for level in range(LEVELS):
+    for level in range(levels):
         while head[level] >= 0:
             pixel = head[level]
             head[level] = following[pixel]

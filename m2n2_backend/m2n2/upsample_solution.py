@@ -58,16 +58,11 @@ def solution_bilateral(
         sigma_range: For RGB in [0, 1].
     """
     tall, wide = rgb.shape[:2]
-    steps_down = _within(tall / height * sigma_spatial, 0.0)
-    spatial = np.zeros((2 * steps_down + 1, 0), np.float32)
-    reach = np.array(
-        [
-            _within(wide / width * sigma_spatial, (dy / (tall / height * sigma_spatial)) ** 2)
-            for dy in range(-steps_down, steps_down + 1)
-        ]
-    )
-    rows, cols = _lines(tall, height, steps_down), _lines(wide, width, int(reach.max()))
-    spatial = _disc(reach, tall / height * sigma_spatial, wide / width * sigma_spatial)
+    down, across = tall / height * sigma_spatial, wide / width * sigma_spatial  # pixels per σ
+    most = _within(down, 0.0)
+    reach = np.array([_within(across, (dy / down) ** 2) for dy in range(-most, most + 1)])
+    rows, cols = _lines(tall, height, most), _lines(wide, width, int(reach.max()))
+    spatial = _disc(reach, down, across)
     padded = -(-wide // _CHUNK) * _CHUNK
     pixels = np.pad(rgb.transpose(2, 0, 1).astype(np.float32), ((0, 0), (0, 0), (0, padded - wide)), mode="edge")
     # exp(-d²/2σ²) as a power of two
@@ -95,14 +90,14 @@ def _lines(pixels: int, cells: int, reach: int) -> _Lines:
     return _Lines(lower, upper, (place - lower).astype(np.float32), first, int((last - first).max()) + 1)
 
 
-def _disc(reach: NDArray[np.intp], tall: float, wide: float) -> NDArray[np.float32]:
+def _disc(reach: NDArray[np.intp], down: float, across: float) -> NDArray[np.float32]:
     """Spatial weight by rows (dy) and columns (dx), 0 outside of the disc; dx = 0 stands in the middle.
 
     Wide enough on both sides for every pixel of a chunk to read the weight of every pixel that one of them can see.
     """
     most = int(reach.max()) + _CHUNK
     dx, dy = np.arange(-most, most + 1), np.arange(-(len(reach) // 2), len(reach) // 2 + 1)
-    gaussian = np.exp(-0.5 * ((dy[:, None] / tall) ** 2 + (dx[None, :] / wide) ** 2))
+    gaussian = np.exp(-0.5 * ((dy[:, None] / down) ** 2 + (dx[None, :] / across) ** 2))
     return np.where(np.abs(dx)[None, :] <= reach[:, None], gaussian, 0.0).astype(np.float32)
 
 
@@ -129,7 +124,13 @@ def _build(pixels, spatial, reach, rows, cols, out):
                     while stop <= end and cols.lower[stop] == lower:
                         stop += 1
                     total[:] = 0.0
-                    _add(pixels[:, qy, qx:stop], own, spatial[row, middle + x0 - stop + 1 :], cols.share[qx:stop], total)
+                    _add(
+                        pixels[:, qy, qx:stop],
+                        own,
+                        spatial[row, middle + x0 - stop + 1 :],
+                        cols.share[qx:stop],
+                        total,
+                    )
                     for x in range(_CHUNK):
                         line[lower - base, x] += total[0, x] - total[1, x]
                         line[cols.upper[qx] - base, x] += total[1, x]
@@ -146,7 +147,7 @@ def _build(pixels, spatial, reach, rows, cols, out):
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nnan"})
 def _add(guide, own, spatial, share, total):
-    """Add the weights of some neighbors in one row for the pixels of a chunk, and that part of them ``share`` takes."""
+    """Add up, for the pixels of a chunk, the weights of some neighbors in one row, and the part ``share`` takes."""
     count = guide.shape[1]
     for q in range(count):
         red, green, blue, part = guide[0, q], guide[1, q], guide[2, q], share[q]
