@@ -268,18 +268,7 @@ def evaluate(
         options = EvaluationOptions(dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain)
         loader = backbone_loader(settings, fixed_grid=True, released=preset == "released")
         result = run_evaluation(options, loader, console=console)
-        shown = (
-            "dataset",
-            "method",
-            "preset",
-            "protocol",
-            "n",
-            "noc85",
-            "noc90",
-            "noc95",
-            "not_reached_90",
-            "collapses",
-        )
+        shown = ("dataset", "method", "preset", "protocol", "n", "noc85", "noc90", "noc95", "not_reached_90")
         figures = {name: result[name] for name in shown}
         print(json.dumps(figures))
 

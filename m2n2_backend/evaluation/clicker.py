@@ -100,4 +100,4 @@ def squared_depth(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """
     padded = np.pad(region.astype(np.uint8), 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return np.rint(np.square(depth, dtype=np.float64))
+    return np.asarray(np.rint(np.square(depth, dtype=np.float64)))

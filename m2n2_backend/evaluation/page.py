@@ -100,8 +100,8 @@ def _summary_line(result: Mapping[str, Any]) -> str:
 
 def _comparability(result: Mapping[str, Any]) -> str:
     text = (
-        "NoC85 / NoC90. Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here; theirs of "
-        "M2N2 were made by the protocol released."
+        "NoC85 / NoC90. Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here; "
+        "those of M2N2 are by the protocol released."
     )
     if result["protocol"] != "released":
         text += f" The measured row is by the protocol {result['protocol']}: run --protocol released to compare."
@@ -118,13 +118,8 @@ def _noc_table(result: Mapping[str, Any]) -> str:
         columns.append(result["dataset"])
     head = "".join(f"<th>{escape(TITLES.get(column, column))}</th>" for column in columns)
     own = {result["dataset"]: f"{result['noc85']:.2f} / {result['noc90']:.2f}"}
-    rows = [
-        _row(
-            "measured",
-            f"{_method_title(result)} (measured, protocol {result['protocol']})",
-            [own.get(column, "") for column in columns],
-        )
-    ]
+    measured = f"{_method_title(result)} (measured, protocol {result['protocol']})"
+    rows = [_row("measured", measured, [own.get(column, "") for column in columns])]
     for published in PUBLISHED:
         cells = [f"{'–' if noc85 is None else f'{noc85:.2f}'} / {noc90:.2f}" for noc85, noc90 in published.figures]
         cells += [""] * (len(columns) - len(COLUMNS))

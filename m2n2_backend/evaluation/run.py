@@ -109,8 +109,14 @@ def _run(
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
         if options.jobs > 1 and len(groups) > 1:
-            same = {"protocol": options.protocol, "expected": identity(backbone)}
-            finished = evaluate_in_processes(groups, options.method, load_backbone, options.jobs, **same)
+            finished = evaluate_in_processes(
+                groups,
+                options.method,
+                load_backbone,
+                options.jobs,
+                protocol=options.protocol,
+                expected=identity(backbone),
+            )
         else:
             finished = _one_by_one(groups, options, loaded)
         _follow(finished, journal, len(samples), options, console)

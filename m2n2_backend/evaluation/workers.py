@@ -149,9 +149,7 @@ def _serve(
             method = start_method(choice, load_backbone)
             found = identity(method.segmenter.backbone if isinstance(method, SegmenterMethod) else None)
             if found != expected:
-                raise SettingsError(
-                    f"a process is {found}, not {expected} as the first: do not change code or weights"
-                )
+                raise SettingsError(f"a process runs {found}, the first one {expected}: leave code and weights alone")
             while (group := connection.recv()) is not None:
                 connection.send(evaluate_group(method, group, protocol))
     except EOFError:

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.flood_fill import exact_flood
+from m2n2_backend.m2n2.flood_fill import exact_flood, stable_sort
 from m2n2_backend.m2n2.threshold import Scores
 
 GRADIENT_STEPS = 1024
@@ -60,12 +60,12 @@ def ranked_map(full: NDArray[np.float32], row: int, col: int, *, flood_fill: boo
     distance = _normalized(full)
     if flood_fill:
         distance = _normalized(exact_flood(distance, row, col))
-    order = np.argsort(distance, axis=None, kind="stable")
+    order, ordered = stable_sort(distance)
     rank = np.empty(distance.size, np.int32)
     rank[order] = np.arange(distance.size, dtype=np.int32)
     count, total = _outer_boundary(rank.reshape(distance.shape), integer_gradient(distance))
     edge = total[:-1].astype(np.float32) / count[:-1].astype(np.float32)
-    return RankedMap(distance, distance.ravel()[order], edge)
+    return RankedMap(distance, ordered, edge)
 
 
 def integer_gradient(distance: NDArray[np.float32]) -> NDArray[np.int32]:
