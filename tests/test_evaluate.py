@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -190,6 +191,17 @@ def test_two_processes_give_what_one_gives(data: Path) -> None:
     load = functools.partial(FakeBackbone, 12, 12)
     alone, together = quietly(options_for(data), load), quietly(options_for(data, jobs=2, fresh=True), load)
     assert without_seconds(together) == without_seconds(alone)
+
+
+class Drifting(FakeBackbone):
+    """Other weights in every process."""
+
+    fingerprint = f"weights of process {os.getpid()}"
+
+
+def test_processes_that_are_not_alike_are_refused(data: Path) -> None:
+    with pytest.raises(SettingsError, match="weights of process"):
+        quietly(options_for(data, jobs=2), Drifting)
 
 
 def test_an_error_in_a_process_reaches_the_caller(data: Path) -> None:
