@@ -94,8 +94,8 @@ def test_the_maps_of_a_chosen_sample_are_shown(data: Path) -> None:
 def example(**changes: Any) -> dict[str, Any]:
     result = {
         "dataset": "grabcut", "method": "m2n2", "preset": "ours", "protocol": "ritm", "backbone": "<vit>", "grid": 40,
-        "n": 50, "noc85": 2.3, "noc90": 3.9, "noc95": 9.5, "not_reached_90": 1, "collapses": 0.5, "iou_at": {"1": 0.75},
-        "seconds_per_click": 0.1, "seconds_per_encode": 1.0,
+        "n": 50, "noc85": 2.3, "noc90": 3.9, "noc95": 9.5, "not_reached_90": 1, "collapses": 0.5,
+        "iou_at": {"1": 0.75}, "seconds_per_click": 0.1, "seconds_per_encode": 1.0,
         "fingerprint": {}, "samples": {},
     }  # fmt: skip
     return {**result, **changes}
