@@ -233,6 +233,14 @@ def evaluate(
         str,
         typer.Option(help="m2n2, refined, m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic."),
     ] = "m2n2",
+    preset: Annotated[
+        Literal["ours", "released"],
+        typer.Option(help="What the paper leaves open: as chosen here, or as the authors' released code does it."),
+    ] = "ours",
+    protocol: Annotated[
+        Literal["ritm", "released"],
+        typer.Option(help="Labels and simulated user: of most papers, or of the released code and the paper."),
+    ] = "ritm",
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
@@ -256,10 +264,11 @@ def evaluate(
         from m2n2_backend.evaluation.run import EvaluationOptions
         from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
-        chosen = MethodChoice.of(method, values or ())
-        options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
-        result = run_evaluation(options, backbone_loader(settings), console=console)
-        shown = ("dataset", "method", "n", "noc85", "noc90", "not_reached_90", "collapses")
+        chosen = MethodChoice.of(method, values or (), preset)
+        options = EvaluationOptions(dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain)
+        loader = backbone_loader(settings, fixed_grid=True, released=preset == "released")
+        result = run_evaluation(options, loader, console=console)
+        shown = ("dataset", "method", "preset", "protocol", "n", "noc85", "noc90", "noc95", "not_reached_90")
         figures = {name: result[name] for name in shown}
         print(json.dumps(figures))
 

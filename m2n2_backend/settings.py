@@ -85,8 +85,8 @@ class Settings(BaseSettings):
         40,
         ge=1,
         le=512,
-        description="Threads for clicks that wait for the model, at least `M2N2_QUEUE`, and as many for those that wait "
-        "for images",
+        description="Threads for clicks that wait for the model, at least `M2N2_QUEUE`, and as many for those "
+        "that wait for images",
     )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
     max_body_bytes: int = Field(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,29 @@ def test_features_of_16_bit_are_aggregated_in_32_bit() -> None:
 
     assert matrix.dtype == torch.float32
     np.testing.assert_allclose(matrix.numpy(), attention_matrix(features), rtol=1e-4, atol=1e-8)
+
+
+def test_special_tokens_take_their_share_before_the_mean_over_heads() -> None:
+    plain = random_features(blocks=1, heads=3)
+    block = plain.blocks[0]
+    special = 3 * torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(5))
+
+    matrix = aggregate(AttentionFeatures((replace(block, special=special),), 4, 5), "cpu")
+
+    keys = torch.cat([block.keys, special], dim=1)
+    patches = torch.softmax(block.queries @ keys.transpose(1, 2) * block.scale, dim=-1)[..., :20].mean(dim=0)
+    torch.testing.assert_close(matrix, patches / patches.sum(dim=1, keepdim=True))
+    assert not torch.allclose(matrix, aggregate(plain, "cpu"))
+
+
+def test_a_softmax_in_16_bit_is_near_the_one_in_32_bit_and_its_rows_sum_to_1() -> None:
+    features = random_features()
+
+    half = aggregate(features, "cpu", half_softmax=True)
+
+    torch.testing.assert_close(half.sum(dim=1), torch.ones(20))
+    torch.testing.assert_close(half, aggregate(features, "cpu"), atol=2e-3, rtol=1e-2)
+    assert not torch.equal(half, aggregate(features, "cpu"))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

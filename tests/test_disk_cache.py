@@ -30,6 +30,7 @@ def encoded(seed: int = 0, cells: int = 6) -> EncodedImage:
             torch.randn(2, cells * cells, 4, generator=generator).half(),
             0.5,
             weight,
+            torch.randn(2, 3, 4, generator=generator).half() if weight == 0.75 else None,
         )
         for weight in (0.25, 0.75)
     )
@@ -46,6 +47,8 @@ def same(one: EncodedImage, other: EncodedImage) -> bool:
         and all(
             torch.equal(a.queries, b.queries)
             and torch.equal(a.keys, b.keys)
+            and (a.special is None) == (b.special is None)
+            and (a.special is None or torch.equal(a.special, b.special))
             and (a.scale, a.weight) == (b.scale, b.weight)
             for a, b in blocks
         )

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,8 +27,9 @@ from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 
 KEYS = [
-    "dataset", "method", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "collapses", "iou_at",
-    "seconds_per_click", "seconds_per_encode", "fingerprint", "samples",
+    "dataset", "method", "preset", "protocol", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "noc95",
+    "share_not_reached", "collapses", "iou_at", "iou_per_click", "seconds_per_click", "seconds_per_encode",
+    "ipf_residual", "fingerprint", "samples",
 ]  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_the_json_has_the_agreed_keys_in_order_and_is_what_was_returned(data: Pa
 def test_the_figures_follow_from_the_samples_in_the_json(data: Path) -> None:
     result = quietly(options_for(data))
     ious = np.array(list(result["samples"].values()))
-    for key, quality in (("noc85", 0.85), ("noc90", 0.90)):
+    for key, quality in (("noc85", 0.85), ("noc90", 0.90), ("noc95", 0.95)):
         reached = ious >= quality
         counts = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, 20)
         assert result[key] == counts.mean()
@@ -93,7 +95,9 @@ def test_a_classic_has_neither_backbone_nor_grid(data: Path) -> None:
 def test_the_fingerprint_names_code_backbone_settings_and_data(data: Path) -> None:
     result = quietly(options_for(data, limit=1))
     fingerprint = result["fingerprint"]
-    assert set(fingerprint) == {"version", "code", "backbone", "method", "data"}
+    assert set(fingerprint) == {
+        "version", "code", "libraries", "backbone", "preset", "protocol", "method", "data"
+    }  # fmt: skip
     assert fingerprint["backbone"] == "fake"
     assert fingerprint["method"]["temperature"] == 0.65
     other = quietly(options_for(data, limit=1, method=MethodChoice.of(values=["temperature=0.5"])))
@@ -187,6 +191,17 @@ def test_two_processes_give_what_one_gives(data: Path) -> None:
     load = functools.partial(FakeBackbone, 12, 12)
     alone, together = quietly(options_for(data), load), quietly(options_for(data, jobs=2, fresh=True), load)
     assert without_seconds(together) == without_seconds(alone)
+
+
+class Drifting(FakeBackbone):
+    """Other weights in every process."""
+
+    fingerprint = f"weights of process {os.getpid()}"
+
+
+def test_processes_that_are_not_alike_are_refused(data: Path) -> None:
+    with pytest.raises(SettingsError, match="weights of process"):
+        quietly(options_for(data, jobs=2), Drifting)
 
 
 def test_an_error_in_a_process_reaches_the_caller(data: Path) -> None:

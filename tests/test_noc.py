@@ -17,6 +17,7 @@ class Scripted:
     """A session that answers with prepared masks."""
 
     grid = None
+    ipf_residual = None
 
     def __init__(self, *masks: NDArray[np.bool_]) -> None:
         self.masks = list(masks)

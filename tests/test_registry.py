@@ -9,7 +9,9 @@ import torch
 from tiny_models import save_stable_diffusion
 from transformers import ViTConfig, ViTModel
 
+from m2n2_backend.backbones.device_memory import CPU_GRID
 from m2n2_backend.backbones.registry import check_backbone, load_backbone, own_weights, resolve_device
+from m2n2_backend.backbones.stable_diffusion import Version
 from m2n2_backend.commands.fetch_weights import fetch_weights
 from m2n2_backend.errors import BackboneUnavailable, SettingsError
 from m2n2_backend.settings import load_settings
@@ -40,6 +42,16 @@ def test_auto_without_weights_is_color_and_the_log_says_so(tmp_path: Path, caplo
     backbone = load_backbone("auto", device="cpu", cache_dir=tmp_path)
     assert backbone.fingerprint.startswith("color")
     assert "weak on complex scenes" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "grid"), [("sd2", 128), ("sd1", 112)])
+def test_a_fixed_grid_is_the_papers_whatever_memory_is_free(tmp_path: Path, name: Version, grid: int) -> None:
+    folder = save_stable_diffusion(tmp_path / "sd", name)
+    chosen = {
+        fixed: load_backbone(name, model=str(folder), device="cpu", cache_dir=tmp_path, fixed_grid=fixed)
+        for fixed in (True, False)
+    }
+    assert (chosen[True].grid, chosen[False].grid) == (grid, CPU_GRID)
 
 
 def test_stable_diffusion_loads_from_a_folder(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def test_the_maps_of_a_chosen_sample_are_shown(data: Path) -> None:
 
 def example(**changes: Any) -> dict[str, Any]:
     result = {
-        "dataset": "grabcut", "method": "m2n2", "backbone": "<vit>", "grid": 40, "n": 50, "noc85": 2.3, "noc90": 3.9,
-        "not_reached_90": 1, "collapses": 0.5, "iou_at": {"1": 0.75},
-        "seconds_per_click": 0.1, "seconds_per_encode": 1.0,
+        "dataset": "grabcut", "method": "m2n2", "preset": "ours", "protocol": "ritm", "backbone": "<vit>", "grid": 40,
+        "n": 50, "noc85": 2.3, "noc90": 3.9, "noc95": 9.5, "not_reached_90": 1, "collapses": 0.5,
+        "iou_at": {"1": 0.75}, "seconds_per_click": 0.1, "seconds_per_encode": 1.0,
         "fingerprint": {}, "samples": {},
     }  # fmt: skip
     return {**result, **changes}
@@ -109,7 +109,7 @@ def rows(page: str) -> list[list[str]]:
 def test_the_measured_row_stands_under_its_data_set_above_the_published_ones() -> None:
     head, measured, *published = rows(render_page(example(), [], []))
     assert head == ["method", "GrabCut", "Berkeley", "SBD", "DAVIS"]
-    assert measured == ["m2n2, &lt;vit&gt; (measured)", "2.30 / 3.90", "", "", ""]
+    assert measured == ["m2n2, &lt;vit&gt; (measured, protocol ritm)", "2.30 / 3.90", "", "", ""]
     assert len(published) == len(PUBLISHED)
     assert published[0] == ["M2N2, SD2 (published)", "1.62 / 1.90", "2.45 / 3.88", "7.72 / 10.94", "4.60 / 6.72"]
     assert all(row[0].endswith("(published)") for row in published)
@@ -118,6 +118,13 @@ def test_the_measured_row_stands_under_its_data_set_above_the_published_ones() -
 def test_a_folder_has_a_column_of_its_own() -> None:
     head, measured, *_ = rows(render_page(example(dataset="folder"), [], []))
     assert (head[-1], measured[-1]) == ("folder", "2.30 / 3.90")
+
+
+def test_a_page_of_the_other_protocol_says_how_to_compare() -> None:
+    assert "run --protocol released to compare" in render_page(example(), [], [])
+    page = render_page(example(protocol="released", preset="released"), [], [])
+    assert "to compare" not in page
+    assert rows(page)[1][0] == "m2n2 as released, &lt;vit&gt; (measured, protocol released)"
 
 
 def test_a_part_of_a_data_set_is_not_passed_off_as_the_whole() -> None:

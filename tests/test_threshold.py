@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
 from m2n2_backend.evaluation import reference as plain
+from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import PRIOR, Scores, choose_threshold, profile
 from m2n2_backend.prompts import Click
@@ -72,7 +73,8 @@ def test_no_threshold_scores_better_than_the_chosen_one(
         assert scores[chosen - 1] == pytest.approx(best, rel=1e-5)
         assert all(score < best * (1 - 1e-6) or level >= chosen for level, score in enumerate(scores, start=1))
     else:
-        assert chosen == max(1, min(other, default=2) - 1)
+        stop = int((profile(levels).area < PRIOR).sum())
+        assert chosen == max(0, min(stop, min(other, default=1)) - 1)
 
 
 @settings(max_examples=80, deadline=None)
@@ -140,11 +142,21 @@ def test_no_point_of_the_other_label_lies_inside() -> None:
 
 
 def test_where_every_score_is_0_the_other_label_is_kept_out() -> None:
-    flat = profile(np.zeros((8, 8), np.uint16))
+    own = profile(np.full((8, 8), 900, np.uint16))  # no edge at any level
 
-    assert choose_threshold(flat, [0], [], scores=Scores()) == 1
-    assert choose_threshold(flat, [0], [0], scores=Scores()) == 1
-    assert choose_threshold(flat, [0], [700], scores=Scores()) == 699
+    assert choose_threshold(own, [0], [], scores=Scores()) == 0
+    assert choose_threshold(own, [0], [0], scores=Scores()) == 0
+    assert choose_threshold(own, [0], [700], scores=Scores()) == 699
+
+
+def test_where_every_score_is_0_a_speck_does_not_take_the_image() -> None:
+    levels = np.ones((20, 20), np.uint16)  # all of it is nearly as near as the speck of the prompt
+    levels[7, 7] = 0
+    levels[0, 0] = 65535
+
+    chosen = choose_threshold(profile(levels), [0], [65535], scores=Scores())
+
+    assert (nearest_neighbor([levels], [chosen], [True]) <= 1).sum() == 1
 
 
 @pytest.mark.parametrize("switches", list(product([True, False], repeat=4)))
@@ -152,7 +164,7 @@ def test_thresholds_stay_within_the_levels(switches: tuple[bool, bool, bool, boo
     extreme = np.array([[0, 65535], [65535, 65535]], np.uint16)
 
     for other in ([], [0], [1], [65535]):
-        assert 1 <= choose_threshold(profile(extreme), [0, 65535], other, scores=Scores(*switches)) <= 65535
+        assert 0 <= choose_threshold(profile(extreme), [0, 65535], other, scores=Scores(*switches)) <= 65535
 
 
 @needs_grabcut

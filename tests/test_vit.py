@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -43,24 +44,35 @@ def photograph() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (30, 50, 3), dtype=np.uint8)
 
 
-def load(folder: Path, layers: list[int] | None = None, grid: int = 6) -> VisionTransformer:
-    return VisionTransformer.load(folder, name="tiny", revision="r", layers=layers, grid=grid, device=CPU)
+def load(
+    folder: Path, layers: list[int] | None = None, grid: int = 6, *, released: bool = False
+) -> VisionTransformer:
+    return VisionTransformer.load(
+        folder, name="tiny", revision="r", layers=layers, grid=grid, device=CPU, released=released
+    )
 
 
-def model_attention(folder: Path, backbone: VisionTransformer, layer: int) -> torch.Tensor:
-    """Mean over heads of the model's own probabilities, special tokens removed, each head's rows renormalized."""
+def model_attention(folder: Path, backbone: VisionTransformer, layer: int, *, released: bool = False) -> torch.Tensor:
+    """Mean over heads of the model's own probabilities, special tokens removed, each head's rows renormalized.
+
+    As released the rows are renormalized after the mean, and the image is resized by areas.
+    """
     from PIL import Image
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     side = backbone.grid * 4
     square = np.asarray(Image.fromarray(photograph()).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+    if released:
+        square = cv2.resize(photograph(), (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
     mean, std = (0.5, 0.5) if model.config.model_type == "vit" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     pixels = torch.from_numpy(((square / 255 - mean) / std).astype(np.float32)).permute(2, 0, 1)[None]
     extra = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
     with torch.no_grad():
         attention = model(pixels, output_attentions=True, **extra).attentions[layer][0]
     patches = attention[:, -(backbone.grid**2) :, -(backbone.grid**2) :]
+    if released:
+        return patches.mean(0) / patches.mean(0).sum(-1, keepdim=True)
     return (patches / patches.sum(-1, keepdim=True)).mean(0)
 
 
@@ -70,6 +82,17 @@ def test_attention_of_every_family_equals_the_models_own_without_special_tokens(
     assert torch.allclose(
         aggregate(backbone.features(photograph()), CPU), model_attention(folder, backbone, 2), atol=1e-4
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_as_released_the_mean_over_heads_comes_before_the_rows_are_renormalized(folder: Path) -> None:
+    backbone = load(folder, released=True)
+    assert torch.allclose(
+        aggregate(backbone.features(photograph()), CPU),
+        model_attention(folder, backbone, 2, released=True),
+        atol=1e-4,
+    )
+    assert backbone.fingerprint == load(folder).fingerprint + "-released"
 
 
 @pytest.mark.filterwarnings("ignore")

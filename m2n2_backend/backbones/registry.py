@@ -11,7 +11,7 @@ import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.names import check_backbone, check_model, kind_of, repository_of
-from m2n2_backend.backbones.stable_diffusion import StableDiffusion
+from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES, StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
 from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, revision_of
 from m2n2_backend.errors import BackboneUnavailable
@@ -65,6 +65,8 @@ def load_backbone(
     grid: int | None = None,
     device: str = "auto",
     cache_dir: Path | None = None,
+    fixed_grid: bool = False,
+    released: bool = False,
 ) -> Backbone:
     """Load a backbone.
 
@@ -78,6 +80,8 @@ def load_backbone(
         grid: Cells per side; None is the backbone's own.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         cache_dir: For one small file of Stable Diffusion's; None is the folder of the settings' default.
+        fixed_grid: Where no grid is given take the paper's, whatever memory is free: figures must be comparable.
+        released: Prepare image and attention as the released code does, so that its figures can be reproduced.
 
     Raises:
         BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
@@ -88,23 +92,30 @@ def load_backbone(
     check_model(name, model)
     where = resolve_device(device)
     if name == "auto":
-        return _auto(grid, where, cache_dir)
+        return _auto(grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
     if name == "color":
         return ColorAffinity(grid=grid, device=where)
     repository = repository_of(name, model)
     folder = resolve(repository, kind_of(name))
     if name == "sd1" or name == "sd2":
-        return StableDiffusion.load(folder, name=name, grid=grid, device=where, cache_dir=cache_dir)
+        chosen = grid or (GRID_CHOICES[name][0] if fixed_grid else None)
+        return StableDiffusion.load(
+            folder, name=name, grid=chosen, device=where, cache_dir=cache_dir, released=released
+        )
     own_grid = DINOV2_GRID if name == "dinov2" else VIT_GRID
-    return _vit(folder, repository, layers, grid or own_grid, where)
+    return _vit(folder, repository, layers, grid or own_grid, where, released=released)
 
 
-def backbone_loader(settings: Settings, device: str | None = None) -> Callable[[], Backbone]:
+def backbone_loader(
+    settings: Settings, device: str | None = None, *, fixed_grid: bool = False, released: bool = False
+) -> Callable[[], Backbone]:
     """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it.
 
     Args:
         settings: Backbone, model, layers, grid, device and folder.
         device: Instead of the one in the settings.
+        fixed_grid: See ``load_backbone``.
+        released: See ``load_backbone``.
     """
     return partial(
         load_backbone,
@@ -114,19 +125,25 @@ def backbone_loader(settings: Settings, device: str | None = None) -> Callable[[
         grid=settings.grid,
         device=device or settings.device,
         cache_dir=settings.cache_dir,
+        fixed_grid=fixed_grid,
+        released=released,
     )
 
 
-def _auto(grid: int | None, device: torch.device, cache_dir: Path) -> Backbone:
+def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool) -> Backbone:
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:
-            return StableDiffusion.load(folder, name="sd2", grid=grid, device=device, cache_dir=cache_dir)
+            chosen = grid or (GRID_CHOICES["sd2"][0] if fixed_grid else None)
+            return StableDiffusion.load(
+                folder, name="sd2", grid=chosen, device=device, cache_dir=cache_dir, released=released
+            )
         logger.warning("no weights of Stable Diffusion 2: run `m2n2-backend fetch-weights`")
     small = REPOSITORIES["dinov2-small"]
     folder = available(small, "vit")
     if folder is not None:
-        return _vit(folder, small, None, grid or (VIT_GRID if device.type == "cpu" else DINOV2_GRID), device)
+        own_grid = VIT_GRID if device.type == "cpu" else DINOV2_GRID
+        return _vit(folder, small, None, grid or own_grid, device, released=released)
     logger.warning(
         "no weights on disk and none within reach: using color and texture only, which is weak on complex scenes; "
         "run `m2n2-backend fetch-weights` where there is a connection"
@@ -134,7 +151,11 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path) -> Backbone:
     return ColorAffinity(grid=grid, device=device)
 
 
-def _vit(folder: Path, name: str, layers: Sequence[int] | None, grid: int, device: torch.device) -> VisionTransformer:
+def _vit(
+    folder: Path, name: str, layers: Sequence[int] | None, grid: int, device: torch.device, *, released: bool
+) -> VisionTransformer:
     title = Path(name).name if Path(name).is_dir() else name
     revision = revision_of(folder)
-    return VisionTransformer.load(folder, name=title, revision=revision, layers=layers, grid=grid, device=device)
+    return VisionTransformer.load(
+        folder, name=title, revision=revision, layers=layers, grid=grid, device=device, released=released
+    )

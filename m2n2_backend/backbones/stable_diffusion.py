@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from m2n2_backend.backbones.attention_capture import (
     capture,
@@ -24,6 +23,7 @@ from m2n2_backend.backbones.attention_capture import (
 from m2n2_backend.backbones.device_memory import default_grid, is_out_of_memory, memory_advice
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
 from m2n2_backend.backbones.quiet import quiet_diffusers
+from m2n2_backend.backbones.square import squash
 from m2n2_backend.backbones.weights import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
@@ -65,6 +65,7 @@ class StableDiffusion:
         grid: int,
         device: torch.device,
         weights: Mapping[str, float] = BLOCK_WEIGHTS,
+        released: bool = False,
     ) -> None:
         """Wrap loaded parts.
 
@@ -77,6 +78,7 @@ class StableDiffusion:
             grid: Cells per side; the input is ``8 * grid`` pixels.
             device: Where the parts are put.
             weights: Block name → w_j > 0, scaled to sum 1.
+            released: Resize the image as the released code does.
 
         Raises:
             SettingsError: A block that does not exist, or no positive weight.
@@ -96,7 +98,8 @@ class StableDiffusion:
         self.grid = grid
         self.device = device
         blocks = weights_label(self._weights)
-        self.fingerprint = f"{name}-{revision[:12]}-{blocks}-g{grid}"
+        self._released = released
+        self.fingerprint = f"{name}-{revision[:12]}-{blocks}-g{grid}" + ("-released" if released else "")
         precision = str(self._unet.dtype).removeprefix("torch.")
         self.description = f"{_TITLES[name]}, attention {blocks}, grid {grid}, {precision} on {device}"
 
@@ -111,6 +114,7 @@ class StableDiffusion:
         cache_dir: Path,
         weights: Mapping[str, float] = BLOCK_WEIGHTS,
         dtype: torch.dtype | None = None,
+        released: bool = False,
     ) -> StableDiffusion:
         """Load weights from a folder in diffusers' layout.
 
@@ -122,6 +126,7 @@ class StableDiffusion:
             cache_dir: Where the empty prompt's embedding is kept.
             weights: Block name → w_j.
             dtype: None is 16-bit on an accelerator and 32-bit on a CPU.
+            released: Resize the image as the released code does.
 
         Raises:
             SettingsError: As the constructor.
@@ -145,6 +150,7 @@ class StableDiffusion:
             grid=chosen,
             device=device,
             weights=weights,
+            released=released,
         )
 
     def features(self, rgb: NDArray[np.uint8]) -> AttentionFeatures:
@@ -173,7 +179,7 @@ class StableDiffusion:
 
     def _latents(self, rgb: NDArray[np.uint8]) -> torch.Tensor:
         """[1, 4, grid, grid]: the mode of the posterior, scaled; nothing is drawn at random."""
-        pixels = prepare_image(rgb, VAE_FACTOR * self.grid).to(self.device, self._vae.dtype)
+        pixels = prepare_image(rgb, VAE_FACTOR * self.grid, area=self._released).to(self.device, self._vae.dtype)
         mode = self._vae.encode(pixels).latent_dist.mode()
         return mode * self._vae.config.scaling_factor  # type: ignore[no-any-return]
 
@@ -205,18 +211,18 @@ class StableDiffusion:
         return tensors
 
 
-def prepare_image(rgb: NDArray[np.uint8], side: int) -> torch.Tensor:
-    """Squash to a square and scale; bicubic, with antialiasing along each axis that shrinks.
+def prepare_image(rgb: NDArray[np.uint8], side: int, *, area: bool = False) -> torch.Tensor:
+    """Squash to a square and scale.
 
     Args:
         rgb: uint8 [H, W, 3].
         side: Pixels.
+        area: See :func:`m2n2_backend.backbones.square.squash`.
 
     Returns:
         float32 [1, 3, side, side] in [-1, 1].
     """
-    square = Image.fromarray(rgb).resize((side, side), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32))
+    pixels = torch.from_numpy(squash(rgb, side, area=area))
     return (pixels / 127.5 - 1.0).permute(2, 0, 1)[None].contiguous()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from m2n2_backend.backbones.quiet import quiet_transformers
+from m2n2_backend.backbones.square import squash
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
 
@@ -31,8 +31,9 @@ class _Captured(Exception):  # a signal that ends the forward pass, no failure
 class VisionTransformer:
     """Queries and keys of chosen layers; CLS and register tokens are removed.
 
-    The softmax over the patch tokens alone equals removing the special columns and renormalizing each head's rows.
-    The image is squashed to a square, as for Stable Diffusion: the paper leaves other shapes open.
+    The softmax over the patch tokens alone equals removing the special columns and renormalizing each head's rows;
+    the released code renormalizes after the mean over heads, for which the special tokens' keys are kept. The image
+    is squashed to a square, as for Stable Diffusion.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class VisionTransformer:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
+        released: bool = False,
     ) -> None:
         """Wrap a loaded model.
 
@@ -58,6 +60,7 @@ class VisionTransformer:
             mean: Per channel, of RGB in [0, 1].
             std: Per channel.
             device: Where the model is put.
+            released: Resize the image and cut the special tokens as the released code does.
 
         Raises:
             BackboneUnavailable: A layer that the model lacks, or no separate query and key projections.
@@ -75,12 +78,22 @@ class VisionTransformer:
         self._std = np.asarray(std, np.float32)
         self.grid = grid
         self.device = device
-        self.fingerprint = f"vit-{revision}-l{'.'.join(map(str, self._layers))}-g{grid}"
+        self._released = released
+        ending = "-released" if released else ""
+        self.fingerprint = f"vit-{revision}-l{'.'.join(map(str, self._layers))}-g{grid}{ending}"
         self.description = f"{name} layer {', '.join(map(str, self._layers))} of {count}, grid {grid}"
 
     @classmethod
     def load(
-        cls, folder: Path, *, name: str, revision: str, layers: Sequence[int] | None, grid: int, device: torch.device
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        revision: str,
+        layers: Sequence[int] | None,
+        grid: int,
+        device: torch.device,
+        released: bool = False,
     ) -> VisionTransformer:
         """Load ``config.json`` and weights from a folder.
 
@@ -95,7 +108,17 @@ class VisionTransformer:
         except (OSError, ValueError, KeyError) as error:
             raise BackboneUnavailable(f"{folder} cannot be loaded as a vision transformer: {error}") from error
         mean, std = _normalization(folder, str(model.config.model_type))
-        return cls(model, name=name, revision=revision, layers=layers, grid=grid, mean=mean, std=std, device=device)
+        return cls(
+            model,
+            name=name,
+            revision=revision,
+            layers=layers,
+            grid=grid,
+            mean=mean,
+            std=std,
+            device=device,
+            released=released,
+        )
 
     @torch.inference_mode()
     def features(self, rgb: NDArray[np.uint8]) -> AttentionFeatures:
@@ -111,15 +134,15 @@ class VisionTransformer:
             FloatingPointError: The model gives non-finite values.
         """
         side = self.grid * self._patch
-        square = Image.fromarray(rgb).resize((side, side), Image.Resampling.BICUBIC)
-        normalized = (np.asarray(square, dtype=np.float32) / 255.0 - self._mean) / self._std
+        normalized = (squash(rgb, side, area=self._released) / 255.0 - self._mean) / self._std
         pixels = torch.from_numpy(normalized).permute(2, 0, 1)[None].to(self.device, self._model.dtype)
         with _capture([self._attentions[layer] for layer in self._layers]) as captured, suppress(_Captured):
             self._forward(pixels)
         blocks = []
         for queries, keys in captured:
             q, k = self._patch_tokens(queries), self._patch_tokens(keys)
-            blocks.append(AttentionBlock(q, k, q.shape[-1] ** -0.5, 1.0 / len(captured)))
+            special = self._heads_of(keys[0, : -self.grid * self.grid]) if self._released else None
+            blocks.append(AttentionBlock(q, k, q.shape[-1] ** -0.5, 1.0 / len(captured), special))
         return AttentionFeatures(tuple(blocks), self.grid, self.grid)
 
     def _forward(self, pixels: torch.Tensor) -> None:
@@ -130,8 +153,11 @@ class VisionTransformer:
 
     def _patch_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """[1, special + n, heads*d] → [heads, n, d]; the special tokens come first in every such model."""
-        patches = tokens[0, -self.grid * self.grid :]
-        split = patches.view(len(patches), self._heads, -1).transpose(0, 1)
+        return self._heads_of(tokens[0, -self.grid * self.grid :])
+
+    def _heads_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[t, heads*d] → [heads, t, d] in 16-bit where that holds the values."""
+        split = tokens.reshape(len(tokens), self._heads, -1).transpose(0, 1)
         half = split.to(torch.float16).contiguous()
         return half if torch.isfinite(half).all() else split.float().contiguous()
 

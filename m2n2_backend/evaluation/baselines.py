@@ -79,6 +79,7 @@ class GrabCutSession:
     size: tuple[int, int]
     small: NDArray[np.uint8]
     grid: None = None
+    ipf_residual: None = None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         """Five iterations from scratch, so that equal clicks give equal masks."""
@@ -101,6 +102,7 @@ class RandomWalkerSession:
     size: tuple[int, int]
     small: NDArray[np.uint8]
     grid: None = None
+    ipf_residual: None = None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         """Pixels more probable to reach a positive seed first."""
@@ -125,6 +127,7 @@ class GeodesicSession:
     cost: NDArray[np.float32]
     distances: dict[tuple[int, int] | None, NDArray[np.float64]] = field(default_factory=dict)
     grid: None = None
+    ipf_residual: None = None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         """Pixels whose nearest positive click is nearer than the nearest negative one and the border."""

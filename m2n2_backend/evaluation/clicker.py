@@ -1,11 +1,14 @@
-"""The simulated user: where the next click goes (Sec. 4)."""
+"""The simulated users: where the next click goes (Sec. 4), by either protocol."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.prompts import Click
 
 OBJECT = 255
@@ -13,6 +16,19 @@ OBJECT = 255
 
 IGNORED = 128
 """Label of pixels that count nowhere: neither as error nor in the IoU."""
+
+
+class SimulatedUser(Protocol):
+    """Looks at a mask and clicks."""
+
+    def next_click(self, mask: NDArray[np.bool_]) -> Click:
+        """Where to click, given the current segmentation, bool [H, W]; all False before the first click."""
+        ...
+
+
+def simulated_user(protocol: ProtocolName, label: NDArray[np.uint8]) -> SimulatedUser:
+    """The user of a protocol, who knows the ground truth, uint8 [H, W]."""
+    return ReleasedClicker(label) if protocol == "released" else Clicker(label)
 
 
 class Clicker:
@@ -40,20 +56,48 @@ class Clicker:
         Args:
             mask: The current segmentation, bool [H, W]; all False before the first click.
         """
-        missing = self._depth(self._object & ~mask)
-        superfluous = self._depth(self._background & mask)
+        missing = self._unclicked(self._object & ~mask)
+        superfluous = self._unclicked(self._background & mask)
         positive = bool(missing.max() > superfluous.max())
         depth = missing if positive else superfluous
         row, col = np.unravel_index(int(depth.argmax()), depth.shape)
         self._clicked[row, col] = True
         return Click(int(col), int(row), positive)
 
-    def _depth(self, region: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Squared distance to the nearest pixel outside of the region, float64 [H, W]; -1 at pixels clicked before.
+    def _unclicked(self, region: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Squared depth, float64 [H, W]; -1 at pixels clicked before."""
+        return np.where(self._clicked, -1.0, squared_depth(region))
 
-        Squares of exact distances are integers. OpenCV's square root differs in the last digit from pixel to pixel,
-        with the number of threads too, and would decide ties by that.
+
+class ReleasedClicker:
+    """Clicks at the center of the largest region of errors of either kind, as the released code does.
+
+    It remembers nothing, and gives the click the label that its pixel has. Where nothing is wrong it clicks the
+    center of the object.
+    """
+
+    def __init__(self, label: NDArray[np.uint8]) -> None:
+        """Start.
+
+        Args:
+            label: Ground truth, uint8 [H, W]: ``OBJECT``, anything else is background.
         """
-        padded = np.pad(region.astype(np.uint8), 1)
-        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-        return np.where(self._clicked, -1.0, np.rint(np.square(depth, dtype=np.float64)))
+        self._object = label == OBJECT
+
+    def next_click(self, mask: NDArray[np.bool_]) -> Click:
+        """The first pixel, in row-major order, that is farthest from what is right."""
+        wrong = mask != self._object
+        depth = squared_depth(wrong if wrong.any() else self._object)
+        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+        return Click(int(col), int(row), bool(self._object[row, col]))
+
+
+def squared_depth(region: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Squared distance to the nearest pixel outside of the region or the image, float64 [H, W]; 0 outside.
+
+    Squares of exact distances are integers. OpenCV's square root differs in the last digit from pixel to pixel, with
+    the number of threads too, and would decide ties by that.
+    """
+    padded = np.pad(region.astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    return np.asarray(np.rint(np.square(depth, dtype=np.float64)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.errors import DatasetError
-from m2n2_backend.evaluation.masks import MaskRule, read_instances, read_label, read_rgb
+from m2n2_backend.evaluation.masks import MaskRule, read_indices, read_label, read_rgb
+from m2n2_backend.evaluation.protocol import ProtocolName
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".mat"})
 """Other files that lie in the folders are passed over."""
@@ -56,11 +58,11 @@ class Sample:
     """One object in one photograph.
 
     Attributes:
-        name: Stem of the image file; for SBD followed by the instance's index.
+        name: Stem of the image file; for SBD followed by the object's index.
         image: Of the photograph.
         mask: Of the ground truth.
         rule: How ``mask`` is read.
-        instance: Index of the object in an SBD file.
+        instance: Index of the object in an SBD file: of the instance, or of the class.
     """
 
     name: str
@@ -90,7 +92,7 @@ class Sample:
         return label
 
 
-def load_samples(dataset: str, root: Path, limit: int | None = None) -> list[Sample]:
+def load_samples(dataset: str, root: Path, limit: int | None = None, protocol: ProtocolName = "ritm") -> list[Sample]:
     """Find all objects of a data set.
 
     A root with ``images/`` and ``masks/`` is read as ``folder`` under every name but ``sbd``, so that subsets and
@@ -100,6 +102,7 @@ def load_samples(dataset: str, root: Path, limit: int | None = None) -> list[Sam
         dataset: One of ``DATASETS``.
         root: The folder that holds the layout's two folders.
         limit: Use the first so many samples.
+        protocol: By ``released`` every value > 0 of a mask image is object, and SBD has an object per class.
 
     Returns:
         At least one sample, sorted by name.
@@ -112,10 +115,12 @@ def load_samples(dataset: str, root: Path, limit: int | None = None) -> list[Sam
     if limit is not None and limit < 1:
         raise DatasetError(f"a limit of {limit} samples leaves nothing to evaluate")
     if dataset == "sbd":
-        return _sbd(root)[:limit]
+        return _sbd(root, "class" if protocol == "released" else "instance")[:limit]
     layout = LAYOUTS[dataset]
     if dataset != "berkeley" and not (root / layout.images).is_dir() and (root / "images").is_dir():
         layout = LAYOUTS["folder"]
+    if protocol == "released":
+        layout = replace(layout, rule="nonzero")
     return _paired(dataset, root, layout)[:limit]
 
 
@@ -143,22 +148,23 @@ def _paired(dataset: str, root: Path, layout: Layout) -> list[Sample]:
     return [Sample(stem, images[stem], masks[stem], layout.rule) for stem in sorted(images)]
 
 
-def _sbd(root: Path) -> list[Sample]:
-    """Every instance of the validation images is a sample of its own."""
-    expected = f"{root} should hold val.txt ({SBD_IMAGES} names), img/NAME.jpg and inst/NAME.mat"
+def _sbd(root: Path, kind: Literal["instance", "class"]) -> list[Sample]:
+    """Every instance, or every class, in a validation image is a sample of its own."""
+    folder = "inst" if kind == "instance" else "cls"
+    expected = f"{root} should hold val.txt ({SBD_IMAGES} names), img/NAME.jpg and {folder}/NAME.mat"
     try:
         names = (root / "val.txt").read_text().split()
     except OSError as error:
         raise DatasetError(f"data set sbd not found: {expected}, but val.txt cannot be read") from error
-    images, instances = _by_stem(root / "img"), _by_stem(root / "inst")
-    _refuse_incomplete("sbd", expected, "in inst/", instances, names)
+    images, masks = _by_stem(root / "img"), _by_stem(root / folder)
+    _refuse_incomplete("sbd", expected, f"in {folder}/", masks, names)
     _refuse_incomplete("sbd", expected, "in img/", images, names)
     if len(names) < SBD_IMAGES:
         raise DatasetError(f"data set sbd is incomplete: {expected}, but val.txt has {len(names)} names")
     return [
-        Sample(f"{name}_{index:02d}", images[name], instances[name], "instance", index)
+        Sample(f"{name}_{index:02d}", images[name], masks[name], kind, index)
         for name in sorted(names)
-        for index in map(int, np.unique(read_instances(instances[name])))
+        for index in map(int, np.unique(read_indices(masks[name], kind)))
         if index > 0
     ]
 

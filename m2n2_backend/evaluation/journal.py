@@ -22,6 +22,7 @@ class Entry:
         click_seconds: Sum over its clicks.
         clicks: Made before the mask was perfect.
         grid: Cells per side of the attention grid; None for a classic.
+        ipf_residual: What IPF left over on its photograph, largest |row sum - 1|; None where there is none.
     """
 
     sample: str
@@ -30,6 +31,7 @@ class Entry:
     click_seconds: float
     clicks: int
     grid: int | None
+    ipf_residual: float | None
 
 
 class Journal:

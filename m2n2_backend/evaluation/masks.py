@@ -16,12 +16,12 @@ from m2n2_backend.images import decode_image
 MAX_PIXELS = 200_000_000
 """Largest photograph that is opened."""
 
-MaskRule = Literal["strict", "trimap", "nonzero", "instance"]
+MaskRule = Literal["strict", "trimap", "nonzero", "instance", "class"]
 """How a file is read.
 
 ``strict``: 255 object, 0 background, 128 ignored, nothing else. ``trimap``: above 128 object, 128 ignored (GrabCut,
-Berkeley). ``nonzero``: every palette index or color that is not 0 is object (DAVIS, COCO_MVal). ``instance``: one
-index of an SBD ``.mat`` file.
+Berkeley). ``nonzero``: every palette index or color that is not 0 is object (DAVIS, COCO_MVal, and every
+mask image by the ``released`` protocol). ``instance``, ``class``: one index of an SBD ``.mat`` file.
 """
 
 
@@ -43,13 +43,13 @@ def read_label(path: Path, rule: MaskRule, instance: int = 0) -> NDArray[np.uint
     Args:
         path: Mask image, or an SBD ``.mat`` file.
         rule: Of the data set.
-        instance: Index of the object for ``instance``.
+        instance: Index of the object for ``instance`` and ``class``.
 
     Raises:
         DatasetError: Cannot be read, holds values the rule does not know, or no object.
     """
-    if rule == "instance":
-        truth = read_instances(path) == instance
+    if rule == "instance" or rule == "class":
+        truth = read_indices(path, rule) == instance
         ignored = np.zeros_like(truth)
     else:
         truth, ignored = _read_image(path, rule)
@@ -60,18 +60,18 @@ def read_label(path: Path, rule: MaskRule, instance: int = 0) -> NDArray[np.uint
     return label
 
 
-def read_instances(path: Path) -> NDArray[np.uint8]:
-    """Instance indices of an SBD file, uint8 [H, W]; 0 is background.
+def read_indices(path: Path, kind: Literal["instance", "class"]) -> NDArray[np.uint8]:
+    """Instance or class indices of an SBD file, uint8 [H, W]; 0 is background.
 
     Raises:
-        DatasetError: No ``.mat`` file with ``GTinst.Segmentation``.
+        DatasetError: No ``.mat`` file with ``GTinst.Segmentation`` or ``GTcls.Segmentation``.
     """
     from scipy.io import loadmat
 
     try:
-        content: Any = loadmat(path)["GTinst"][0][0]["Segmentation"]
+        content: Any = loadmat(path)["GTinst" if kind == "instance" else "GTcls"][0][0]["Segmentation"]
     except Exception as error:  # a cut-off file may raise nearly anything in the parser
-        raise DatasetError(f"{path} is no instance file of SBD, or incomplete: {error}") from error
+        raise DatasetError(f"{path} is no {kind} file of SBD, or incomplete: {error}") from error
     return np.asarray(content, np.uint8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
 from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.method import DESPECKLE, LEAST_CELLS, Method, Relation, with_values
+from m2n2_backend.m2n2.method import DESPECKLE, LEAST_CELLS, PHOTOGRAPH_SIZE, Method, Relation, with_values
+from m2n2_backend.m2n2.relations import MarkovRelation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click
@@ -29,8 +30,10 @@ METHODS = FRAMEWORK + CLASSICS
 OF_THE_CHAIN = ("temperature", "tolerance", "max_sweeps", "tau", "max_iterations", "doublings", "half")
 """Hyperparameters that only a Markov chain has."""
 
-PHOTOGRAPH_SIZE = 1 << 16
-"""A working size no photograph reaches: evaluation computes masks at the photograph's own size."""
+PresetName = Literal["ours", "released"]
+
+OF_BOTH_PRESETS = ("m2n2", "m2n2-no-flood")
+"""Methods that the released code has too."""
 
 
 class Session(Protocol):
@@ -39,6 +42,11 @@ class Session(Protocol):
     @property
     def grid(self) -> int | None:
         """Cells per side of the attention grid; None where there is no attention."""
+        ...
+
+    @property
+    def ipf_residual(self) -> float | None:
+        """Largest |row sum - 1| that IPF left; None where there is no Markov chain."""
         ...
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
@@ -61,13 +69,15 @@ class MethodChoice:
     Attributes:
         name: One of ``METHODS``.
         hyperparameters: All choices of the framework; None for a classic.
+        preset: What the choices that the paper leaves open start from; the backbone has to be loaded accordingly.
     """
 
     name: str
     hyperparameters: Method | None
+    preset: PresetName = "ours"
 
     @classmethod
-    def of(cls, name: str = "m2n2", values: Sequence[str] = ()) -> MethodChoice:
+    def of(cls, name: str = "m2n2", values: Sequence[str] = (), preset: PresetName = "ours") -> MethodChoice:
         """A method by name, with what deviates from it.
 
         ``refined`` is what the service answers with. The others of the framework are the paper's. All work at the
@@ -80,12 +90,15 @@ class MethodChoice:
             name: One of ``METHODS``.
             values: ``NAME=VALUE`` each, a hyperparameter of :class:`Method`; ``scores.edge=false`` drops a factor of
                 Eq. 9, ``none`` stands for None.
+            preset: ``released`` is what the authors' code does, for ``OF_BOTH_PRESETS``.
 
         Raises:
             SettingsError: An unknown name, a value that is none, or one without effect.
         """
         if name not in METHODS:
             raise SettingsError(f"unknown method {name}: there are {', '.join(METHODS)}")
+        if preset == "released" and name not in OF_BOTH_PRESETS:
+            raise SettingsError(f"the released code has no {name}: choose among {', '.join(OF_BOTH_PRESETS)}")
         if name in CLASSICS:
             if values:
                 raise SettingsError(f"the method {name} has none of the hyperparameters of m2n2")
@@ -93,6 +106,8 @@ class MethodChoice:
         relation: Relation = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
         flooded = name in ("m2n2", "refined")
         base = Method(working_size=PHOTOGRAPH_SIZE, half=False, flood_fill=flooded, relation=relation)
+        if preset == "released":
+            base = replace(Method.released(), flood_fill=flooded)
         if name == "refined":
             base = replace(base, refine=True, least_cells=LEAST_CELLS, despeckle=DESPECKLE)
         chosen = with_values(base, values)
@@ -102,7 +117,7 @@ class MethodChoice:
             raise SettingsError("m2n2-no-flood with flood fill is m2n2")
         if relation != "markov" and any(getattr(chosen, own) != getattr(base, own) for own in OF_THE_CHAIN):
             raise SettingsError(f"the method {name} has its own temperature, and no {', '.join(OF_THE_CHAIN)}")
-        return cls(name, chosen)
+        return cls(name, chosen, preset)
 
 
 def start_method(choice: MethodChoice, load_backbone: Callable[[], Backbone] | None) -> InteractiveMethod:
@@ -147,6 +162,11 @@ class _SegmenterSession:
     @property
     def grid(self) -> int | None:
         return self.state.grid[0]
+
+    @property
+    def ipf_residual(self) -> float | None:
+        relation = self.state.relation
+        return relation.transition.residual if isinstance(relation, MarkovRelation) else None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         return self.segmenter.segment(self.state, clicks).mask

@@ -14,6 +14,9 @@ MAX_CLICKS = 20
 COLLAPSE = 0.2
 """Loss of IoU from one click to the next that counts as the mask's collapse."""
 
+QUALITIES = {"85": 0.85, "90": 0.90, "95": 0.95}
+"""IoUs to be reached, by the ending of their figures' names."""
+
 REPORTED_CLICKS = (1, 3, 5, 10, 20)
 """Clicks after which the mean IoU is reported."""
 
@@ -55,15 +58,23 @@ def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         ious: 20 values for each of at least one sample.
 
     Returns:
-        ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples, not their share), ``collapses`` (per sample) and
-        ``iou_at``, as in the JSON.
+        ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples), ``noc95``, ``share_not_reached`` (by quality),
+        ``collapses`` (per sample), ``iou_at`` and ``iou_per_click`` (means), as in the JSON.
     """
     curve = mean_iou_per_click(ious)
+    noc = {name: float(clicks_per_sample(ious, quality).mean()) for name, quality in QUALITIES.items()}
+    never = {
+        name: sum(clicks_to_reach(values, quality) is None for values in ious.values())
+        for name, quality in QUALITIES.items()
+    }
     return {
         "n": len(ious),
-        "noc85": float(clicks_per_sample(ious, 0.85).mean()),
-        "noc90": float(clicks_per_sample(ious, 0.90).mean()),
-        "not_reached_90": sum(clicks_to_reach(values, 0.90) is None for values in ious.values()),
+        "noc85": noc["85"],
+        "noc90": noc["90"],
+        "not_reached_90": never["90"],
+        "noc95": noc["95"],
+        "share_not_reached": {name: count / len(ious) for name, count in never.items()},
         "collapses": collapses_per_sample(ious),
         "iou_at": {str(count): float(curve[count - 1]) for count in REPORTED_CLICKS},
+        "iou_per_click": curve.tolist(),
     }

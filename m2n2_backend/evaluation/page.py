@@ -87,7 +87,8 @@ def render_page(result: Mapping[str, Any], cases: Sequence[Picture], explanation
 
 
 def _method_title(result: Mapping[str, Any]) -> str:
-    return f"{result['method']}, {result['backbone']}" if result["backbone"] else str(result["method"])
+    name = str(result["method"]) + (" as released" if result["preset"] == "released" else "")
+    return f"{name}, {result['backbone']}" if result["backbone"] else name
 
 
 def _summary_line(result: Mapping[str, Any]) -> str:
@@ -98,7 +99,12 @@ def _summary_line(result: Mapping[str, Any]) -> str:
 
 
 def _comparability(result: Mapping[str, Any]) -> str:
-    text = "NoC85 / NoC90. Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here."
+    text = (
+        "NoC85 / NoC90. Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here; "
+        "those of M2N2 are by the protocol released."
+    )
+    if result["protocol"] != "released":
+        text += f" The measured row is by the protocol {result['protocol']}: run --protocol released to compare."
     count = COUNTS.get(result["dataset"])
     if count and count != result["n"]:
         text += f" The measured row is over {result['n']} objects, the published ones over {count}: another set."
@@ -112,7 +118,8 @@ def _noc_table(result: Mapping[str, Any]) -> str:
         columns.append(result["dataset"])
     head = "".join(f"<th>{escape(TITLES.get(column, column))}</th>" for column in columns)
     own = {result["dataset"]: f"{result['noc85']:.2f} / {result['noc90']:.2f}"}
-    rows = [_row("measured", f"{_method_title(result)} (measured)", [own.get(column, "") for column in columns])]
+    measured = f"{_method_title(result)} (measured, protocol {result['protocol']})"
+    rows = [_row("measured", measured, [own.get(column, "") for column in columns])]
     for published in PUBLISHED:
         cells = [f"{'–' if noc85 is None else f'{noc85:.2f}'} / {noc90:.2f}" for noc85, noc90 in published.figures]
         cells += [""] * (len(columns) - len(COLUMNS))
@@ -124,6 +131,7 @@ def _figures_table(result: Mapping[str, Any]) -> str:
     rows = [
         ("NoC85", f"{result['noc85']:.2f}"),
         ("NoC90", f"{result['noc90']:.2f}"),
+        ("NoC95", f"{result['noc95']:.2f}"),
         ("objects that never reach 0.90", str(result["not_reached_90"])),
         ("collapses per object", f"{result['collapses']:.2f}"),
         *((f"mean IoU after {count}", f"{iou:.3f}") for count, iou in result["iou_at"].items()),

@@ -259,12 +259,16 @@ def candidate_thresholds(flooded: Floats, most: int | None = None) -> Floats:
 def best_threshold(
     flooded: Floats, candidates: Floats, same: Sequence[float], other: Sequence[float], *, prior: float = PRIOR
 ) -> float:
-    """Eq. 8: the first candidate with the largest score; where all are 0, the last that keeps ``other`` out."""
+    """Eq. 8: the first candidate with the largest score.
+
+    Where all are 0, the last that keeps ``other`` out and the segment below the prior.
+    """
     gradient = sobel_magnitude(flooded)
     scores = np.array([score(flooded, gradient, level, same, other, prior=prior) for level in candidates])
     if scores.max() > 0:
         return float(candidates[scores.argmax()])
-    keeping = candidates[candidates < min(other, default=0.0)]
+    area = np.array([(flooded <= level).mean() for level in candidates])
+    keeping = candidates[(candidates < min(other, default=0.0)) & (area < prior)]
     return float(keeping[-1] if len(keeping) else candidates[0])
 
 

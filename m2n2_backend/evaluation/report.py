@@ -23,6 +23,7 @@ from m2n2_backend.evaluation.plots import (
     plural,
     save,
 )
+from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.sample import SampleRun, evaluate_sample
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.overlay import draw_overlay
@@ -59,18 +60,20 @@ def write_report(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     ious: Mapping[str, Sequence[float]] = result["samples"]
+    protocol: ProtocolName = result["protocol"]
     by_name = {sample.name: sample for sample in samples}
     plot_iou_per_click(mean_iou_per_click(ious), out_dir / "iou_per_click.png")
     plot_noc_histogram(clicks_per_sample(ious, 0.85), clicks_per_sample(ious, 0.90), out_dir / "noc_histogram.png")
     cases = []
     for title, names in choose_cases(ious).items():
         file = f"{title}.png"
-        _draw_cases([by_name[name] for name in names], method, out_dir / file)
+        _draw_cases([by_name[name] for name in names], method, protocol, out_dir / file)
         cases.append(Picture(file, f"{title.capitalize()} cases"))
     panels: list[Picture] = []
-    if isinstance(method, SegmenterMethod):
+    # The panels show levels and score curves, which the released rules do not have.
+    if isinstance(method, SegmenterMethod) and method.segmenter.method.rules == "ours":
         chosen = by_name[explain or ranked(ious)[len(ious) // 2]]
-        panels = _explain(chosen, method.segmenter, out_dir / "explain")
+        panels = _explain(chosen, method.segmenter, protocol, out_dir / "explain")
     page = out_dir / "index.html"
     page.write_text(render_page(result, cases, panels), encoding="utf-8")
     return page
@@ -90,12 +93,12 @@ def choose_cases(ious: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
     return {"best": names[:CASES], "median": names[middle : middle + CASES], "worst": names[-CASES:]}
 
 
-def _draw_cases(samples: Sequence[Sample], method: InteractiveMethod, path: Path) -> None:
+def _draw_cases(samples: Sequence[Sample], method: InteractiveMethod, protocol: ProtocolName, path: Path) -> None:
     """A row of samples, each at the click that reaches 0.90, or at the last."""
     figure = new_figure(4.2 * len(samples), 3.9)
     axes = np.atleast_1d(figure.subplots(1, len(samples)))
     for panel, sample in zip(axes, samples, strict=True):
-        rgb, label, run = _replay(sample, method)
+        rgb, label, run = _replay(sample, method, protocol)
         clicks = _until_good(run)
         mask = method.start(rgb).mask(clicks)
         reached = "0.90 reached" if run.ious[len(clicks) - 1] >= 0.90 else "0.90 never reached"
@@ -104,10 +107,12 @@ def _draw_cases(samples: Sequence[Sample], method: InteractiveMethod, path: Path
     save(figure, path)
 
 
-def _replay(sample: Sample, method: InteractiveMethod) -> tuple[NDArray[np.uint8], NDArray[np.uint8], SampleRun]:
+def _replay(
+    sample: Sample, method: InteractiveMethod, protocol: ProtocolName
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], SampleRun]:
     rgb = sample.rgb()
     label = sample.label(rgb.shape[:2])
-    return rgb, label, evaluate_sample(method.start(rgb), label)
+    return rgb, label, evaluate_sample(method.start(rgb), label, protocol=protocol)
 
 
 def _until_good(run: SampleRun) -> tuple[Click, ...]:
@@ -115,9 +120,9 @@ def _until_good(run: SampleRun) -> tuple[Click, ...]:
     return run.clicks[: clicks_to_reach(run.ious, 0.90)]
 
 
-def _explain(sample: Sample, segmenter: Segmenter, folder: Path) -> list[Picture]:
+def _explain(sample: Sample, segmenter: Segmenter, protocol: ProtocolName, folder: Path) -> list[Picture]:
     """Maps and scores of one sample's first clicks."""
-    rgb, _, run = _replay(sample, SegmenterMethod(segmenter))
+    rgb, _, run = _replay(sample, SegmenterMethod(segmenter), protocol)
     clicks = _until_good(run)[:EXPLAINED_CLICKS]
     files = explanation.explain(segmenter, rgb, clicks, folder)
     captions = [f"{sample.name} after {plural(len(clicks), 'click')}"]

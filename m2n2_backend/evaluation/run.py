@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import m2n2_backend
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.evaluation.datasets import Sample, data_fingerprint, load_samples
+from m2n2_backend.evaluation.datasets import Sample, load_samples
+from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
 from m2n2_backend.evaluation.journal import Entry, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
 from m2n2_backend.evaluation.noc import summary
+from m2n2_backend.evaluation.protocol import PROTOCOLS, ProtocolName
 from m2n2_backend.evaluation.workers import (
     Group,
     evaluate_group,
@@ -39,6 +39,7 @@ class EvaluationOptions:
         root: Folder of the data set.
         json: File of the results; ``<json>.partial`` beside it keeps finished samples until all are done.
         method: What is evaluated; the paper's exact method by default.
+        protocol: By which labels are read, clicks made and masks compared.
         limit: Only the first so many samples.
         jobs: Processes; does not change the results. PyTorch has one thread in each, the kernels share the cores.
         fresh: Do not continue an unfinished run.
@@ -50,6 +51,7 @@ class EvaluationOptions:
     root: Path
     json: Path
     method: MethodChoice = field(default_factory=MethodChoice.of)
+    protocol: ProtocolName = "ritm"
     limit: int | None = None
     jobs: int = 1
     fresh: bool = False
@@ -71,10 +73,10 @@ def evaluate(
         console: Where progress is shown; standard error by default.
 
     Returns:
-        The JSON's content: ``dataset``, ``method``, ``backbone`` and ``grid`` (None for a classic), the figures of
-        ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the samples), ``fingerprint``
-        (with the whole ``Method``), and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ
-        from run to run.
+        The JSON's content: ``dataset``, ``method``, ``preset``, ``protocol``, ``backbone`` and ``grid`` (None for a
+        classic), the figures of ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the
+        samples), ``ipf_residual`` (the largest), ``fingerprint`` (with the whole ``Method`` and the versions of the
+        libraries), and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ from run to run.
 
     Raises:
         DatasetError: Files are missing or cannot be read.
@@ -83,7 +85,9 @@ def evaluate(
     """
     if options.jobs < 1:
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
-    samples = load_samples(options.dataset, options.root, options.limit)
+    if options.protocol not in PROTOCOLS:
+        raise SettingsError(f"unknown protocol {options.protocol}: there are {', '.join(PROTOCOLS)}")
+    samples = load_samples(options.dataset, options.root, options.limit, options.protocol)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
         raise SettingsError(f"there is no sample {options.explain} to explain")
@@ -100,14 +104,21 @@ def _run(
     """What ``evaluate`` does once its options are known to be right."""
     backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
     loaded = (lambda: backbone) if backbone is not None else None
-    fingerprint = make_fingerprint(options, samples, backbone)
+    fingerprint = make_fingerprint(options.dataset, options.method, options.protocol, samples, backbone)
     journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
         if options.jobs > 1 and len(groups) > 1:
-            finished = evaluate_in_processes(groups, options.method, load_backbone, options.jobs)
+            finished = evaluate_in_processes(
+                groups,
+                options.method,
+                load_backbone,
+                options.jobs,
+                protocol=options.protocol,
+                expected=identity(backbone),
+            )
         else:
-            finished = _one_by_one(groups, options.method, loaded)
+            finished = _one_by_one(groups, options, loaded)
         _follow(finished, journal, len(samples), options, console)
         result = _result(options, backbone, fingerprint, journal.entries)
         write_json(options.json, result)
@@ -119,21 +130,6 @@ def _run(
     return result
 
 
-def make_fingerprint(
-    options: EvaluationOptions, samples: Sequence[Sample], backbone: Backbone | None
-) -> dict[str, Any]:
-    """Everything that decides the results, as JSON: code, backbone, settings, data."""
-    own = options.method.hyperparameters
-    fingerprint = {
-        "version": m2n2_backend.__version__,
-        "code": _code_fingerprint(),
-        "backbone": backbone.fingerprint if backbone else None,
-        "method": {"name": options.method.name} | (asdict(own) if own else {}),
-        "data": {"dataset": options.dataset, "samples": len(samples), "files": data_fingerprint(samples)},
-    }
-    return dict(json.loads(json.dumps(fingerprint)))
-
-
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Replace the file in one step: it is never seen half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,22 +138,12 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def _code_fingerprint() -> str:
-    """12 hex digits over the sources that results depend on."""
-    package = Path(m2n2_backend.__file__).parent
-    digest = hashlib.sha256()
-    for folder in ("m2n2", "backbones", "evaluation"):
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
-
-
 def _one_by_one(
-    groups: Sequence[Group], choice: MethodChoice, load_backbone: Callable[[], Backbone] | None
+    groups: Sequence[Group], options: EvaluationOptions, load_backbone: Callable[[], Backbone] | None
 ) -> Iterator[list[Entry]]:
-    method = start_method(choice, load_backbone)
+    method = start_method(options.method, load_backbone)
     for group in groups:
-        yield evaluate_group(method, group)
+        yield evaluate_group(method, group, options.protocol)
 
 
 def _follow(
@@ -195,15 +181,19 @@ def _result(
     done = [entries[name] for name in sorted(entries)]
     ious = {entry.sample: list(entry.ious) for entry in done}
     encodes = [entry.encode_seconds for entry in done if entry.encode_seconds is not None]
+    residuals = [entry.ipf_residual for entry in done if entry.ipf_residual is not None]
     return {
         "dataset": options.dataset,
         "method": options.method.name,
+        "preset": options.method.preset,
+        "protocol": options.protocol,
         "backbone": backbone.description if backbone else None,
         "grid": done[0].grid,
         **summary(ious),
         # Medians: the first sample compiles kernels, and others may meet a busy machine.
         "seconds_per_click": median(entry.click_seconds / entry.clicks for entry in done),
         "seconds_per_encode": median(encodes),
+        "ipf_residual": max(residuals, default=None),
         "fingerprint": fingerprint,
         "samples": ious,
     }

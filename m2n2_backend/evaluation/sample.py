@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.evaluation.clicker import IGNORED, OBJECT, Clicker
+from m2n2_backend.evaluation.clicker import IGNORED, OBJECT, simulated_user
 from m2n2_backend.evaluation.methods import Session
 from m2n2_backend.evaluation.noc import MAX_CLICKS
+from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.prompts import Click
 
 
@@ -41,23 +42,30 @@ def intersection_over_union(label: NDArray[np.uint8], mask: NDArray[np.bool_]) -
     return float(np.count_nonzero(truth & counted) / np.count_nonzero(truth | counted))
 
 
-def evaluate_sample(session: Session, label: NDArray[np.uint8], max_clicks: int = MAX_CLICKS) -> SampleRun:
-    """Click until 20 clicks are made or the mask is perfect.
+def evaluate_sample(
+    session: Session,
+    label: NDArray[np.uint8],
+    max_clicks: int = MAX_CLICKS,
+    *,
+    protocol: ProtocolName = "ritm",
+) -> SampleRun:
+    """Click until 20 clicks are made or, by ``ritm``, the mask is perfect.
 
     A user who sees a perfect mask stops, so the IoU stays 1 for the clicks that are left; all thresholds have been
-    reached by then.
+    reached by then. The released code's user goes on.
 
     Args:
         session: Of the sample's photograph.
         label: Ground truth, uint8 [H, W], with at least one ``OBJECT`` pixel.
         max_clicks: At least 1.
+        protocol: Of the simulated user.
     """
-    clicker = Clicker(label)
+    clicker = simulated_user(protocol, label)
     mask = np.zeros(label.shape, np.bool_)
     clicks: list[Click] = []
     ious: list[float] = []
     seconds: list[float] = []
-    while len(clicks) < max_clicks and (not ious or ious[-1] < 1.0):
+    while len(clicks) < max_clicks and (protocol == "released" or not ious or ious[-1] < 1.0):
         clicks.append(clicker.next_click(mask))
         began = time.perf_counter()
         mask = session.mask(clicks)

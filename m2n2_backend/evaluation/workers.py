@@ -15,10 +15,12 @@ import numba
 import torch
 
 from m2n2_backend.cores import usable_cores
-from m2n2_backend.errors import M2N2Error
+from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.evaluation.datasets import Sample
+from m2n2_backend.evaluation.fingerprint import Identity, identity
 from m2n2_backend.evaluation.journal import Entry
-from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, start_method
+from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, SegmenterMethod, start_method
+from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.sample import evaluate_sample
 from m2n2_backend.m2n2.attention import Backbone
 
@@ -46,7 +48,7 @@ def group_by_photograph(samples: Sequence[Sample]) -> list[Group]:
     return [tuple(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image)]
 
 
-def evaluate_group(method: InteractiveMethod, group: Group) -> list[Entry]:
+def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolName = "ritm") -> list[Entry]:
     """Encode one photograph and evaluate its objects.
 
     Raises:
@@ -59,14 +61,21 @@ def evaluate_group(method: InteractiveMethod, group: Group) -> list[Entry]:
     encode_seconds: float | None = time.perf_counter() - began
     entries = []
     for sample, label in zip(group, labels, strict=True):
-        run = evaluate_sample(session, label)
-        entries.append(Entry(sample.name, run.ious, encode_seconds, sum(run.seconds), len(run.seconds), session.grid))
+        run = evaluate_sample(session, label, protocol=protocol)
+        times = encode_seconds, sum(run.seconds), len(run.seconds)
+        entries.append(Entry(sample.name, run.ious, *times, session.grid, session.ipf_residual))
         encode_seconds = None
     return entries
 
 
 def evaluate_in_processes(
-    groups: Sequence[Group], choice: MethodChoice, load_backbone: Callable[[], Backbone] | None, jobs: int
+    groups: Sequence[Group],
+    choice: MethodChoice,
+    load_backbone: Callable[[], Backbone] | None,
+    jobs: int,
+    *,
+    protocol: ProtocolName,
+    expected: Identity,
 ) -> Iterator[list[Entry]]:
     """Evaluate in fresh processes, each with its own backbone and its share of the cores.
 
@@ -75,6 +84,8 @@ def evaluate_in_processes(
         choice: Method of every process.
         load_backbone: Called in each process; has to be picklable.
         jobs: Processes.
+        protocol: Of the clicks.
+        expected: What every process has to be like, or its figures would be those of something else.
 
     Yields:
         The samples of one photograph, in the order in which they are finished.
@@ -91,7 +102,7 @@ def evaluate_in_processes(
         for _ in range(jobs):
             ours, theirs = context.Pipe()
             process: BaseProcess = context.Process(
-                target=_serve, args=(theirs, choice, load_backbone, threads), daemon=True
+                target=_serve, args=(theirs, choice, load_backbone, threads, protocol, expected), daemon=True
             )
             process.start()
             theirs.close()
@@ -127,6 +138,8 @@ def _serve(
     choice: MethodChoice,
     load_backbone: Callable[[], Backbone] | None,
     threads: int,
+    protocol: ProtocolName,
+    expected: Identity,
 ) -> None:
     """Body of a worker process: photographs in, finished samples out, until None or the other side is gone."""
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
@@ -134,8 +147,11 @@ def _serve(
     try:
         with one_torch_thread():
             method = start_method(choice, load_backbone)
+            found = identity(method.segmenter.backbone if isinstance(method, SegmenterMethod) else None)
+            if found != expected:
+                raise SettingsError(f"a process runs {found}, the first one {expected}: leave code and weights alone")
             while (group := connection.recv()) is not None:
-                connection.send(evaluate_group(method, group))
+                connection.send(evaluate_group(method, group, protocol))
     except EOFError:
         pass
     except Exception as error:

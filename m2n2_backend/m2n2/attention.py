@@ -20,12 +20,15 @@ class AttentionBlock:
         keys: [heads, h*w, d], same dtype.
         scale: Factor of the dot product before the softmax, mostly d ** -0.5.
         weight: w_j of Eq. 3, ≥ 0; the weights of an image's blocks sum to 1.
+        special: Keys of special tokens, [heads, s, d], where they take their share of each head's softmax and rows
+            are renormalized after the mean over heads (released code, DINOv2); None leaves them out of the softmax.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
     scale: float
     weight: float
+    special: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,19 @@ class AttentionFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of all queries and keys."""
-        return sum(tensor.nbytes for block in self.blocks for tensor in (block.queries, block.keys))
+        tensors = (tensor for block in self.blocks for tensor in (block.queries, block.keys, block.special))
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def to(self, device: torch.device | str) -> AttentionFeatures:
         """The same on another device."""
         moved = (
-            replace(block, queries=block.queries.to(device), keys=block.keys.to(device)) for block in self.blocks
+            replace(
+                block,
+                queries=block.queries.to(device),
+                keys=block.keys.to(device),
+                special=None if block.special is None else block.special.to(device),
+            )
+            for block in self.blocks
         )
         return AttentionFeatures(tuple(moved), self.height, self.width)
 
@@ -88,7 +98,11 @@ class Backbone(Protocol):
 
 
 def aggregate(
-    features: AttentionFeatures, device: torch.device | str, *, chunk_bytes: int = 256 * 1024**2
+    features: AttentionFeatures,
+    device: torch.device | str,
+    *,
+    half_softmax: bool = False,
+    chunk_bytes: int = 256 * 1024**2,
 ) -> torch.Tensor:
     """Mean over heads, weighted sum over blocks (Eq. 3), in 32-bit whatever the features' dtype.
 
@@ -97,6 +111,7 @@ def aggregate(
     Args:
         features: Queries and keys.
         device: Where to build the matrix.
+        half_softmax: Take each head's softmax in 16-bit (released code), the mean still in 32-bit.
         chunk_bytes: Bound of the temporary 32-bit rows.
 
     Returns:
@@ -113,11 +128,16 @@ def aggregate(
         for head in range(heads):
             queries = block.queries[head].to(device, torch.float32) * block.scale
             keys = block.keys[head].to(device, torch.float32)
+            if block.special is not None:
+                keys = torch.cat([keys, block.special[head].to(device, torch.float32)])
             if not (torch.isfinite(queries).all() and torch.isfinite(keys).all()):
                 raise FloatingPointError("attention features hold non-finite values")
             for start in range(0, n, rows):
-                probabilities = torch.softmax(queries[start : start + rows] @ keys.T, dim=-1)
+                logits = queries[start : start + rows] @ keys.T
+                probabilities = torch.softmax(logits.half() if half_softmax else logits, dim=-1)[:, :n].float()
                 matrix[start : start + rows].add_(probabilities, alpha=block.weight / heads)
+    if half_softmax or any(block.special is not None for block in features.blocks):
+        matrix.div_(matrix.sum(dim=1, keepdim=True))
     return matrix
 
 

@@ -37,7 +37,39 @@ def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> Quantized
         col: Of the prompt pixel x.
     """
     quantized = quantize(markov_map, float(markov_map[row, col]))
-    return QuantizedMap(_flood(quantized.levels, row, col), quantized.step)
+    return QuantizedMap(_flood(quantized.levels, row, col, LEVELS), quantized.step)
+
+
+def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[np.float32]:
+    """M' without quantization, float32 [H, W]: the levels are the ranks of the costs.
+
+    Sorting the costs takes longer than the flood itself.
+
+    Args:
+        markov_map: M, float32 [H, W], finite.
+        row: Of the prompt pixel x.
+        col: Of the prompt pixel x.
+    """
+    order, costs = stable_sort(np.abs(markov_map - markov_map[row, col]))
+    levels = np.empty(costs.size, np.int32)
+    levels[order] = np.cumsum(np.diff(costs, prepend=costs[0]) > 0)
+    flooded = _flood(levels.reshape(markov_map.shape), row, col, levels[order[-1]] + 1)
+    return np.asarray(costs[np.diff(costs, prepend=-1.0) > 0][flooded], np.float32)
+
+
+def stable_sort(values: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Places in ascending order of their values, equal ones row by row, and the values in that order.
+
+    Bits of floats ≥ 0 are ordered as the floats are, so that one sort of value and place in 64 bits does it, in a
+    fifth of the time that NumPy's stable argsort takes.
+
+    Args:
+        values: float32 of any shape, finite, ≥ 0.
+    """
+    bits = np.ascontiguousarray(values).ravel().view(np.uint32).astype(np.uint64)
+    packed = np.sort((bits << np.uint64(32)) | np.arange(bits.size, dtype=np.uint64))
+    order = (packed & np.uint64(0xFFFFFFFF)).astype(np.intp)
+    return order, (packed >> np.uint64(32)).astype(np.uint32).view(np.float32)
 
 
 def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
@@ -54,19 +86,19 @@ def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
 
 
 @njit(cache=True, nogil=True)
-def _flood(cost, row, col):
+def _flood(cost, row, col, levels):
     height, width = cost.shape
     flat = cost.ravel()
-    out = np.zeros(height * width, np.uint16)
+    out = np.zeros(height * width, cost.dtype)
     known = np.zeros(height * width, np.bool_)
     # Buckets are linked lists: head[level] is the newest pixel, following[pixel] the one queued before it.
-    head = np.full(LEVELS, -1, np.int32)
+    head = np.full(levels, -1, np.int32)
     following = np.empty(height * width, np.int32)
     start = row * width + col
     known[start] = True
     head[0] = start
     following[start] = -1
-    for level in range(LEVELS):
+    for level in range(levels):
         while head[level] >= 0:
             pixel = head[level]
             head[level] = following[pixel]

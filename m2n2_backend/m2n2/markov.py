@@ -16,7 +16,12 @@ MAX_ITERATIONS = 1000
 
 
 def markov_maps(
-    transition: Transition, starts: torch.Tensor, *, tau: float = TAU, max_iterations: int = MAX_ITERATIONS
+    transition: Transition,
+    starts: torch.Tensor,
+    *,
+    tau: float = TAU,
+    max_iterations: int = MAX_ITERATIONS,
+    released: bool = False,
 ) -> torch.Tensor:
     """Count the steps after which each cell has reached τ times the largest probability.
 
@@ -28,6 +33,8 @@ def markov_maps(
         starts: p_0 of c chains, float32 [c, n], rows sum to 1.
         tau: τ in (0, 1).
         max_iterations: At least 1.
+        released: In the first step take 1 - τ for the growth of every ratio, and add 1e-6 to that of the others
+            (released code).
 
     Returns:
         m, float32 [c, n], in steps, 0 ≤ m ≤ max_iterations; cells above τ at p_0 are 0.
@@ -38,7 +45,11 @@ def markov_maps(
     for step, p in enumerate(islice(transition.distributions(starts), max_iterations + 1)):
         ratios = p / p.amax(dim=1, keepdim=True)  # [c, n]
         reached = (ratios > tau) & open_cells
-        crossing = (step - 1) + (tau - before) / (ratios - before)
+        if released:
+            growth = (1.0 - tau) if step == 1 else ratios - before
+            crossing = step - (ratios - tau) / (growth + 1e-6) if step else torch.zeros_like(ratios)
+        else:
+            crossing = (step - 1) + (tau - before) / (ratios - before)
         maps = torch.where(reached, crossing.clamp_(min=0.0), maps)
         open_cells &= ~reached
         # Once per block: an accelerator has to be waited for, and the block's other steps are there already.

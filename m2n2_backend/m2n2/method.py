@@ -24,6 +24,12 @@ DESPECKLE = 1e-4
 
 Relation = Literal["markov", "attention", "kl"]
 
+PHOTOGRAPH_SIZE = 1 << 16
+"""A working size no photograph reaches: masks are computed at the photograph's own size."""
+
+RELEASED_SWEEPS = 200
+"""IPF sweeps of the released code, whatever is left by then."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -54,6 +60,15 @@ class Method:
             the paper's.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
+        start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
+            bilinear weights (released code).
+        crossing: How the step at which a cell crosses τ is interpolated; they differ in the first step.
+        ipf: ``plain`` sweeps end with the rows (released code); ``accelerated`` ones need far fewer.
+        jbu: What bilateral upsampling samples at every pixel: the value of its ``cell``, or the bilinear
+            ``solution`` over a disc of 3σ (released code); ``radius`` and ``samples`` are of the former.
+        rules: Of what follows the upsampled map: normalization, candidates, scores and nearest neighbor (see
+            ``released``).
+        half_softmax: Each head's softmax in 16-bit, on CUDA alone (released code).
     """
 
     relation: Relation = "markov"
@@ -77,6 +92,42 @@ class Method:
     refine: bool = False
     kappa: float = KAPPA
     band: float = WIDTH
+    start: Literal["cell", "bilinear"] = "cell"
+    crossing: Literal["interpolated", "released"] = "interpolated"
+    ipf: Literal["accelerated", "plain"] = "accelerated"
+    jbu: Literal["cell", "solution"] = "cell"
+    rules: Literal["ours", "released"] = "ours"
+    half_softmax: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            SettingsError: The released rules with something that the released code lacks.
+        """
+        lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
+        if self.rules == "released" and lacking:
+            raise SettingsError(f"rules=released has no {', '.join(lacking)}: the released code does nothing like it")
+
+    @classmethod
+    def released(cls) -> Method:
+        """The authors' released code, with which the paper's figures were made, in every step after the model.
+
+        Its backbones prepare the image in their own way too: ``load_backbone(…, released=True)``.
+        """
+        return cls(
+            tolerance=0.0,
+            max_sweeps=RELEASED_SWEEPS,
+            doublings=0,
+            half=False,
+            working_size=PHOTOGRAPH_SIZE,
+            start="bilinear",
+            crossing="released",
+            ipf="plain",
+            jbu="solution",
+            rules="released",
+            half_softmax=True,
+        )
 
 
 def with_values(method: Method, values: Sequence[str]) -> Method:

@@ -24,7 +24,7 @@ def nearest_neighbor(
 
     Args:
         levels: M'_i of each prompt, uint16 [H, W].
-        thresholds: λ_i, in levels, ≥ 1.
+        thresholds: λ_i, in levels, ≥ 0; 0 is the plateau of the prompt alone.
         positive: y_i.
         extra: One more foreground distance, of a box, float32 [H, W].
 
@@ -51,7 +51,7 @@ def _least(
     if maps and out is None:
         out = np.full(maps[0][0].shape, np.inf, np.float32)
     for levels, threshold in maps:
-        _lower(out, levels, np.float32(1.0 / threshold))
+        _lower(out, levels, np.float32(1.0 / max(threshold, 0.5)))
     return out
 
 

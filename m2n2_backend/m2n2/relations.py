@@ -41,10 +41,13 @@ class MarkovRelation:
     transition: Transition
     tau: float
     max_iterations: int
+    released: bool = False
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """See :func:`m2n2_backend.m2n2.markov.markov_maps`."""
-        return markov_maps(self.transition, starts, tau=self.tau, max_iterations=self.max_iterations)
+        return markov_maps(
+            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, released=self.released
+        )
 
     @property
     def nbytes(self) -> int:
@@ -123,5 +126,6 @@ def relation_of(attention: torch.Tensor, method: Method) -> Relation:
         max_sweeps=method.max_sweeps,
         doublings=method.doublings,
         half=method.half,
+        plain=method.ipf == "plain",
     )
-    return MarkovRelation(transition, method.tau, method.max_iterations)
+    return MarkovRelation(transition, method.tau, method.max_iterations, method.crossing == "released")

@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
-from m2n2_backend.m2n2.prompt_maps import cell_at, cell_maps, prompt_maps, working_pixel
+from m2n2_backend.m2n2.prompt_maps import cell_at, cell_maps, prompt_maps, ranked_maps, start_at, working_pixel
 from m2n2_backend.m2n2.refined import Edge, NewClick, Step, first_step, next_step
 from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
+from m2n2_backend.m2n2.released import best_threshold, nearest_prompt
 from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import choose_threshold
 from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
+from m2n2_backend.m2n2.upsample_solution import solution_bilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 
 
@@ -76,7 +79,8 @@ class Segmenter:
             FloatingPointError: The features are not finite.
         """
         features = encoded.features
-        attention = aggregate(features, self.backbone.device)
+        half = self.method.half_softmax and self.backbone.device.type == "cuda"
+        attention = aggregate(features, self.backbone.device, half_softmax=half)
         relation = relation_of(attention, self.method)
         # An accelerator is still busy with the powers of the matrix, which nobody has waited for.
         upsample = upsample or self.joint_bilateral(encoded)
@@ -92,6 +96,8 @@ class Segmenter:
     def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
         """The JBU operator of one photograph."""
         method, features = self.method, encoded.features
+        if method.jbu == "solution":
+            return solution_bilateral(encoded.guide, features.height, features.width)
         return joint_bilateral(
             encoded.guide, features.height, features.width, radius=method.radius, samples=method.samples
         )
@@ -108,7 +114,8 @@ class Segmenter:
             box: The object lies inside, or a part of it in each of several; needs ``relation="markov"``.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the photograph, or none is foreground.
+            InvalidPrompt: A prompt lies outside the photograph, none is foreground, or the released code, which has
+                no boxes, is asked for one.
         """
         height, width = state.size
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
@@ -116,6 +123,8 @@ class Segmenter:
         prompts.validate(width, height)
         points = [working_pixel(state, click) for click in clicks]
         labels = [click.positive for click in clicks]
+        if self.method.rules == "released":
+            return self._released(state, points, prompts)
         if self.method.refine:
             return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
         answer = self._answer(state, points, labels, boxes)
@@ -129,6 +138,21 @@ class Segmenter:
                 allowed |= resize_distance(clicked, height, width) <= 1.0
             mask &= allowed
         return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
+
+    def _released(self, state: ImageState, points: Sequence[tuple[int, int]], prompts: Prompts) -> Segmentation:
+        """What the released code answers (see ``released``); thresholds are shares of each map's maximum."""
+        if prompts.boxes:
+            raise InvalidPrompt("the released code has no boxes")
+        labels = [click.positive for click in prompts.clicks]
+        maps = ranked_maps(self.method, state, points)
+        thresholds = []
+        for own, label in zip(maps, labels, strict=True):
+            at = [(float(own.distance[point]), each == label) for point, each in zip(points, labels, strict=True)]
+            same, other = ([value for value, equal in at if equal is wanted] for wanted in (True, False))
+            thresholds.append(best_threshold(own, same, other, scores=self.method.scores, prior=self.method.prior))
+        distance = nearest_prompt(maps, thresholds, points, labels)
+        mask = resize_distance(distance, *state.size) <= 1.0
+        return Segmentation(mask, distance, tuple(thresholds), stability(distance), prompts)
 
     def _answer(
         self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: Sequence[Box]
@@ -217,8 +241,8 @@ class Segmenter:
             InvalidPrompt: The click lies outside the photograph.
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
-        cell = cell_at(state, working_pixel(state, click))
-        small = cell_maps(self.method, state, [cell])[cell]
+        start = start_at(self.method, state, working_pixel(state, click))
+        small = cell_maps(self.method, state, [start])[start]
         return state.upsample.apply(small) if upsampled else small.copy()
 
     def flooded_map(self, state: ImageState, click: Click) -> NDArray[np.float32]:

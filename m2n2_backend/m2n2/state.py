@@ -12,6 +12,7 @@ from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.refined import Step
 from m2n2_backend.m2n2.relations import Relation
+from m2n2_backend.m2n2.released import RankedMap
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.m2n2.upsample import JointBilateral
 
@@ -81,8 +82,9 @@ class ImageState:
         upsample: JBU operator at working size.
         device: Of ``relation``.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
-        cells: Memo of h×w maps by start cell.
+        cells: Memo of h×w maps by where their chain starts.
         clicks: Memo of ``PromptMap`` by pixel at working size.
+        ranked: Likewise, of the released rules.
         steps: Memo of the refined masks by the prompts in their order.
     """
 
@@ -94,6 +96,7 @@ class ImageState:
     guide: NDArray[np.uint8]
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
     clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
+    ranked: ByteCache[RankedMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
     steps: ByteCache[Step] = field(default_factory=lambda: ByteCache(STEP_BYTES))
 
     @property
@@ -114,4 +117,4 @@ class ImageState:
     @property
     def memo_bytes(self) -> int:
         """Bytes of the memos, which grow with new clicks."""
-        return self.cells.nbytes + self.clicks.nbytes + self.steps.nbytes
+        return self.cells.nbytes + self.clicks.nbytes + self.ranked.nbytes + self.steps.nbytes

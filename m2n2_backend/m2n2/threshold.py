@@ -64,10 +64,11 @@ def choose_threshold(
     prior: float = PRIOR,
     least_area: float = 0.0,
 ) -> int:
-    """λ_i = argmax s_i(λ) (Eq. 8): the smallest of the best thresholds, from 1 to 65535.
+    """λ_i = argmax s_i(λ) (Eq. 8): the smallest of the best thresholds, from 0 to 65535.
 
     Where every threshold scores 0 (a point of the other label on the same plateau, a constant map), the largest
-    threshold that keeps the other label's points out is taken, or 1 where there is none.
+    threshold is taken that keeps the other label's points out and the segment below the prior; 0, which is the
+    prompt's own plateau, where there is none.
 
     Args:
         own: Profile of prompt i.
@@ -94,7 +95,7 @@ def choose_threshold(
         score = share * float(own.edge[low + index] if scores.edge else 1.0)
         if score > best_score:
             best, best_score = low + index, score
-    return best or max(1, min(other, default=2) - 1)
+    return best or max(0, min(stop, min(other, default=1)) - 1)
 
 
 @njit(cache=True, nogil=True)

@@ -30,16 +30,23 @@ class JointBilateral:
     """The upsampling operator of one photograph.
 
     Attributes:
-        weights: uint16 [H, (2*radius+1)², W]; the weights of one pixel sum to 65535. Cells go row by row.
+        weights: [H, a*b, W] of a window of a×b cells at each pixel, row by row: uint16, which sum to 65535 at each
+            pixel, or float32, which sum to 1.
         height: h of the maps it takes.
         width: w of the maps it takes.
-        radius: In cells.
+        first_row: First row of each pixel row's window, int32 [H]; rows outside of the grid have weight 0.
+        first_col: Likewise, int32 [W].
+        window: (a, b).
+        unit: What the weights are multiplied by.
     """
 
-    weights: NDArray[np.uint16]
+    weights: NDArray[np.uint16] | NDArray[np.float32]
     height: int
     width: int
-    radius: int
+    first_row: NDArray[np.int32]
+    first_col: NDArray[np.int32]
+    window: tuple[int, int]
+    unit: float
 
     @property
     def nbytes(self) -> int:
@@ -56,9 +63,8 @@ class JointBilateral:
             float32 [H, W]; every value is a convex combination of values of ``small``.
         """
         out = np.empty((self.weights.shape[0], self.weights.shape[2]), np.float32)
-        cell_rows = cell_of_pixels(out.shape[0], self.height)
-        cell_cols = cell_of_pixels(out.shape[1], self.width)
-        kernel.apply(self.weights, np.ascontiguousarray(small), cell_rows, cell_cols, self.radius, out)
+        window = (self.first_row, self.first_col, self.window[1])
+        kernel.apply(self.weights, np.ascontiguousarray(small), *window, np.float32(self.unit), out)
         return out
 
 
@@ -93,7 +99,10 @@ def joint_bilateral(
     """
     rows = _axis(rgb.shape[0], height, samples, radius, sigma_spatial)
     cols = _axis(rgb.shape[1], width, samples, radius, sigma_spatial)
-    return JointBilateral(kernel.build(rgb, rows, cols, radius, 255.0 * sigma_range), height, width, radius)
+    weights = kernel.build(rgb, rows, cols, radius, 255.0 * sigma_range)
+    first_row, first_col = rows.cell_of_pixel - np.int32(radius), cols.cell_of_pixel - np.int32(radius)
+    side = 2 * radius + 1
+    return JointBilateral(weights, height, width, first_row, first_col, (side, side), 1.0 / kernel.FULL)
 
 
 def _axis(pixels: int, cells: int, samples: int, radius: int, sigma: float) -> kernel.Axis:

@@ -153,20 +153,18 @@ def _quantize(sums, place, weights, y, x):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def apply(weights, small, cell_rows, cell_cols, radius, out):
+def apply(weights, small, first_row, first_col, across, unit, out):
     """Weighted means of a map's cells: ``small`` float32 [h, w] → ``out`` float32 [H, W]."""
-    side = 2 * radius + 1
     height, width = small.shape
     for y in prange(weights.shape[0]):
         line = np.zeros(weights.shape[2], np.float32)
         values = np.empty(weights.shape[2], np.float32)
-        for dy in range(side):
+        for cell in range(weights.shape[1]):
             # Cells outside of the grid have weight 0; clamping only keeps the index legal.
-            row = min(max(cell_rows[y] + dy - radius, 0), height - 1)
-            for dx in range(side):
-                for x in range(values.shape[0]):
-                    values[x] = small[row, min(max(cell_cols[x] + dx - radius, 0), width - 1)]
-                for x in range(values.shape[0]):
-                    line[x] += np.float32(weights[y, dy * side + dx, x]) * values[x]
+            row = min(max(first_row[y] + cell // across, 0), height - 1)
+            for x in range(values.shape[0]):
+                values[x] = small[row, min(max(first_col[x] + cell % across, 0), width - 1)]
+            for x in range(values.shape[0]):
+                line[x] += np.float32(weights[y, cell, x]) * values[x]
         for x in range(line.shape[0]):
-            out[y, x] = line[x] * np.float32(1.0 / FULL)
+            out[y, x] = line[x] * unit

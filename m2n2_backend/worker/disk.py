@@ -188,6 +188,8 @@ def pack(encoded: EncodedImage, key: str, fingerprint: str) -> bytes:
     for index, block in enumerate(encoded.features.blocks):
         tensors[f"queries.{index}"] = block.queries.contiguous().cpu()
         tensors[f"keys.{index}"] = block.keys.contiguous().cpu()
+        if block.special is not None:
+            tensors[f"special.{index}"] = block.special.contiguous().cpu()
     header = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
@@ -216,7 +218,9 @@ def unpack(data: bytes, key: str, fingerprint: str) -> EncodedImage:
         if metadata["checksum"] != _checksum(text, tensors):
             raise ValueError("its checksum is wrong")
         blocks = tuple(
-            AttentionBlock(tensors[f"queries.{index}"], tensors[f"keys.{index}"], scale, weight)
+            AttentionBlock(
+                tensors[f"queries.{index}"], tensors[f"keys.{index}"], scale, weight, tensors.get(f"special.{index}")
+            )
             for index, (scale, weight) in enumerate(zip(header["scales"], header["weights"], strict=True))
         )
         height, width = header["size"]
