@@ -236,6 +236,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
+    beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
     values: Annotated[
@@ -257,7 +258,7 @@ def evaluate(
         from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
         chosen = MethodChoice.of(method, values or ())
-        options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain)
+        options = EvaluationOptions(dataset, root, json_file, chosen, limit, jobs, fresh, report, explain, beside)
         result = run_evaluation(options, backbone_loader(settings), console=console)
         shown = ("dataset", "method", "n", "noc85", "noc90", "not_reached_90", "collapses")
         figures = {name: result[name] for name in shown}

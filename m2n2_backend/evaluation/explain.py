@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from m2n2_backend.evaluation.explain_refined import draw_refined
 from m2n2_backend.evaluation.plots import draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
@@ -19,7 +20,7 @@ from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
-from m2n2_backend.overlay import draw_overlay
+from m2n2_backend.overlay import at_size, draw_overlay
 from m2n2_backend.prompts import Click
 
 CURVES = {"prior": "#e3b341", "edge": "#1f6feb", "pos": "#1a9c3c", "neg": "#d1242f"}
@@ -42,6 +43,8 @@ class ScoreCurves:
 
 def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click], out_dir: Path) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
+
+    A method that refines adds a row to each click: what the click's radius and the band did.
 
     Args:
         segmenter: Whose mask is explained.
@@ -110,20 +113,24 @@ def _draw_click(
     threshold: float,
     path: Path,
 ) -> None:
-    """One row of four panels: segment of this click alone, map before, map after, scores."""
+    """A row of four panels: segment of this click alone, map before, map after, scores; and what refining did."""
     click = clicks[index]
     before, after = _map_without_flood(segmenter, state, click), segmenter.prompt_map(state, click)
     height, width = rgb.shape[:2]
-    figure = new_figure(16.0, 4.0 * max(0.7, min(1.2, height / width)) + 0.4)
-    panels = figure.subplots(1, 4)
+    refined = segmenter.method.refine and any(each.positive for each in clicks[: index + 1])
+    rows = 2 if refined else 1
+    figure = new_figure(16.0, rows * (4.0 * max(0.7, min(1.2, height / width)) + 0.4))
+    panels = np.atleast_2d(figure.subplots(rows, 4))
     level = round(threshold / after.step)
-    segment = _at_size(after.levels <= level, (height, width))
+    segment = at_size(after.levels <= level, (height, width))
     kind = "foreground" if click.positive else "background"
-    draw_image(panels[0], draw_overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
-    _draw_map(panels[1], before, level * after.step, "map before the flood fill")
+    draw_image(panels[0, 0], draw_overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
+    _draw_map(panels[0, 1], before, level * after.step, "map before the flood fill")
     title = "map after the flood fill" if segmenter.method.flood_fill else "the same map: no flood fill"
-    _draw_map(panels[2], after, level * after.step, title)
-    _draw_scores(panels[3], segmenter, state, after, clicks, index, level)
+    _draw_map(panels[0, 2], after, level * after.step, title)
+    _draw_scores(panels[0, 3], segmenter, state, after, clicks, index, level)
+    if refined:
+        draw_refined(panels[1], segmenter, state, rgb, clicks[: index + 1])
     save(figure, path)
 
 
@@ -176,10 +183,3 @@ def _draw_scores(
     axes.set(xlabel="threshold λ", ylim=(-0.02, 1.05), xlim=(0, thresholds[-1]))
     axes.set_title("scores of all thresholds", fontsize=12)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Nearest neighbor, for pictures only."""
-    rows = np.arange(size[0]) * mask.shape[0] // size[0]
-    cols = np.arange(size[1]) * mask.shape[1] // size[1]
-    return np.asarray(mask[rows][:, cols])

@@ -114,8 +114,7 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
-        points = [working_pixel(state, click) for click in clicks]
-        labels = [click.positive for click in clicks]
+        points, labels = _working_clicks(state, clicks)
         if self.method.refine:
             return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
         answer = self._answer(state, points, labels, boxes)
@@ -182,6 +181,19 @@ class Segmenter:
         other = [int(own.levels[point]) for point, label in zip(points, labels, strict=True) if label != labels[-1]]
         click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
         return next_step(previous, rough, click, edge, self.method.kappa, *known)
+
+    @torch.inference_mode()
+    def refined_step(self, state: ImageState, prompts: Prompts) -> Step:
+        """What ``segment`` refined the prompts to, and what the last click was allowed.
+
+        Raises:
+            ValueError: The method does not refine.
+            InvalidPrompt: As of ``segment``.
+        """
+        if not self.method.refine:
+            raise ValueError("only a method that refines has steps")
+        prompts.validate(state.size[1], state.size[0])
+        return self._refined(state, *_working_clicks(state, prompts.clicks), prompts.boxes)
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
         """M' and threshold profile of one click, which ``segment`` then finds in the memo.
@@ -267,6 +279,11 @@ class Segmenter:
         full = state.upsample.apply(small.reshape(state.grid))
         full[~within_boxes([_working_box(state, box)], *full.shape)] = np.inf
         return full
+
+
+def _working_clicks(state: ImageState, clicks: Sequence[Click]) -> tuple[list[tuple[int, int]], list[bool]]:
+    """Pixels at working size, and labels."""
+    return [working_pixel(state, click) for click in clicks], [click.positive for click in clicks]
 
 
 def _working_box(state: ImageState, box: Box) -> Box:
