@@ -10,7 +10,7 @@ from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
-from m2n2_backend.m2n2.refined import Bits, Step, distance_of
+from m2n2_backend.m2n2.refined import UNCONFIRMED, Bits, Step, distance_of, sureness
 from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import choose_threshold
@@ -194,13 +194,42 @@ def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
     factor, radius = 6, 20
     y, x = np.mgrid[:60, :64]
     small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
-    step = Step(Bits.of(small), Bits.of(small), (), (), 1.0)
+    step = Step(Bits.of(small), Bits.of(small), (), (), score=1.0)
     size = (60 * factor, 64 * factor)
     mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
     y, x = np.mgrid[: size[0], : size[1]]
     true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
     stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
     assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
+
+
+masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks, masks, st.none() | masks)
+def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
+) -> None:
+    score = sureness(rough, settled, seen)
+    assert 0.0 <= score <= 1.0
+    assert score <= sureness(settled, settled, seen) <= sureness(settled, settled, settled) == 1.0
+
+
+def test_an_empty_mask_has_a_finite_score() -> None:
+    nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
+    assert sureness(nothing, nothing, nothing) == 1.0
+    assert sureness(nothing, everything, nothing) == 0.0
+    assert sureness(nothing, nothing, None) == UNCONFIRMED
+
+
+def test_a_click_that_agrees_raises_the_score_and_one_that_redraws_lowers_it(segmenter: Segmenter) -> None:
+    state = segmenter.encode(photograph())
+    first = segmenter.segment(state, CLICKS[:1])
+    rows, cols = np.nonzero(first.mask)
+    confirming = Click(int(cols[5]), int(rows[5]))
+    assert segmenter.segment(state, (CLICKS[0], confirming)).score > first.score
+    assert segmenter.segment(state, (CLICKS[0], CLICKS[2])).score < first.score
 
 
 def test_without_refining_a_mask_is_composed_of_the_papers_steps_alone() -> None:

@@ -99,7 +99,7 @@ def _draw_result(rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Seq
     height, width = rgb.shape[:2]
     figure = new_figure(8.0, 8.0 * height / width + 0.4)
     share = float(segmentation.mask.mean())
-    title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, stability {segmentation.score:.2f}"
+    title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, score {segmentation.score:.2f}"
     draw_image(figure.add_subplot(), segmentation.overlay(rgb), title)
     save(figure, path)
 

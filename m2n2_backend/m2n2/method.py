@@ -9,7 +9,6 @@ from typing import Any, Literal, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.click_radius import KAPPA
 from m2n2_backend.m2n2.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.threshold import PRIOR, Scores
@@ -54,6 +53,7 @@ class Method:
             the paper's.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
+            None is the backbone's own ``band``, or half a cell where it has none.
     """
 
     relation: Relation = "markov"
@@ -76,7 +76,7 @@ class Method:
     despeckle: float = 0.0
     refine: bool = False
     kappa: float = KAPPA
-    band: float = WIDTH
+    band: float | None = None
 
 
 def with_values(method: Method, values: Sequence[str]) -> Method:

@@ -25,6 +25,9 @@ from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
 from m2n2_backend.m2n2.click_radius import DISC, click_radius, disc, edit
 from m2n2_backend.m2n2.threshold import Profile
 
+UNCONFIRMED = 0.75
+"""Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
+
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 Point = tuple[int, int]
@@ -64,7 +67,8 @@ class Bound:
     Attributes:
         radius: Of the click, in pixels; 0 where it agrees with the mask.
         most: Pixels that may change.
-        changed: Pixels that the paper's answer would change. Beyond ``most`` the click edits the mask instead.
+        changed: Pixels that the paper's answer would change of the mask the user saw, or of that before color,
+            whichever is more. Beyond ``most`` the click edits the mask instead.
     """
 
     radius: float
@@ -86,7 +90,7 @@ class Step:
         settled: The mask that the user sees.
         discs: Of all clicks; a later one wins.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
-        score: Of the paper's rule, in [0, 1].
+        score: How sure the mask is, in [0, 1], see :func:`sureness`.
         bound: What the last click's radius allowed; None for the first prompts.
     """
 
@@ -138,7 +142,6 @@ def first_step(
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
-    score: float,
 ) -> Step:
     """The answer to the first prompts is the paper's, with its edge settled.
 
@@ -149,14 +152,14 @@ def first_step(
         edge: Of the photograph.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
         thresholds: See ``Step``.
-        score: See ``Step``.
     """
     discs = tuple(Disc(point, 0.0, label) for point, label in zip(points, labels, strict=True))
     fixed = _fixed(answer.shape, discs)
     if inside is not None:
         fixed[~inside & (fixed == 0) & ~answer] = -1
         edge = replace(edge, width=BOX_WIDTH * edge.width)
-    return Step(Bits.of(answer), Bits.of(edge.settle(answer, fixed)), discs, thresholds, score)
+    settled = edge.settle(answer, fixed)
+    return Step(Bits.of(answer), Bits.of(settled), discs, thresholds, sureness(answer, settled, None))
 
 
 def next_step(
@@ -166,7 +169,6 @@ def next_step(
     edge: Edge,
     kappa: float,
     thresholds: tuple[float, ...],
-    score: float,
 ) -> Step:
     """One more click: the paper's answer if it changes no more than the click was about, else an edit.
 
@@ -177,17 +179,17 @@ def next_step(
         edge: Of the photograph.
         kappa: Most pixels that may change, in circles of the click's radius.
         thresholds: See ``Step``.
-        score: See ``Step``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
     # Beyond a cell the attention knows better than the circle what belongs to the click.
     new = Disc(click.point, DISC * min(radius, edge.cell), click.positive)
     discs = (*previous.discs, new)
-    changed = int(np.count_nonzero(answer != before))
+    # What color made of several edits may have left the mask before color far behind.
+    changed = max(int(np.count_nonzero(answer != base)) for base in (before, seen))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
-        return Step(previous.rough, previous.settled, discs, thresholds, score, bound)
+        return Step(previous.rough, previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
     bound = Bound(radius, kappa * math.pi * max(radius, edge.cell / 2) ** 2, changed)
     if bound.edits:
         rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
@@ -199,7 +201,27 @@ def next_step(
     around = np.zeros(rough.shape, np.bool_)
     around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
-    return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, score, bound)
+    return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, sureness(rough, settled, seen), bound)
+
+
+def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
+    """How sure a mask is, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
+
+    Where attention and color agree and the last click found little to change, little is left to find. Measured, with
+    the calibration, in the evaluation's README.
+
+    Args:
+        rough: The mask before color, bool [H, W].
+        settled: The mask, bool [H, W].
+        seen: The mask before the last click; None for the first prompts, which count as ``UNCONFIRMED``.
+    """
+    return _iou(rough, settled) * (UNCONFIRMED if seen is None else _iou(seen, settled))
+
+
+def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Of two masks, 1 where both are empty."""
+    union = int(np.count_nonzero(first | second))
+    return int(np.count_nonzero(first & second)) / union if union else 1.0
 
 
 def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

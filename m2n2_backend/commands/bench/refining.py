@@ -53,7 +53,7 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
             timed(device, partial(click_radius, before, working_pixel(state, click), click.positive))
         )
         fixed = np.zeros(rough.shape, np.int8)
-        settle = partial(open_band, state.guide, rough, fixed, cell=cell, width=method.band)
+        settle = partial(open_band, state.guide, rough, fixed, cell=cell, width=segmenter.band)
         times["band"].append(timed(device, settle))
         mask, band = settle()
         if band is not None:
