@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from m2n2_backend.backbones.color import BAND, ColorAffinity
+from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.postprocess import stability
@@ -201,6 +203,12 @@ def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
     true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
     stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
     assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
+
+
+def test_the_band_is_the_methods_or_else_the_backbones() -> None:
+    assert Segmenter(FakeBackbone()).band == WIDTH
+    assert Segmenter(ColorAffinity()).band == BAND > WIDTH
+    assert Segmenter(ColorAffinity(), Method(band=0.25)).band == 0.25
 
 
 masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)

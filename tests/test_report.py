@@ -26,7 +26,7 @@ from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import Scores, choose_threshold
 from m2n2_backend.overlay import NEGATIVE, POSITIVE, draw_overlay
-from m2n2_backend.prompts import Click
+from m2n2_backend.prompts import Box, Click
 
 CLICKS = (Click(22, 30), Click(67, 30), Click(45, 5, positive=False))
 
@@ -209,6 +209,13 @@ def test_a_refined_click_is_explained_by_a_second_row(tmp_path: Path) -> None:
         with Image.open(paths[-1]) as image:
             heights.append(image.height)
     assert heights[1] > 1.6 * heights[0]
+
+
+def test_a_box_is_explained_with_and_without_clicks(tmp_path: Path) -> None:
+    segmenter, box = Segmenter(FakeBackbone(), Method(refine=True)), Box(5, 10, 45, 50)
+    assert [path.name for path in explain(segmenter, scene(), [], tmp_path, [box])] == ["result.png"]
+    negative = [Click(10, 12, positive=False)]
+    assert len(explain(segmenter, scene(), negative, tmp_path, [box])) == 2
 
 
 def test_explaining_twice_writes_the_same_files(tmp_path: Path) -> None:

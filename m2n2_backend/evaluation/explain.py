@@ -21,7 +21,7 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.overlay import at_size, draw_overlay
-from m2n2_backend.prompts import Click
+from m2n2_backend.prompts import Box, Click, Prompts
 
 CURVES = {"prior": "#e3b341", "edge": "#1f6feb", "pos": "#1a9c3c", "neg": "#d1242f"}
 """Colors of the four scores."""
@@ -41,7 +41,13 @@ class ScoreCurves:
     total: NDArray[np.float64]
 
 
-def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click], out_dir: Path) -> list[Path]:
+def explain(
+    segmenter: Segmenter,
+    rgb: NDArray[np.uint8],
+    clicks: Sequence[Click],
+    out_dir: Path,
+    boxes: Sequence[Box] = (),
+) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
     A method that refines adds a row to each click: what the click's radius and the band did.
@@ -49,8 +55,9 @@ def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click
     Args:
         segmenter: Whose mask is explained.
         rgb: Photograph, uint8 [H, W, 3].
-        clicks: At least one of them positive.
+        clicks: At least one of them positive where there is no box.
         out_dir: Made if need be; ``result.png`` and ``click_01.png`` … are written into it.
+        boxes: Of the same object.
 
     Returns:
         The files, the result first.
@@ -58,14 +65,15 @@ def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click
     Raises:
         InvalidPrompt: A click lies outside of the photograph, or none is positive.
     """
+    prompts = Prompts(tuple(clicks), tuple(boxes))
     out_dir.mkdir(parents=True, exist_ok=True)
     state = segmenter.encode(rgb)
-    segmentation = segmenter.segment(state, clicks)
+    segmentation = segmenter.segment(state, clicks, boxes)
     paths = [out_dir / "result.png"]
     _draw_result(rgb, segmentation, clicks, paths[0])
     for index in range(len(clicks)):
         paths.append(out_dir / f"click_{index + 1:02d}.png")
-        _draw_click(segmenter, state, rgb, clicks, index, segmentation.thresholds[index], paths[-1])
+        _draw_click(segmenter, state, rgb, prompts, index, segmentation.thresholds[index], paths[-1])
     return paths
 
 
@@ -108,16 +116,17 @@ def _draw_click(
     segmenter: Segmenter,
     state: ImageState,
     rgb: NDArray[np.uint8],
-    clicks: Sequence[Click],
+    prompts: Prompts,
     index: int,
     threshold: float,
     path: Path,
 ) -> None:
     """A row of four panels: segment of this click alone, map before, map after, scores; and what refining did."""
-    click = clicks[index]
+    clicks = prompts.clicks
+    click, prefix = clicks[index], replace(prompts, clicks=clicks[: index + 1])
     before, after = _map_without_flood(segmenter, state, click), segmenter.prompt_map(state, click)
     height, width = rgb.shape[:2]
-    refined = segmenter.method.refine and any(each.positive for each in clicks[: index + 1])
+    refined = segmenter.method.refine and (prefix.boxes or any(each.positive for each in prefix.clicks))
     rows = 2 if refined else 1
     figure = new_figure(16.0, rows * (4.0 * max(0.7, min(1.2, height / width)) + 0.4))
     panels = np.atleast_2d(figure.subplots(rows, 4))
@@ -130,7 +139,7 @@ def _draw_click(
     _draw_map(panels[0, 2], after, level * after.step, title)
     _draw_scores(panels[0, 3], segmenter, state, after, clicks, index, level)
     if refined:
-        draw_refined(panels[1], segmenter, state, rgb, clicks[: index + 1])
+        draw_refined(panels[1], segmenter, state, rgb, prefix)
     save(figure, path)
 
 

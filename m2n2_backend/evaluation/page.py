@@ -34,12 +34,12 @@ th:first-child, td:first-child { text-align: left; white-space: normal; }
 tr.measured td { background: #ddf4ff; font-weight: 600; } tr.published td { color: #59636e; }
 figure { margin: 0.8rem 0; } figcaption, .note { color: #59636e; font-size: 0.87rem; }
 img { max-width: 100%; max-height: 30rem; }
-.pair { display: flex; gap: 1rem; flex-wrap: wrap; } .pair figure { flex: 1 1 400px; }
+.pair { display: flex; gap: 1rem; flex-wrap: wrap; } .pair figure { flex: 1 1 320px; }
 pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto; font-size: 0.8rem; }
 """
 
 LEGEND = (
-    "Blue: the mask. Yellow: outline of the ground truth. Dots: foreground clicks green, background clicks red; the "
+    "Blue: the mask. White: outline of the ground truth. Dots: foreground clicks green, background clicks red; the "
     "newest has a black rim."
 )
 
