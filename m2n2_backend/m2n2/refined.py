@@ -67,8 +67,7 @@ class Bound:
     Attributes:
         radius: Of the click, in pixels; 0 where it agrees with the mask.
         most: Pixels that may change.
-        changed: Pixels that the paper's answer would change of the mask the user saw, or of that before color,
-            whichever is more. Beyond ``most`` the click edits the mask instead.
+        changed: Pixels that the paper's answer would change. Beyond ``most`` the click edits the mask instead.
     """
 
     radius: float
@@ -185,8 +184,7 @@ def next_step(
     # Beyond a cell the attention knows better than the circle what belongs to the click.
     new = Disc(click.point, DISC * min(radius, edge.cell), click.positive)
     discs = (*previous.discs, new)
-    # What color made of several edits may have left the mask before color far behind.
-    changed = max(int(np.count_nonzero(answer != base)) for base in (before, seen))
+    changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
         return Step(previous.rough, previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
