@@ -118,7 +118,7 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
     Returns:
         ``encode`` (each step, ``total`` and ``model``, the parts of ``features``), ``clicks`` (median and p95 of each
         kind), ``reference``, ``ratio`` (reference over ours), ``memory_mb``: what is kept of an image (``state``),
-        and the peak of one image's encode, click and box (``device``, on CUDA) or of the process since its start; and,
+        and the peak of one image's encode, click and box (``device``, on CUDA) or of the process since its start;
         where the method refines, ``refining`` (``measure_refining``).
     """
     data = jpeg(photograph(size))
