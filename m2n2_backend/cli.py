@@ -244,6 +244,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
+    beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
     values: Annotated[
@@ -265,10 +266,23 @@ def evaluate(
         from m2n2_backend.evaluation.run import evaluate as run_evaluation
 
         chosen = MethodChoice.of(method, values or (), preset)
-        options = EvaluationOptions(dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain)
+        options = EvaluationOptions(
+            dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain, beside
+        )
         loader = backbone_loader(settings, fixed_grid=True, released=preset == "released")
         result = run_evaluation(options, loader, console=console)
-        shown = ("dataset", "method", "preset", "protocol", "n", "noc85", "noc90", "noc95", "not_reached_90")
+        shown = (
+            "dataset",
+            "method",
+            "preset",
+            "protocol",
+            "n",
+            "noc85",
+            "noc90",
+            "noc95",
+            "not_reached_90",
+            "collapses",
+        )
         figures = {name: result[name] for name in shown}
         print(json.dumps(figures))
 

@@ -53,6 +53,13 @@ def draw_overlay(
     return picture
 
 
+def at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Nearest neighbor, bool [h, w] → [H, W]: for pictures only, as edges become stairs."""
+    rows = np.arange(size[0]) * mask.shape[0] // size[0]
+    cols = np.arange(size[1]) * mask.shape[1] // size[1]
+    return np.asarray(mask[rows][:, cols])
+
+
 def _outline(picture: NDArray[np.uint8], mask: NDArray[np.bool_], color: tuple[int, int, int], line: int) -> None:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, color, line, cv2.LINE_AA)

@@ -89,6 +89,16 @@ def test_a_ratio_is_the_reference_over_ours(figures: dict[str, Any]) -> None:
     assert set(ours) == {"first_click", "new_click", "repeated_click", "box"}
 
 
+def test_refined_clicks_stand_beside_the_papers_with_their_parts(figures: dict[str, Any]) -> None:
+    refining = figures["model"]["backbones"]["color"]["refining"]
+
+    kinds = {"new_click", "paper_new_click", "repeated_click", "paper_repeated_click"}
+    assert set(refining) == kinds | {"parts"}
+    assert all(0 < refining[kind]["median"] <= refining[kind]["p95"] for kind in kinds)
+    assert set(refining["parts"]) == {"radius", "band", "cut"}
+    assert refining["parts"]["band"] > 0
+
+
 def test_every_tier_is_hit_as_its_name_says(figures: dict[str, Any]) -> None:
     ran = {tier: set(entry["parts"]) for tier, entry in figures["model"]["tiers"].items()}
 

@@ -7,11 +7,15 @@ import numpy as np
 from shared_data import GRABCUT, grabcut_mask, grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
 from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.evaluation.clicker import Clicker
 from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.method import DESPECKLE, LEAST_CELLS, Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click
 
 STEMS = sorted(path.stem for path in (GRABCUT / "masks").glob("*.png"))
+
+REFINED = Method(refine=True, least_cells=LEAST_CELLS, despeckle=DESPECKLE)
 
 pytestmark = needs_grabcut
 
@@ -62,12 +66,35 @@ def test_the_first_click_with_color_reaches_a_mean_iou_of_50_percent() -> None:
 
 @needs_vit_tiny
 def test_boxes_with_vit_tiny_beat_opencv_grabcut_on_the_same_boxes() -> None:
-    segmenter = Segmenter(vit_tiny())
-    ours, theirs = [], []
+    segmenter, refining = Segmenter(vit_tiny()), Segmenter(vit_tiny(), REFINED)
+    ours, refined, theirs = [], [], []
     for stem in STEMS:
         truth, rgb = grabcut_mask(stem), grabcut_photograph(stem)
-        box = box_around(truth)
-        ours.append(iou(segmenter.segment(segmenter.encode(rgb), [], box).mask, truth))
+        box, state = box_around(truth), segmenter.encode(rgb)
+        ours.append(iou(segmenter.segment(state, [], box).mask, truth))
+        refined.append(iou(refining.segment(state, [], box).mask, truth))
         theirs.append(iou(opencv_grabcut(rgb, box), truth))
-    print(f"mean IoU of boxes: ViT-Tiny {np.mean(ours):.4f}, OpenCV GrabCut {np.mean(theirs):.4f}")
+    means = {"ViT-Tiny": np.mean(ours), "refined": np.mean(refined), "OpenCV GrabCut": np.mean(theirs)}
+    print("mean IoU of boxes:", ", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
     assert np.mean(ours) > np.mean(theirs)
+    assert np.mean(refined) > 0.90
+
+
+@needs_vit_tiny
+def test_the_score_of_a_refined_mask_orders_masks_by_their_iou() -> None:
+    segmenter = Segmenter(vit_tiny(), REFINED)
+    scores, ious = [], []
+    for stem in STEMS[::7]:
+        truth = grabcut_mask(stem)
+        state, clicker = segmenter.encode(grabcut_photograph(stem)), Clicker(truth)
+        mask, clicks = np.zeros(truth.shape, np.bool_), list[Click]()
+        for _ in range(6):
+            clicks.append(clicker.next_click(mask))
+            answer = segmenter.segment(state, clicks)
+            mask = answer.mask
+            scores.append(answer.score)
+            ious.append(iou(mask, truth))
+    ranks = [np.argsort(np.argsort(values)) for values in (scores, ious)]
+    correlation = float(np.corrcoef(ranks)[0, 1])
+    print(f"rank correlation of score and IoU: {correlation:.2f} over {len(ious)} masks")
+    assert correlation > 0.5

@@ -6,14 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from m2n2_backend.backbones.color import BAND, ColorAffinity
+from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.refined import Bits, distance_of
+from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.postprocess import stability
+from m2n2_backend.m2n2.prompt_maps import prompt_maps
+from m2n2_backend.m2n2.refined import UNCONFIRMED, Bits, Step, distance_of, sureness
+from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.m2n2.threshold import choose_threshold
+from m2n2_backend.prompts import Box, Click, Prompts
 from tests.fake_backbone import FakeBackbone
 
 REFINED = Method(refine=True, least_cells=4.0, despeckle=1e-4)
-PAPER = Method(least_cells=4.0, despeckle=1e-4)
 CLICKS = (Click(30, 40), Click(75, 30, positive=False), Click(60, 60), Click(12, 70, positive=False), Click(80, 66))
 
 
@@ -115,12 +121,143 @@ def test_a_box_alone_stays_inside_and_clicks_after_it_refine_it(segmenter: Segme
     assert len(state.steps) == 2
 
 
-def test_without_refining_masks_are_the_papers_and_nothing_is_remembered_of_the_order() -> None:
-    segmenter = Segmenter(FakeBackbone(), PAPER)
+def test_an_earlier_click_that_moved_is_answered_from_the_longest_common_prefix(segmenter: Segmenter) -> None:
     state = segmenter.encode(photograph())
-    mask = segmenter.segment(state, CLICKS).mask
+    segmenter.segment(state, CLICKS)
+    moved = (*CLICKS[:2], Click(63, 57), *CLICKS[3:])
+    assert np.array_equal(segmenter.segment(state, moved).mask, mask_of(segmenter, moved))
+    assert len(state.steps) == len(CLICKS) + len(moved) - 2
+
+
+def test_clicks_in_another_order_are_another_sequence_from_where_they_part(segmenter: Segmenter) -> None:
+    state = segmenter.encode(photograph())
+    segmenter.segment(state, CLICKS[:3])
+    turned = (CLICKS[0], CLICKS[2], CLICKS[1])
+    assert np.array_equal(segmenter.segment(state, turned).mask, mask_of(segmenter, turned))
+    assert len(state.steps) == 3 + 2
+
+
+def test_two_foreground_clicks_never_seen_one_by_one_are_answered_in_their_order(segmenter: Segmenter) -> None:
+    both = (CLICKS[0], CLICKS[2])
+    state = segmenter.encode(photograph())
+    at_once = segmenter.segment(state, both).mask
+    assert len(state.steps) == 2
+    one_by_one = segmenter.encode(photograph())
+    segmenter.segment(one_by_one, both[:1])
+    assert np.array_equal(segmenter.segment(one_by_one, both).mask, at_once)
+
+
+def test_several_boxes_are_one_first_prompt_and_a_click_after_them_is_the_next(segmenter: Segmenter) -> None:
+    boxes = (Box(6, 14, 56, 66), Box(52, 30, 90, 70))
+    state = segmenter.encode(photograph())
+    alone = segmenter.segment(state, (), boxes).mask
+    assert len(state.steps) == 1
+    outside = np.ones_like(alone)
+    for box in boxes:
+        assert alone[box.y0 : box.y1, box.x0 : box.x1].any()
+        outside[box.y0 : box.y1, box.x0 : box.x1] = False
+    assert not (alone & outside).any()
+    swapped = segmenter.segment(segmenter.encode(photograph()), (), boxes[::-1]).mask
+    assert np.array_equal(swapped, alone)
+    negative = segmenter.segment(state, (Click(72, 50, positive=False),), boxes).mask
+    assert len(state.steps) == 2
+    assert not negative[50, 72]
+    assert negative[40, 30]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 40)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_photographs_of_a_few_pixels_or_of_one_color_are_answered(shape: tuple[int, int], flat: bool) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    segmenter = Segmenter(FakeBackbone(), REFINED)
+    state = segmenter.encode(np.full_like(rgb, 90) if flat else rgb)
+    last = Click(shape[1] - 1, shape[0] - 1, positive=False)
+    for clicks, box in (
+        ((Click(0, 0),), None),
+        ((Click(0, 0),) if last == Click(0, 0, positive=False) else (Click(0, 0), last), None),
+        ((), Box(0, 0, shape[1], shape[0])),
+    ):
+        answer = segmenter.segment(state, clicks, box)
+        assert answer.mask.shape == shape
+        assert 0.0 <= answer.score <= 1.0
+        assert all(answer.mask[click.y, click.x] == click.positive for click in clicks)
+
+
+def test_a_gray_photograph_is_answered_with_finite_scores(segmenter: Segmenter) -> None:
+    gray = np.repeat(photograph().mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    state = segmenter.encode(gray)
+    for count in range(1, len(CLICKS) + 1):
+        answer = segmenter.segment(state, CLICKS[:count])
+        assert answer.mask[CLICKS[0].y, CLICKS[0].x]
+        assert 0.0 <= answer.score <= 1.0
+
+
+def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
+    factor, radius = 6, 20
+    y, x = np.mgrid[:60, :64]
+    small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
+    step = Step(Bits.of(small), Bits.of(small), (), (), score=1.0)
+    size = (60 * factor, 64 * factor)
+    mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
+    y, x = np.mgrid[: size[0], : size[1]]
+    true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
+    stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
+    assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
+
+
+def test_the_band_is_the_methods_or_else_the_backbones() -> None:
+    assert Segmenter(FakeBackbone()).band == WIDTH
+    assert Segmenter(ColorAffinity()).band == BAND > WIDTH
+    assert Segmenter(ColorAffinity(), Method(band=0.25)).band == 0.25
+
+
+masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks, masks, st.none() | masks)
+def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
+) -> None:
+    score = sureness(rough, settled, seen)
+    assert 0.0 <= score <= 1.0
+    assert score <= sureness(settled, settled, seen) <= sureness(settled, settled, settled) == 1.0
+
+
+def test_an_empty_mask_has_a_finite_score() -> None:
+    nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
+    assert sureness(nothing, nothing, nothing) == 1.0
+    assert sureness(nothing, everything, nothing) == 0.0
+    assert sureness(nothing, nothing, None) == UNCONFIRMED
+
+
+def test_a_click_that_agrees_raises_the_score_and_one_that_redraws_lowers_it(segmenter: Segmenter) -> None:
+    state = segmenter.encode(photograph())
+    first = segmenter.segment(state, CLICKS[:1])
+    rows, cols = np.nonzero(first.mask)
+    confirming = Click(int(cols[5]), int(rows[5]))
+    assert segmenter.segment(state, (CLICKS[0], confirming)).score > first.score
+    assert segmenter.segment(state, (CLICKS[0], CLICKS[2])).score < first.score
+
+
+def test_without_refining_a_mask_is_composed_of_the_papers_steps_alone() -> None:
+    off = Method(refine=False, kappa=1.0, band=3.0, least_cells=4.0)
+    segmenter = Segmenter(FakeBackbone(), off)
+    state = segmenter.encode(photograph())
+    answer = segmenter.segment(state, CLICKS)
+    points, labels = [(click.y, click.x) for click in CLICKS], [click.positive for click in CLICKS]
+    maps = prompt_maps(off, state, points)
+    chosen = []
+    for own, label in zip(maps, labels, strict=True):
+        at = [int(own.levels[point]) for point in points]
+        same = [level for level, each in zip(at, labels, strict=True) if each == label]
+        other = [level for level, each in zip(at, labels, strict=True) if each != label]
+        chosen.append(choose_threshold(own.profile, same, other, scores=off.scores, least_area=4.0 / 144))
+    distance = nearest_neighbor([own.levels for own in maps], chosen, labels)
+    assert np.array_equal(answer.mask, distance <= 1.0)
+    assert answer.score == stability(distance)
     assert len(state.steps) == 0
-    assert np.array_equal(mask, segmenter.segment(state, tuple(reversed(CLICKS))).mask)
+    assert np.array_equal(answer.mask, segmenter.segment(state, tuple(reversed(CLICKS))).mask)
 
 
 def test_a_reduced_photograph_gets_a_mask_of_its_own_size() -> None:

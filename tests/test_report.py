@@ -14,7 +14,7 @@ from fake_backbone import FakeBackbone, scene
 from PIL import Image
 from small_data_set import one_thread, options_for, quietly, write_data
 
-from m2n2_backend.errors import InvalidPrompt
+from m2n2_backend.errors import InvalidPrompt, SettingsError
 from m2n2_backend.evaluation import report
 from m2n2_backend.evaluation.datasets import load_samples
 from m2n2_backend.evaluation.explain import explain, score_curves
@@ -26,7 +26,7 @@ from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.threshold import Scores, choose_threshold
 from m2n2_backend.overlay import NEGATIVE, POSITIVE, draw_overlay
-from m2n2_backend.prompts import Click
+from m2n2_backend.prompts import Box, Click
 
 CLICKS = (Click(22, 30), Click(67, 30), Click(45, 5, positive=False))
 
@@ -76,6 +76,37 @@ def test_the_page_and_all_its_pictures_lie_in_the_folder(data: Path, monkeypatch
             assert image.width > 300
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
     assert f"{result['noc85']:.2f} / {result['noc90']:.2f}" in page
+
+
+def test_another_methods_run_stands_beside_refined_in_tables_curves_and_cases(data: Path) -> None:
+    paper = quietly(options_for(data, limit=2))
+    folder = data.parent / "report"
+    choice = MethodChoice.of("refined")
+    beside = data.parent / "out" / "result.json"
+    own = data.parent / "out" / "refined.json"
+    refined = quietly(options_for(data, limit=2, report=folder, json=own, method=choice, beside=beside))
+    page = (folder / "index.html").read_text()
+    for result in (paper, refined):
+        assert f"<td>{result['noc85']:.2f} / {result['noc90']:.2f}</td>" in page
+        assert f"<td>{result['method']}</td>" in page
+    assert "noc_histogram_beside.png" in references(page)
+    assert "refined above m2n2" in page
+    with Image.open(folder / "best.png") as image:
+        assert image.height > 0.8 * image.width  # two rows of two
+
+
+@pytest.mark.parametrize("wrong", ["samples", "method", "text"])
+def test_a_run_that_cannot_stand_beside_is_refused_before_the_work(data: Path, wrong: str) -> None:
+    limit = 1 if wrong == "samples" else 2
+    quietly(options_for(data, limit=limit, method=MethodChoice.of("geodesic")))
+    beside = data.parent / "out" / "result.json"
+    if wrong == "text":
+        beside.write_text("no JSON")
+    method = MethodChoice.of("geodesic" if wrong == "method" else "refined")
+    options = options_for(data, limit=2, json=data.parent / "own.json", method=method, beside=beside)
+    with pytest.raises(SettingsError, match=r"result\.json"):
+        quietly(options)
+    assert not options.json.exists()
 
 
 def test_a_classic_has_a_page_without_maps(data: Path) -> None:
@@ -161,7 +192,14 @@ def test_clicks_are_drawn_green_and_red_where_they_are() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [Method(), Method(flood_fill=False), Method(relation="kl"), Method(working_size=50, scores=Scores(pos=False))],
+    [
+        Method(),
+        Method(flood_fill=False),
+        Method(relation="kl"),
+        Method(working_size=50, scores=Scores(pos=False)),
+        Method(refine=True),
+        Method(refine=True, working_size=50),
+    ],
 )
 def test_a_photograph_and_its_clicks_are_explained_by_one_picture_each(method: Method, tmp_path: Path) -> None:
     paths = explain(Segmenter(FakeBackbone(), method), scene(), CLICKS, tmp_path / "why")
@@ -169,6 +207,22 @@ def test_a_photograph_and_its_clicks_are_explained_by_one_picture_each(method: M
     for path in paths:
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_refined_click_is_explained_by_a_second_row(tmp_path: Path) -> None:
+    heights = []
+    for refine in (False, True):
+        paths = explain(Segmenter(FakeBackbone(), Method(refine=refine)), scene(), CLICKS[:2], tmp_path / str(refine))
+        with Image.open(paths[-1]) as image:
+            heights.append(image.height)
+    assert heights[1] > 1.6 * heights[0]
+
+
+def test_a_box_is_explained_with_and_without_clicks(tmp_path: Path) -> None:
+    segmenter, box = Segmenter(FakeBackbone(), Method(refine=True)), Box(5, 10, 45, 50)
+    assert [path.name for path in explain(segmenter, scene(), [], tmp_path, [box])] == ["result.png"]
+    negative = [Click(10, 12, positive=False)]
+    assert len(explain(segmenter, scene(), negative, tmp_path, [box])) == 2
 
 
 def test_explaining_twice_writes_the_same_files(tmp_path: Path) -> None:

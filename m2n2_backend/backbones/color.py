@@ -20,6 +20,12 @@ _TEXTURE = 8.0  # … and for the standard deviation inside the cell
 _PLACE = 0.12  # share of the image's side
 
 
+BAND = 1.0
+"""Cells on either side of the mask's edge in which refining lets color decide: a region of like cells ends less
+exactly than a network's attention. Clicks for 90 %, photographs of half the size, every second GrabCut / third DAVIS
+one, with 0.5: 6.60 / 17.09; 1.0: 5.00 / 16.57; 1.5: 5.00 / 15.96, but twice the collapses; 2.0: 5.48."""
+
+
 class ColorAffinity:
     """Cells attend to cells of like color and texture nearby.
 
@@ -30,6 +36,7 @@ class ColorAffinity:
 
     def __init__(self, *, grid: int | None = None, device: torch.device | None = None) -> None:
         self.grid = grid or GRID
+        self.band = BAND
         self.device = device or torch.device("cpu")
         self.fingerprint = f"color-1-g{self.grid}"
         self.description = f"color and texture only, grid {self.grid}: no neural network, weak on complex scenes"

@@ -64,7 +64,7 @@ def segment_file(
     if explain is not None:
         from m2n2_backend.evaluation.explain import explain as draw_explanation
 
-        draw_explanation(segmenter, rgb, clicks, explain)
+        draw_explanation(segmenter, rgb, clicks, explain, boxes)
     encode, *each, combine = (1000.0 * float(step) for step in np.diff(marks))
     return {
         "width": rgb.shape[1],

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from m2n2_backend.evaluation.explain_refined import draw_refined
 from m2n2_backend.evaluation.plots import draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
@@ -19,8 +20,8 @@ from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
-from m2n2_backend.overlay import draw_overlay
-from m2n2_backend.prompts import Click
+from m2n2_backend.overlay import at_size, draw_overlay
+from m2n2_backend.prompts import Box, Click, Prompts
 
 CURVES = {"prior": "#e3b341", "edge": "#1f6feb", "pos": "#1a9c3c", "neg": "#d1242f"}
 """Colors of the four scores."""
@@ -40,14 +41,23 @@ class ScoreCurves:
     total: NDArray[np.float64]
 
 
-def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click], out_dir: Path) -> list[Path]:
+def explain(
+    segmenter: Segmenter,
+    rgb: NDArray[np.uint8],
+    clicks: Sequence[Click],
+    out_dir: Path,
+    boxes: Sequence[Box] = (),
+) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
+
+    A method that refines adds a row to each click: what the click's radius and the band did.
 
     Args:
         segmenter: Whose mask is explained.
         rgb: Photograph, uint8 [H, W, 3].
-        clicks: At least one of them positive.
+        clicks: At least one of them positive where there is no box.
         out_dir: Made if need be; ``result.png`` and ``click_01.png`` … are written into it.
+        boxes: Of the same object.
 
     Returns:
         The files, the result first.
@@ -55,14 +65,15 @@ def explain(segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[Click
     Raises:
         InvalidPrompt: A click lies outside of the photograph, or none is positive.
     """
+    prompts = Prompts(tuple(clicks), tuple(boxes))
     out_dir.mkdir(parents=True, exist_ok=True)
     state = segmenter.encode(rgb)
-    segmentation = segmenter.segment(state, clicks)
+    segmentation = segmenter.segment(state, clicks, boxes)
     paths = [out_dir / "result.png"]
     _draw_result(rgb, segmentation, clicks, paths[0])
     for index in range(len(clicks)):
         paths.append(out_dir / f"click_{index + 1:02d}.png")
-        _draw_click(segmenter, state, rgb, clicks, index, segmentation.thresholds[index], paths[-1])
+        _draw_click(segmenter, state, rgb, prompts, index, segmentation.thresholds[index], paths[-1])
     return paths
 
 
@@ -96,7 +107,7 @@ def _draw_result(rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Seq
     height, width = rgb.shape[:2]
     figure = new_figure(8.0, 8.0 * height / width + 0.4)
     share = float(segmentation.mask.mean())
-    title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, stability {segmentation.score:.2f}"
+    title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, score {segmentation.score:.2f}"
     draw_image(figure.add_subplot(), segmentation.overlay(rgb), title)
     save(figure, path)
 
@@ -105,25 +116,30 @@ def _draw_click(
     segmenter: Segmenter,
     state: ImageState,
     rgb: NDArray[np.uint8],
-    clicks: Sequence[Click],
+    prompts: Prompts,
     index: int,
     threshold: float,
     path: Path,
 ) -> None:
-    """One row of four panels: segment of this click alone, map before, map after, scores."""
-    click = clicks[index]
+    """A row of four panels: segment of this click alone, map before, map after, scores; and what refining did."""
+    clicks = prompts.clicks
+    click, prefix = clicks[index], replace(prompts, clicks=clicks[: index + 1])
     before, after = _map_without_flood(segmenter, state, click), segmenter.prompt_map(state, click)
     height, width = rgb.shape[:2]
-    figure = new_figure(16.0, 4.0 * max(0.7, min(1.2, height / width)) + 0.4)
-    panels = figure.subplots(1, 4)
+    refined = segmenter.method.refine and (prefix.boxes or any(each.positive for each in prefix.clicks))
+    rows = 2 if refined else 1
+    figure = new_figure(16.0, rows * (4.0 * max(0.7, min(1.2, height / width)) + 0.4))
+    panels = np.atleast_2d(figure.subplots(rows, 4))
     level = round(threshold / after.step)
-    segment = _at_size(after.levels <= level, (height, width))
+    segment = at_size(after.levels <= level, (height, width))
     kind = "foreground" if click.positive else "background"
-    draw_image(panels[0], draw_overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
-    _draw_map(panels[1], before, level * after.step, "map before the flood fill")
+    draw_image(panels[0, 0], draw_overlay(rgb, segment, [click]), f"click {index + 1}, {kind}: its segment alone")
+    _draw_map(panels[0, 1], before, level * after.step, "map before the flood fill")
     title = "map after the flood fill" if segmenter.method.flood_fill else "the same map: no flood fill"
-    _draw_map(panels[2], after, level * after.step, title)
-    _draw_scores(panels[3], segmenter, state, after, clicks, index, level)
+    _draw_map(panels[0, 2], after, level * after.step, title)
+    _draw_scores(panels[0, 3], segmenter, state, after, clicks, index, level)
+    if refined:
+        draw_refined(panels[1], segmenter, state, rgb, prefix)
     save(figure, path)
 
 
@@ -176,10 +192,3 @@ def _draw_scores(
     axes.set(xlabel="threshold λ", ylim=(-0.02, 1.05), xlim=(0, thresholds[-1]))
     axes.set_title("scores of all thresholds", fontsize=12)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Nearest neighbor, for pictures only."""
-    rows = np.arange(size[0]) * mask.shape[0] // size[0]
-    cols = np.arange(size[1]) * mask.shape[1] // size[1]
-    return np.asarray(mask[rows][:, cols])

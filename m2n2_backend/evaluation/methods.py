@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
@@ -118,6 +119,20 @@ class MethodChoice:
         if relation != "markov" and any(getattr(chosen, own) != getattr(base, own) for own in OF_THE_CHAIN):
             raise SettingsError(f"the method {name} has its own temperature, and no {', '.join(OF_THE_CHAIN)}")
         return cls(name, chosen, preset)
+
+    @classmethod
+    def parse(cls, fingerprint: Mapping[str, Any]) -> MethodChoice:
+        """The method of an earlier run, from ``fingerprint.method`` of its JSON.
+
+        Raises:
+            ValueError: It is none.
+        """
+        name = str(fingerprint["name"])
+        if name in FRAMEWORK:
+            return cls(name, TypeAdapter(Method).validate_python(fingerprint))
+        if name not in CLASSICS:
+            raise ValueError(f"unknown method {name}")
+        return cls(name, None)
 
 
 def start_method(choice: MethodChoice, load_backbone: Callable[[], Backbone] | None) -> InteractiveMethod:

@@ -34,12 +34,12 @@ th:first-child, td:first-child { text-align: left; white-space: normal; }
 tr.measured td { background: #ddf4ff; font-weight: 600; } tr.published td { color: #59636e; }
 figure { margin: 0.8rem 0; } figcaption, .note { color: #59636e; font-size: 0.87rem; }
 img { max-width: 100%; max-height: 30rem; }
-.pair { display: flex; gap: 1rem; flex-wrap: wrap; } .pair figure { flex: 1 1 400px; }
+.pair { display: flex; gap: 1rem; flex-wrap: wrap; } .pair figure { flex: 1 1 320px; }
 pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto; font-size: 0.8rem; }
 """
 
 LEGEND = (
-    "Blue: the mask. Yellow: outline of the ground truth. Dots: foreground clicks green, background clicks red; the "
+    "Blue: the mask. White: outline of the ground truth. Dots: foreground clicks green, background clicks red; the "
     "newest has a black rim."
 )
 
@@ -50,34 +50,49 @@ MAPS = (
 )
 
 
-def render_page(result: Mapping[str, Any], cases: Sequence[Picture], explanation: Sequence[Picture]) -> str:
+REFINED = (
+    " The row below tells what refining did: the mask before the click, with the circle that reaches to the nearest "
+    "pixel of the click's label; the paper's answer; what was taken of it; and the pixels that color gave the object "
+    "(green) or took from it (red)."
+)
+
+
+def render_page(
+    result: Mapping[str, Any],
+    cases: Sequence[Picture],
+    explanation: Sequence[Picture],
+    beside: Mapping[str, Any] | None = None,
+) -> str:
     """The page as one string.
 
     Args:
         result: What ``run.evaluate`` returns.
         cases: Best, median and worst samples.
         explanation: Maps and scores of one sample; may be empty.
+        beside: Result of another method on the same samples.
     """
+    results = [result] if beside is None else [result, beside]
     title = f"{_method_title(result)} on {TITLES.get(result['dataset'], result['dataset'])}"
-    curves = [
-        Picture("iou_per_click.png", "Mean IoU after each click"),
-        Picture("noc_histogram.png", "Distribution of the number of clicks"),
-    ]
+    curves = [Picture("iou_per_click.png", "Mean IoU after each click")]
+    files = ("noc_histogram.png", "noc_histogram_beside.png")
+    for file, each in zip(files, results, strict=False):
+        curves.append(Picture(file, f"{each['method']}: distribution of the number of clicks"))
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{escape(_summary_line(result))}</p>',
         "<h2>Number of clicks</h2>",
-        _noc_table(result),
+        _noc_table(results),
         f'<p class="note">{escape(_comparability(result))}</p>',
         "<h2>Figures</h2>",
-        _figures_table(result),
+        _figures_table(results),
         f'<div class="pair">{"".join(map(_figure, curves))}</div>',
         "<h2>Cases</h2>",
         f'<p class="note">{escape(LEGEND)}</p>',
         *map(_figure, cases),
     ]
     if explanation:
-        parts += ["<h2>Maps and scores</h2>", f'<p class="note">{escape(MAPS)}</p>', *map(_figure, explanation)]
+        text = MAPS + (REFINED if result["method"] == "refined" else "")
+        parts += ["<h2>Maps and scores</h2>", f'<p class="note">{escape(text)}</p>', *map(_figure, explanation)]
     parts += ["<h2>Fingerprint</h2>", f"<pre>{escape(json.dumps(result['fingerprint'], indent=1))}</pre>"]
     body = "\n".join(parts)
     return (
@@ -111,15 +126,23 @@ def _comparability(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _noc_table(result: Mapping[str, Any]) -> str:
-    """The measured row above the published ones, each figure under its data set."""
+def _noc_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The measured rows above the published ones, each figure under its data set."""
+    result = results[0]
     columns = list(COLUMNS)
     if result["dataset"] not in columns:
         columns.append(result["dataset"])
     head = "".join(f"<th>{escape(TITLES.get(column, column))}</th>" for column in columns)
-    own = {result["dataset"]: f"{result['noc85']:.2f} / {result['noc90']:.2f}"}
-    measured = f"{_method_title(result)} (measured, protocol {result['protocol']})"
-    rows = [_row("measured", measured, [own.get(column, "") for column in columns])]
+    rows = []
+    for each in results:
+        own = {each["dataset"]: f"{each['noc85']:.2f} / {each['noc90']:.2f}"}
+        rows.append(
+            _row(
+                "measured",
+                f"{_method_title(each)} (measured, protocol {each['protocol']})",
+                [own.get(column, "") for column in columns],
+            )
+        )
     for published in PUBLISHED:
         cells = [f"{'–' if noc85 is None else f'{noc85:.2f}'} / {noc90:.2f}" for noc85, noc90 in published.figures]
         cells += [""] * (len(columns) - len(COLUMNS))
@@ -127,17 +150,17 @@ def _noc_table(result: Mapping[str, Any]) -> str:
     return f"<table><tr><th>method</th>{head}</tr>{''.join(rows)}</table>"
 
 
-def _figures_table(result: Mapping[str, Any]) -> str:
-    rows = [
-        ("NoC85", f"{result['noc85']:.2f}"),
-        ("NoC90", f"{result['noc90']:.2f}"),
-        ("NoC95", f"{result['noc95']:.2f}"),
-        ("objects that never reach 0.90", str(result["not_reached_90"])),
-        ("collapses per object", f"{result['collapses']:.2f}"),
-        *((f"mean IoU after {count}", f"{iou:.3f}") for count, iou in result["iou_at"].items()),
-    ]
-    head = "".join(f"<th>{escape(name)}</th>" for name, _ in rows)
-    return f"<table><tr>{head}</tr>{_row('', rows[0][1], [value for _, value in rows[1:]])}</table>"
+def _figures_table(results: Sequence[Mapping[str, Any]]) -> str:
+    counts = list(results[0]["iou_at"])
+    names = ["method", "NoC85", "NoC90", "NoC95", "objects that never reach 0.90", "collapses per object"]
+    names += [f"mean IoU after {count}" for count in counts]
+    rows = []
+    for each in results:
+        cells = [f"{each['noc85']:.2f}", f"{each['noc90']:.2f}", f"{each['noc95']:.2f}", str(each["not_reached_90"])]
+        cells += [f"{each['collapses']:.2f}", *(f"{each['iou_at'][count]:.3f}" for count in counts)]
+        rows.append(_row("", each["method"], cells))
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _row(kind: str, first: str, cells: Sequence[str]) -> str:

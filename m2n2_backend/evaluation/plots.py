@@ -5,6 +5,7 @@ Drawn with matplotlib's objects alone: nothing global, so threads and notebooks 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.noc import MAX_CLICKS
-
-"""RGB of foreground clicks."""
-
-"""RGB of background clicks."""
-
-"""RGB of the mask's outline and tint."""
-
-"""RGB of the ground truth's outline."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -36,20 +29,23 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
 
 
-def plot_iou_per_click(curve: NDArray[np.float64], path: Path) -> None:
+def plot_iou_per_click(curves: Mapping[str, NDArray[np.float64]], path: Path) -> None:
     """Mean IoU after each click (the paper's Fig. 6).
 
     Args:
-        curve: float64 [20], in [0, 1].
+        curves: By method, each float64 [20] in [0, 1]; two at most.
         path: PNG to write.
     """
     figure = new_figure(6.0, 3.6)
     axes = figure.add_subplot()
-    clicks = np.arange(1, len(curve) + 1)
+    clicks = np.arange(1, MAX_CLICKS + 1)
     for quality in (0.85, 0.90):
         axes.axhline(quality, color="0.6", linewidth=1, linestyle="--")
-    axes.plot(clicks, curve, marker="o", markersize=4, color="#1f6feb")
-    axes.set(xlabel="clicks", ylabel="mean IoU", xticks=clicks, ylim=(min(0.5, float(curve.min())) - 0.02, 1.0))
+    for (method, curve), color in zip(curves.items(), ("#1f6feb", "#8250df"), strict=False):
+        axes.plot(clicks, curve, marker="o", markersize=4, color=color, label=method)
+    lowest = min(float(curve.min()) for curve in curves.values())
+    axes.set(xlabel="clicks", ylabel="mean IoU", xticks=clicks, ylim=(min(0.5, lowest) - 0.02, 1.0))
+    axes.legend(frameon=False, loc="lower right")
     axes.set_yticks([0.85, 0.95], minor=True, labels=["0.85", "0.95"])
     axes.grid(axis="y", color="0.93")
     _plain(axes)

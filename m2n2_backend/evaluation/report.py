@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ EXPLAINED_CLICKS = 5
 """Clicks at most whose maps are shown."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another method that was run on the same samples: what ``run.evaluate`` returned, and the method itself."""
+
+    result: Mapping[str, Any]
+    method: InteractiveMethod
+
+
 def write_report(
     result: Mapping[str, Any],
     samples: Sequence[Sample],
@@ -43,6 +52,7 @@ def write_report(
     out_dir: Path,
     *,
     explain: str | None = None,
+    beside: Beside | None = None,
 ) -> Path:
     """Write ``index.html`` and its pictures.
 
@@ -54,6 +64,7 @@ def write_report(
         method: The one that was evaluated.
         out_dir: Made if need be.
         explain: Sample whose maps are shown, for a method that has maps; the median one by default.
+        beside: Another method's figures, curve and masks on the same samples.
 
     Returns:
         The page.
@@ -62,20 +73,26 @@ def write_report(
     ious: Mapping[str, Sequence[float]] = result["samples"]
     protocol: ProtocolName = result["protocol"]
     by_name = {sample.name: sample for sample in samples}
-    plot_iou_per_click(mean_iou_per_click(ious), out_dir / "iou_per_click.png")
-    plot_noc_histogram(clicks_per_sample(ious, 0.85), clicks_per_sample(ious, 0.90), out_dir / "noc_histogram.png")
+    results = {"noc_histogram.png": result} | ({"noc_histogram_beside.png": beside.result} if beside else {})
+    curves = {str(each["method"]): mean_iou_per_click(each["samples"]) for each in results.values()}
+    plot_iou_per_click(curves, out_dir / "iou_per_click.png")
+    for file, each in results.items():
+        counts85, counts90 = (clicks_per_sample(each["samples"], quality) for quality in (0.85, 0.90))
+        plot_noc_histogram(counts85, counts90, out_dir / file)
     cases = []
+    shown = {str(result["method"]): method} | ({str(beside.result["method"]): beside.method} if beside else {})
     for title, names in choose_cases(ious).items():
         file = f"{title}.png"
-        _draw_cases([by_name[name] for name in names], method, protocol, out_dir / file)
-        cases.append(Picture(file, f"{title.capitalize()} cases"))
+        _draw_cases([by_name[name] for name in names], shown, protocol, out_dir / file)
+        caption = f"{title.capitalize()} cases" + (f": {' above '.join(shown)}" if beside else "")
+        cases.append(Picture(file, caption))
     panels: list[Picture] = []
     # The panels show levels and score curves, which the released rules do not have.
     if isinstance(method, SegmenterMethod) and method.segmenter.method.rules == "ours":
         chosen = by_name[explain or ranked(ious)[len(ious) // 2]]
         panels = _explain(chosen, method.segmenter, protocol, out_dir / "explain")
     page = out_dir / "index.html"
-    page.write_text(render_page(result, cases, panels), encoding="utf-8")
+    page.write_text(render_page(result, cases, panels, beside.result if beside else None), encoding="utf-8")
     return page
 
 
@@ -93,17 +110,21 @@ def choose_cases(ious: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
     return {"best": names[:CASES], "median": names[middle : middle + CASES], "worst": names[-CASES:]}
 
 
-def _draw_cases(samples: Sequence[Sample], method: InteractiveMethod, protocol: ProtocolName, path: Path) -> None:
-    """A row of samples, each at the click that reaches 0.90, or at the last."""
-    figure = new_figure(4.2 * len(samples), 3.9)
-    axes = np.atleast_1d(figure.subplots(1, len(samples)))
-    for panel, sample in zip(axes, samples, strict=True):
-        rgb, label, run = _replay(sample, method, protocol)
-        clicks = _until_good(run)
-        mask = method.start(rgb).mask(clicks)
-        reached = "0.90 reached" if run.ious[len(clicks) - 1] >= 0.90 else "0.90 never reached"
-        title = f"{sample.name}: {reached}\nclick {len(clicks)}, IoU {run.ious[len(clicks) - 1]:.3f}"
-        draw_image(panel, draw_overlay(rgb, mask, clicks, truth=label == OBJECT), title)
+def _draw_cases(
+    samples: Sequence[Sample], methods: Mapping[str, InteractiveMethod], protocol: ProtocolName, path: Path
+) -> None:
+    """A row of samples for each method, each sample at the click that reaches 0.90, or at the last."""
+    figure = new_figure(4.2 * len(samples), 3.9 * len(methods))
+    axes = np.asarray(figure.subplots(len(methods), len(samples), squeeze=False))
+    for row, (name, method) in zip(axes, methods.items(), strict=True):
+        for panel, sample in zip(row, samples, strict=True):
+            rgb, label, run = _replay(sample, method, protocol)
+            clicks = _until_good(run)
+            mask = method.start(rgb).mask(clicks)
+            iou = run.ious[len(clicks) - 1]
+            reached = "0.90 reached" if iou >= 0.90 else "0.90 never reached"
+            title = f"{sample.name}, {name}: {reached}\nclick {len(clicks)}, IoU {iou:.3f}"
+            draw_image(panel, draw_overlay(rgb, mask, clicks, truth=label == OBJECT), title)
     save(figure, path)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.evaluation.datasets import Sample, load_samples
+from m2n2_backend.evaluation.datasets import Sample, data_fingerprint, load_samples
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
 from m2n2_backend.evaluation.journal import Entry, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
@@ -45,6 +45,7 @@ class EvaluationOptions:
         fresh: Do not continue an unfinished run.
         report: Folder of the HTML page; None for none.
         explain: Sample whose maps and score curves the page shows; the median one by default.
+        beside: JSON of another method on the same samples, which the page shows too.
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class EvaluationOptions:
     fresh: bool = False
     report: Path | None = None
     explain: str | None = None
+    beside: Path | None = None
 
 
 def evaluate(
@@ -91,6 +93,8 @@ def evaluate(
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
         raise SettingsError(f"there is no sample {options.explain} to explain")
+    if options.beside:
+        _read_beside(options, samples)  # before hours of work
     with one_torch_thread():
         return _run(options, samples, load_backbone, console or Console(stderr=True))
 
@@ -124,9 +128,14 @@ def _run(
         write_json(options.json, result)
         journal.remove()
     if options.report:
-        from m2n2_backend.evaluation.report import write_report
+        from m2n2_backend.evaluation.report import Beside, write_report
 
-        write_report(result, samples, start_method(options.method, loaded), options.report, explain=options.explain)
+        beside = None
+        if options.beside:
+            other, choice = _read_beside(options, samples)
+            beside = Beside(other, start_method(choice, loaded))
+        method = start_method(options.method, loaded)
+        write_report(result, samples, method, options.report, explain=options.explain, beside=beside)
     return result
 
 
@@ -136,6 +145,30 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     draft = path.with_name(f"{path.name}.draft")
     draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple[dict[str, Any], MethodChoice]:
+    """Result and method of the run that is shown beside this one.
+
+    Raises:
+        SettingsError: It is none, or of other samples, or of the same method.
+    """
+    path = options.beside
+    assert path is not None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        choice = MethodChoice.parse(result["fingerprint"]["method"])
+        theirs = result["fingerprint"]["preset"], result["fingerprint"]["protocol"]
+        same = result["fingerprint"]["data"]["files"] == data_fingerprint(samples)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} is no result of evaluate: {error}") from error
+    if not same:
+        raise SettingsError(f"{path} is of other samples: run both with the same --dataset, --root and --limit")
+    if theirs != (options.method.preset, options.protocol):
+        raise SettingsError(f"{path} is of preset {theirs[0]} and protocol {theirs[1]}: run both with the same")
+    if choice.name == options.method.name:
+        raise SettingsError(f"{path} is of {choice.name} too: run another --method")
+    return result, choice
 
 
 def _one_by_one(

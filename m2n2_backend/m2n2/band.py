@@ -42,6 +42,29 @@ Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
+class Band:
+    """Pixels that color decides on, m of them, and what speaks for either side.
+
+    Attributes:
+        window: Where in the photograph.
+        open: Which pixels of the window, bool [h, w].
+        unary: How much each wants to be foreground, int32 [m], in hundredths of a nat.
+        near: Neighbors of each, int32 [m, 8], as ``min_cut`` takes them.
+        capacity: What an edge to each neighbor costs, int32 [m, 8].
+    """
+
+    window: Window
+    open: NDArray[np.bool_]
+    unary: NDArray[np.int32]
+    near: NDArray[np.int32]
+    capacity: NDArray[np.int32]
+
+    def cut(self, mask: NDArray[np.bool_]) -> None:
+        """Decide, in place of a bool [H, W]."""
+        mask[self.window][self.open] = min_cut(self.unary, self.near, self.capacity)
+
+
+@dataclass(frozen=True)
 class Settled:
     """An earlier decision that holds wherever nothing changed.
 
@@ -80,10 +103,29 @@ def settle_edge(
         bool [H, W]: ``rough``, or what was settled earlier, beyond the band; within it too where one side has no sure
         pixels near the band to learn its colors from.
     """
+    mask, band = open_band(rgb, rough, fixed, cell=cell, width=width, earlier=earlier)
+    if band is not None:
+        band.cut(mask)
+    return mask
+
+
+def open_band(
+    rgb: NDArray[np.uint8],
+    rough: NDArray[np.bool_],
+    fixed: NDArray[np.int8],
+    *,
+    cell: float,
+    width: float = WIDTH,
+    earlier: Settled | None = None,
+) -> tuple[NDArray[np.bool_], Band | None]:
+    """The mask before color decides, a new bool [H, W], and what it decides on; None where there is nothing.
+
+    Arguments as of :func:`settle_edge`.
+    """
     reach = (width + REACH) * cell
     window = _window(rough if earlier is None else rough | earlier.changed, reach)
     if window is None:
-        return _with_fixed(rough, fixed)
+        return _with_fixed(rough, fixed), None
     part, free = rough[window], fixed[window] == 0
     distance = _edge_distance(part)
     undecided = distance <= width * cell
@@ -101,15 +143,15 @@ def settle_edge(
     out = rough.copy()
     out[window] = part
     foreground, background = sure & part, sure & ~part
-    if undecided.any() and min(np.count_nonzero(foreground), np.count_nonzero(background)) >= _LEAST_SURE:
-        colors = np.ascontiguousarray(rgb[window])
-        ratios = log_ratios(
-            fit_mixture(_sample(colors, foreground)), fit_mixture(_sample(colors, background)), colors[undecided]
-        )
-        unary = np.rint(np.clip(ratios, -CERTAIN, CERTAIN) * _UNIT).astype(np.int32)
-        near_nodes, capacity = _graph(undecided, part, colors, unary, SMOOTHNESS * _UNIT, STEPS)
-        out[window][undecided] = min_cut(unary, near_nodes, capacity)
-    return out
+    if not undecided.any() or min(np.count_nonzero(foreground), np.count_nonzero(background)) < _LEAST_SURE:
+        return out, None
+    colors = np.ascontiguousarray(rgb[window])
+    ratios = log_ratios(
+        fit_mixture(_sample(colors, foreground)), fit_mixture(_sample(colors, background)), colors[undecided]
+    )
+    unary = np.rint(np.clip(ratios, -CERTAIN, CERTAIN) * _UNIT).astype(np.int32)
+    near_nodes, capacity = _graph(undecided, part, colors, unary, SMOOTHNESS * _UNIT, STEPS)
+    return out, Band(window, undecided, unary, near_nodes, capacity)
 
 
 def _sample(rgb: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:

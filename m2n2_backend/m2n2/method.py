@@ -9,7 +9,6 @@ from typing import Any, Literal, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.click_radius import KAPPA
 from m2n2_backend.m2n2.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.threshold import PRIOR, Scores
@@ -60,6 +59,7 @@ class Method:
             the paper's.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
+            None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
             bilinear weights (released code).
         crossing: How the step at which a cell crosses τ is interpolated; they differ in the first step.
@@ -91,7 +91,7 @@ class Method:
     despeckle: float = 0.0
     refine: bool = False
     kappa: float = KAPPA
-    band: float = WIDTH
+    band: float | None = None
     start: Literal["cell", "bilinear"] = "cell"
     crossing: Literal["interpolated", "released"] = "interpolated"
     ipf: Literal["accelerated", "plain"] = "accelerated"

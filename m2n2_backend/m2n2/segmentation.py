@@ -23,9 +23,8 @@ class Segmentation:
         distance: Distance to the foreground at working size, float32; object where ≤ 1. A refined mask's own, which
             has a slope at the edge only where it was resized.
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
-        score: Stability in [0, 1]: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}. Near 1 the mask's edge
-            is sharp in the map, near 0 a slightly other threshold gives another mask. No probability. Of a refined
-            mask it is that of the paper's answer to the same prompts.
+        score: How sure the mask is, in [0, 1]: close to its expected IoU, see ``refined.sureness``. Without refining
+            the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
         prompts: What it answers.
     """
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.attention import Backbone, aggregate
+from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
@@ -44,11 +45,19 @@ class _Answer:
 
 
 class Segmenter:
-    """Stateless: ``encode`` once per photograph, ``segment`` for every set of prompts."""
+    """Stateless: ``encode`` once per photograph, ``segment`` for every set of prompts.
+
+    Attributes:
+        backbone: What looks at the photograph.
+        method: All hyperparameters.
+        band: The method's ``band``, or the backbone's.
+    """
 
     def __init__(self, backbone: Backbone, method: Method | None = None) -> None:
         self.backbone = backbone
         self.method = method or Method()
+        own = getattr(backbone, "band", WIDTH)
+        self.band: float = own if self.method.band is None else self.method.band
 
     def encode(self, rgb: NDArray[np.uint8]) -> ImageState:
         """Run the model and prepare for clicks: steps 1 and 2, and the JBU operator.
@@ -121,8 +130,7 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Box) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
-        points = [working_pixel(state, click) for click in clicks]
-        labels = [click.positive for click in clicks]
+        points, labels = _working_clicks(state, clicks)
         if self.method.rules == "released":
             return self._released(state, points, prompts)
         if self.method.refine:
@@ -195,17 +203,29 @@ class Segmenter:
         answer = self._answer(state, points, labels, boxes)
         rough = answer.distance <= 1.0
         (height, width), (rows, cols) = state.working_size, state.grid
-        edge = Edge(state.guide, math.sqrt(height * width / (rows * cols)), self.method.band)
-        known = answer.thresholds, stability(answer.distance)
+        edge = Edge(state.guide, math.sqrt(height * width / (rows * cols)), self.band)
         if previous is None:
             inside = None
             if boxes:
                 inside = within_boxes([_working_box(state, box) for box in boxes], height, width)
-            return first_step(rough, points, labels, edge, inside, *known)
+            return first_step(rough, points, labels, edge, inside, answer.thresholds)
         own = answer.maps[-1]
         other = [int(own.levels[point]) for point, label in zip(points, labels, strict=True) if label != labels[-1]]
         click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
-        return next_step(previous, rough, click, edge, self.method.kappa, *known)
+        return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)
+
+    @torch.inference_mode()
+    def refined_step(self, state: ImageState, prompts: Prompts) -> Step:
+        """What ``segment`` refined the prompts to, and what the last click was allowed.
+
+        Raises:
+            ValueError: The method does not refine.
+            InvalidPrompt: As of ``segment``.
+        """
+        if not self.method.refine:
+            raise ValueError("only a method that refines has steps")
+        prompts.validate(state.size[1], state.size[0])
+        return self._refined(state, *_working_clicks(state, prompts.clicks), prompts.boxes)
 
     def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
         """M' and threshold profile of one click, which ``segment`` then finds in the memo.
@@ -291,6 +311,11 @@ class Segmenter:
         full = state.upsample.apply(small.reshape(state.grid))
         full[~within_boxes([_working_box(state, box)], *full.shape)] = np.inf
         return full
+
+
+def _working_clicks(state: ImageState, clicks: Sequence[Click]) -> tuple[list[tuple[int, int]], list[bool]]:
+    """Pixels at working size, and labels."""
+    return [working_pixel(state, click) for click in clicks], [click.positive for click in clicks]
 
 
 def _working_box(state: ImageState, box: Box) -> Box:

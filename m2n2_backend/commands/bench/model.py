@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.device_memory import CPU_GRID, GRIDS
 from m2n2_backend.backbones.random_models import random_stable_diffusion
+from m2n2_backend.commands.bench.refining import measure_refining
+from m2n2_backend.commands.bench.timing import settle, summary, timed
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation import reference
 from m2n2_backend.images import decode_image
@@ -115,8 +117,9 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
 
     Returns:
         ``encode`` (each step, ``total`` and ``model``, the parts of ``features``), ``clicks`` (median and p95 of each
-        kind), ``reference``, ``ratio`` (reference over ours) and ``memory_mb``: what is kept of an image (``state``),
-        and the peak of one image's encode, click and box (``device``, on CUDA) or of the process since its start.
+        kind), ``reference``, ``ratio`` (reference over ours), ``memory_mb``: what is kept of an image (``state``),
+        and the peak of one image's encode, click and box (``device``, on CUDA) or of the process since its start;
+        where the method refines, ``refining`` (``measure_refining``).
     """
     data = jpeg(photograph(size))
     rgb = _decode(data)
@@ -133,6 +136,9 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
         plain_times["click_dense"] = timed(_CPU, partial(_plain_click, plain, center(size), 0))
     pairs = {name: (fit[name], encode[name]) for name in fit}
     pairs |= {name: (plain_times["click"], own["median"]) for name, own in clicks.items() if name != "box"}
+    refining = {}
+    if segmenter.method.refine:
+        refining = {"refining": measure_refining(segmenter, encoded, [center(size), *new_clicks(size, repeats)])}
     return {
         "backbone": segmenter.backbone.description,
         "grid": [encoded.features.height, encoded.features.width],
@@ -141,6 +147,7 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
         "reference": {**plain_times, "candidates": _CANDIDATES},
         "ratio": {name: theirs / ours for name, (theirs, ours) in pairs.items()},
         "memory_mb": memory,
+        **refining,
     }
 
 
@@ -216,27 +223,6 @@ def new_clicks(size: Size, count: int, seed: int = 0) -> list[Click]:
     return [Click(int(at) % size[0], int(at) // size[0], i % 3 != 2) for i, at in enumerate(flat)]
 
 
-def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Milliseconds of ``work``, with everything it queued on the device."""
-    _settle(device)
-    start = time.perf_counter()
-    work()
-    _settle(device)
-    return (time.perf_counter() - start) * 1e3
-
-
-def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median and 95th percentile."""
-    return {"median": statistics.median(times), "p95": float(np.percentile(times, 95))}
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _decode(data: bytes) -> NDArray[np.uint8]:
     return decode_image(data, max_pixels=10**9)
 
@@ -281,7 +267,7 @@ def _model_parts(backbone: Backbone, rgb: NDArray[np.uint8]) -> dict[str, float]
     with _first_calls(backbone.device) as calls:
         start = time.perf_counter()
         backbone.features(rgb)
-        _settle(backbone.device)
+        settle(backbone.device)
         times = [start, *calls.values(), time.perf_counter()]
     names = ["input", *calls] if calls else []
     return {name: (times[i + 1] - times[i]) * 1e3 for i, name in enumerate(names)}
@@ -294,7 +280,7 @@ def _first_calls(device: torch.device) -> Iterator[dict[str, float]]:
     def note(module: torch.nn.Module, _inputs: object) -> None:
         name = _MODEL_PARTS.get(type(module).__name__, "" if calls else "forward")
         if name and name not in calls:
-            _settle(device)
+            settle(device)
             calls[name] = time.perf_counter()
 
     handle = register_module_forward_pre_hook(note)
