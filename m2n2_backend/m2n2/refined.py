@@ -7,7 +7,6 @@ its own, also where several arrive in one request: the answer is the one they wo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
-from m2n2_backend.m2n2.click_radius import DISC, click_radius, disc, edit
+from m2n2_backend.m2n2.click_radius import area_about, click_radius, disc, edit, sure_radius
+from m2n2_backend.m2n2.places import Place
 from m2n2_backend.m2n2.threshold import Profile
-
-Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Bits:
 
 @dataclass(frozen=True)
 class Disc:
-    """Pixels that have a label whatever else is said: those around one click."""
+    """Pixels that have a label whatever else is said: those around one click, or of a scribble."""
 
-    point: Point
+    point: Place
     radius: float
     positive: bool
 
@@ -94,9 +92,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class NewClick:
-    """A click with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
+    """A click or scribble with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
 
-    point: Point
+    point: Place
     positive: bool
     levels: NDArray[np.uint16]
     profile: Profile
@@ -105,7 +103,7 @@ class NewClick:
 
 def first_step(
     answer: NDArray[np.bool_],
-    points: Sequence[Point],
+    points: Sequence[Place],
     labels: Sequence[bool],
     edge: Edge,
     inside: NDArray[np.bool_] | None,
@@ -116,7 +114,7 @@ def first_step(
 
     Args:
         answer: The paper's mask, bool [H, W].
-        points: (row, col) of the clicks.
+        points: Of the clicks and scribbles.
         labels: Of the clicks.
         edge: Of the photograph.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
@@ -154,11 +152,11 @@ def next_step(
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
     # Beyond a cell the attention knows better than the circle what belongs to the click.
-    new = Disc(click.point, DISC * min(radius, edge.cell), click.positive)
+    new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
     if radius == 0.0:
         return Step(previous.rough, previous.settled, discs, thresholds, score, edited=True)
-    most = kappa * math.pi * max(radius, edge.cell / 2) ** 2
+    most = kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2))
     edited = bool(np.count_nonzero(answer != before) > most)
     if edited:
         rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=most)
@@ -192,5 +190,5 @@ def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
     """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W]."""
     fixed = np.zeros((shape[0], shape[1]), np.int8)
     for own in discs:
-        fixed[disc((shape[0], shape[1]), own.point, own.radius)] = 1 if own.positive else -1
+        fixed[disc(shape, own.point, own.radius)] = 1 if own.positive else -1
     return fixed
