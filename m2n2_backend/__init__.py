@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from m2n2_backend.m2n2.method import Method
     from m2n2_backend.m2n2.segmentation import Segmentation
     from m2n2_backend.m2n2.segmenter import Segmenter
-    from m2n2_backend.prompts import Box, Click
+    from m2n2_backend.prompts import Box, Click, Polygon, Scribble
 
 __version__ = "0.1.0"
 
-__all__ = ["Box", "Click", "Method", "Segmentation", "Segmenter", "__version__", "load_backbone"]
+__all__ = [
+    "Box",
+    "Click",
+    "Method",
+    "Polygon",
+    "Scribble",
+    "Segmentation",
+    "Segmenter",
+    "__version__",
+    "load_backbone",
+]
 
 _PLACES = {
     "Box": "prompts",
     "Click": "prompts",
     "Method": "m2n2.method",
+    "Polygon": "prompts",
+    "Scribble": "prompts",
     "Segmentation": "m2n2.segmentation",
     "Segmenter": "m2n2.segmenter",
     "load_backbone": "backbones.registry",

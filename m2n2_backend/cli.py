@@ -47,6 +47,10 @@ def segment(
     out: Annotated[Path, typer.Option(help="Mask to write: 8-bit PNG, 0 and 255, size of the photograph.")],
     click: Annotated[list[str] | None, typer.Option(help="X,Y[,fg|bg] in pixels; may be repeated.")] = None,
     box: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1 in pixels; the object lies inside.")] = None,
+    scribble: Annotated[
+        list[str] | None, typer.Option(help="X,Y,X,Y,…[,fg|bg] in pixels, a stroke of 9; may be repeated.")
+    ] = None,
+    polygon: Annotated[str | None, typer.Option(help="X,Y,X,Y,X,Y,… in pixels; the object lies inside.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Picture of the result to write.")] = None,
     explain: Annotated[Path | None, typer.Option(help="Folder for pictures of why the mask is as it is.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
@@ -59,11 +63,15 @@ def segment(
     """Segment one object of one photograph."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
-        from m2n2_backend.commands.segment import parse_box, parse_click, segment_file
+        from m2n2_backend.commands import segment as command
 
-        clicks = [parse_click(text) for text in click or ()]
-        boxes = [parse_box(box)] if box else []
-        figures = segment_file(settings, image, clicks, boxes, out=out, overlay=overlay, explain=explain)
+        clicks = [command.parse_click(text) for text in click or ()]
+        scribbles = [command.parse_scribble(text) for text in scribble or ()]
+        boxes = [command.parse_box(box)] if box else []
+        polygons = [command.parse_polygon(polygon)] if polygon else []
+        figures = command.segment_file(
+            settings, image, [*clicks, *scribbles], [*boxes, *polygons], out=out, overlay=overlay, explain=explain
+        )
         if as_json:
             print(json.dumps(figures))
 

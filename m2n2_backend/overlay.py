@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.prompts import Click, PointPrompt, Polygon, Region
 
 MASK_COLOR = (31, 111, 235)
 TRUTH_COLOR = (255, 255, 255)
@@ -19,17 +19,17 @@ NEGATIVE = (209, 36, 47)
 def draw_overlay(
     rgb: NDArray[np.uint8],
     mask: NDArray[np.bool_],
-    clicks: Sequence[Click] = (),
-    boxes: Sequence[Box] = (),
+    clicks: Sequence[PointPrompt] = (),
+    boxes: Sequence[Region] = (),
     truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Tint and outline the object, mark boxes and clicks: green foreground, red background, black rim for the newest.
+    """Tint and outline the object, mark boxes, scribbles and clicks: green foreground, red background.
 
     Args:
         rgb: uint8 [H, W, 3].
         mask: bool [H, W].
-        clicks: In pixels.
-        boxes: In pixels.
+        clicks: And scribbles, in pixels; the newest click has a black rim.
+        boxes: And polygons, in pixels.
         truth: bool [H, W]; its outline is white.
 
     Returns:
@@ -43,12 +43,19 @@ def draw_overlay(
         _outline(picture, truth, TRUTH_COLOR, line)
     _outline(picture, mask, MASK_COLOR, line)
     for box in boxes:
-        cv2.rectangle(picture, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), POSITIVE, line)
+        if isinstance(box, Polygon):
+            corners = np.round(np.array(box.points) - 0.5).astype(np.int32)
+            cv2.polylines(picture, [corners], True, POSITIVE, line, cv2.LINE_AA)
+        else:
+            cv2.rectangle(picture, (box.x0, box.y0), (box.x1 - 1, box.y1 - 1), POSITIVE, line)
     for index, click in enumerate(clicks, start=1):
+        color = POSITIVE if click.positive else NEGATIVE
+        if not isinstance(click, Click):
+            picture[click.pixels()] = color
+            continue
         center = (click.x, click.y)
         rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)
         cv2.circle(picture, center, round(6.5 * scale) + 1, rim, cv2.FILLED, cv2.LINE_AA)
-        color = POSITIVE if click.positive else NEGATIVE
         cv2.circle(picture, center, max(2, round(5 * scale)), color, cv2.FILLED, cv2.LINE_AA)
     return picture
 

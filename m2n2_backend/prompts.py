@@ -1,9 +1,16 @@
-"""Prompts as value types: clicks and a box, in pixels of the natural image."""
+"""Prompts as value types: clicks, scribbles, boxes and polygons, in pixels of the natural image."""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
 
@@ -41,22 +48,129 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Scribble:
+    """A brush stroke: one prompt of many pixels, all of them foreground or all background.
+
+    Attributes:
+        x0: Left column of the pixels' bounding box.
+        y0: Its top row.
+        width: Its columns.
+        height: Its rows.
+        packed: The pixels of the bounding box, row by row, eight to a byte, compressed by zlib.
+        positive: As of a click.
+    """
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+    packed: bytes
+    positive: bool = True
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_], positive: bool = True) -> Scribble:
+        """The scribble that covers the pixels of a mask, bool [H, W].
+
+        Raises:
+            InvalidPrompt: The mask is empty.
+        """
+        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not rows.size:
+            raise InvalidPrompt("the scribble covers no pixel")
+        part = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        packed = zlib.compress(np.packbits(part).tobytes(), level=1)
+        return Scribble(int(cols[0]), int(rows[0]), part.shape[1], part.shape[0], packed, positive)
+
+    @staticmethod
+    def along(points: Sequence[tuple[int, int]], width: int = 5, positive: bool = True) -> Scribble:
+        """A stroke of ``width`` pixels through points (x, y); what lies left of the image or above it is cut off.
+
+        Raises:
+            InvalidPrompt: No pixel is left.
+        """
+        line = np.array(points, np.int32).reshape(-1, 2)
+        canvas = np.zeros((np.maximum(line.max(axis=0), 0) + width)[::-1] if line.size else (0, 0), np.uint8)
+        cv2.polylines(canvas, [line], isClosed=False, color=1, thickness=width)
+        return Scribble.of(canvas.view(np.bool_), positive)
+
+    def pixels(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows and columns of its pixels, at least one."""
+        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
+        part = np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width)
+        rows, cols = np.nonzero(part)
+        return rows + self.y0, cols + self.x0
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """A box of another shape: the object lies inside.
+
+    Attributes:
+        points: Corners (x, y), at least three, in pixels from the image's top-left corner; the last one is joined to
+            the first, and where the outline crosses itself the even-odd rule counts.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    @staticmethod
+    def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Polygon:
+        """An ellipse about (x, y), turned clockwise; a polygon of 128 corners is within 0.03 % of its radius."""
+        angle = np.linspace(0.0, 2.0 * np.pi, 128, endpoint=False)
+        turn = math.radians(degrees)
+        across, down = radius_x * np.cos(angle), radius_y * np.sin(angle)
+        xs = x + across * math.cos(turn) - down * math.sin(turn)
+        ys = y + across * math.sin(turn) + down * math.cos(turn)
+        return Polygon(tuple(zip(xs.tolist(), ys.tolist(), strict=True)))
+
+    def mask(self, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The pixels whose center lies inside.
+
+        Args:
+            size: (H, W) of the image.
+            shape: (h, w) of the raster that is laid over it.
+
+        Returns:
+            bool [h, w]; the pixel at the mean of the corners where it would be empty.
+        """
+        corners = np.array(self.points) * (shape[1] / size[1], shape[0] / size[0])
+        centers = np.arange(shape[0]) + 0.5
+        crossed = np.zeros((shape[0], shape[1] + 1), np.bool_)
+        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            rows = np.flatnonzero((y0 <= centers) != (y1 <= centers))
+            if rows.size:
+                x = x0 + (centers[rows] - y0) * ((x1 - x0) / (y1 - y0))
+                crossed[rows, np.ceil(x - 0.5).clip(0, shape[1]).astype(np.intp)] ^= True
+        inside = np.logical_xor.accumulate(crossed[:, :-1], axis=1)
+        if not inside.any():
+            col, row = corners.mean(axis=0).astype(np.intp).clip(0, (shape[1] - 1, shape[0] - 1))
+            inside[row, col] = True
+        return np.asarray(inside)
+
+
+PointPrompt: TypeAlias = Click | Scribble
+"""What says of certain pixels that they are object, or are not."""
+
+Region: TypeAlias = Box | Polygon
+"""What the object lies inside of."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
     """Everything the user pointed at for one object.
 
     Attributes:
-        clicks: In the order in which they were made; may be empty where there are boxes.
-        boxes: Mostly none or one; several mean one object made of several parts.
+        clicks: Clicks and scribbles in the order in which they were made; may be empty where there are boxes.
+        boxes: Boxes and polygons, mostly none or one; several mean one object made of several parts.
     """
 
-    clicks: tuple[Click, ...] = ()
-    boxes: tuple[Box, ...] = ()
+    clicks: tuple[PointPrompt, ...] = ()
+    boxes: tuple[Region, ...] = ()
 
     def validate(self, width: int, height: int) -> None:
         """Check the prompts against an image of ``width`` × ``height`` pixels.
 
         Raises:
-            InvalidPrompt: A click or box lies outside the image, a box is empty, or nothing is foreground.
+            InvalidPrompt: A prompt lies outside the image, a box or polygon is empty, or nothing is foreground.
         """
         self.check_inside(width, height)
         if not self.boxes and not any(click.positive for click in self.clicks):
@@ -66,18 +180,41 @@ class Prompts:
         """Check that everything lies in an image of ``width`` × ``height`` pixels.
 
         Raises:
-            InvalidPrompt: A click or box lies outside the image, or a box is empty.
+            InvalidPrompt: A prompt lies outside the image, or a box or polygon is empty.
         """
         for click in self.clicks:
-            if not (0 <= click.x < width and 0 <= click.y < height):
-                raise InvalidPrompt(f"click ({click.x}, {click.y}) is outside the {width}x{height} image")
+            if isinstance(click, Click):
+                words, inside = f"click ({click.x}, {click.y})", 0 <= click.x < width and 0 <= click.y < height
+            else:
+                words = f"scribble at ({click.x0}, {click.y0})"
+                inside = click.x0 >= 0 and click.y0 >= 0
+                inside &= click.x0 + click.width <= width and click.y0 + click.height <= height
+            if not inside:
+                raise InvalidPrompt(f"{words} is outside the {width}x{height} image")
         for box in self.boxes:
-            if box.x1 <= box.x0 or box.y1 <= box.y0:
-                raise InvalidPrompt(f"box ({box.x0}, {box.y0}, {box.x1}, {box.y1}) is empty")
-            if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
-                raise InvalidPrompt(
-                    f"box ({box.x0}, {box.y0}, {box.x1}, {box.y1}) is outside the {width}x{height} image"
-                )
+            if isinstance(box, Box):
+                _check_box(box, width, height)
+            else:
+                _check_polygon(box, width, height)
+
+
+def _check_box(box: Box, width: int, height: int) -> None:
+    words = f"box ({box.x0}, {box.y0}, {box.x1}, {box.y1})"
+    if box.x1 <= box.x0 or box.y1 <= box.y0:
+        raise InvalidPrompt(f"{words} is empty")
+    if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height:
+        raise InvalidPrompt(f"{words} is outside the {width}x{height} image")
+
+
+def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
+    """A part may lie outside, as a turned rectangle's corner does."""
+    xs, ys = np.array(polygon.points, np.float64).reshape(-1, 2).T
+    if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
+        raise InvalidPrompt("a polygon needs three corners or more")
+    if np.ptp(xs) <= 0 or np.ptp(ys) <= 0:
+        raise InvalidPrompt("the shape is empty")
+    if xs.max() <= 0 or ys.max() <= 0 or xs.min() >= width or ys.min() >= height:
+        raise InvalidPrompt(f"the shape lies outside the {width}x{height} image")
 
 
 def pixel_from_percent(percent: float, size: int) -> int:

@@ -63,6 +63,23 @@ def test_segment_prints_the_documented_figures(written: tuple[Path, dict]) -> No
     assert len(figures["thresholds"]) == len(figures["timings_ms"]["clicks"]) == len(demo.CLICKS)
 
 
+def test_segment_takes_scribbles_and_a_polygon(tmp_path: Path) -> None:
+    strokes = ["--scribble", "215,60,230,170,230,330,180,400", "--scribble", "120,60,120,120,bg"]
+    outline = ["--polygon", "130,5,320,5,420,300,420,511,20,511"]
+    written = ["--out", str(tmp_path / "mask.png"), "--overlay", str(tmp_path / "overlay.png")]
+    explained = ["--explain", str(tmp_path / "why"), "--json"]
+    options = ["--backbone", "color", *strokes, *outline, *written, *explained]
+    done = run("segment", str(sample_photograph()), *options)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["thresholds"]) == 2
+    mask = picture(tmp_path / "mask.png") > 0
+    assert mask[60, 215]
+    assert mask[400, 180]
+    assert not mask[100, 120]
+    assert picture(tmp_path / "overlay.png")[100, 120].argmax() == 2  # the background stroke is red
+    assert len(list((tmp_path / "why").glob("click_*.png"))) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -70,6 +87,8 @@ def test_segment_prints_the_documented_figures(written: tuple[Path, dict]) -> No
         (["--click", "1,2,xx"], "expected X,Y"),
         (["--box", "1,2,3"], "expected X0,Y0,X1,Y1"),
         (["--box", "9,9,9,30"], "is empty"),
+        (["--scribble", "1,2,3"], "expected X,Y,X,Y"),
+        (["--polygon", "1,2,30,40"], "three corners"),
         (["--click", "5,5,bg"], "no foreground prompt"),
         (["--click", "5,5", "--backbone", "vit"], "needs --model"),
         (["--click", "5,5", "--backbone", "vit", "--model", "/no/such"], "no existing folder"),

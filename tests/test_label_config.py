@@ -196,3 +196,31 @@ def test_a_config_that_cannot_work_is_refused_with_the_line_to_change(xml: str, 
 def test_entities_are_refused_before_any_parser_sees_them(declaration: str) -> None:
     with pytest.raises(InvalidLabelConfig, match="document type"):
         parse_label_config(f"{declaration}<View>{IMAGE}</View>")
+
+
+def test_the_config_of_every_prompt_is_valid_and_says_what_label_studio_does_not_send() -> None:
+    parsed = parse_label_config((SHIPPED / "shapes.xml").read_text(encoding="utf-8"))
+    assert (parsed.output.name, parsed.output.kind, parsed.output.labels_name) == ("mask", "brush", "label")
+    assert parsed.prompts == {"keypoint", "rectangle", "stroke", "ellipse", "polygon"}
+    assert [warning.split(">")[0].split("<")[1] for warning in parsed.warnings] == [
+        'Bitmask name="stroke"',
+        'Ellipse name="ellipse"',
+        'Polygon name="polygon"',
+    ]
+    assert all("smart_tools.user.js" in warning for warning in parsed.warnings)
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels", "EllipseLabels", "PolygonLabels"])
+def test_strokes_and_shapes_prompt_only_where_their_control_says_that_it_is_smart(tag: str) -> None:
+    said = control(tag, "Cat", name="drawn", smart="true")
+    unsaid = said.replace(' smart="true"', "")
+    mask = control("BrushLabels", "Cat", name="mask")
+    assert parse_label_config(config(mask, POINTS, said)).prompts == {"kp", "drawn"}
+    assert parse_label_config(config(mask, POINTS, unsaid)).prompts == {"kp"}
+    assert parse_label_config(config(said, POINTS, mask)).output.name == "mask"
+
+
+def test_the_only_control_that_can_show_masks_is_no_prompt_however_smart() -> None:
+    parsed = parse_label_config(config(POINTS, control("BrushLabels", "Cat", smart="true")))
+    assert (parsed.output.name, parsed.prompts) == ("out", {"kp"})
+    assert "never sends a request" in parsed.warnings[0]

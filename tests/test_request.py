@@ -1,6 +1,7 @@
 import contextlib
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given
@@ -11,7 +12,7 @@ from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidReques
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import MAX_ITEMS, PredictRequest, read
 from m2n2_backend.labelstudio.contract.request import parse_request
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.prompts import Box, Click, Polygon
 
 PAGES = CONFIG.replace('value="$image"', 'valueList="$image"')
 TOOLS = f"""<View><Image name="image" value="$image"/>
@@ -65,18 +66,17 @@ def test_a_rectangle_may_end_on_the_border_and_a_rounding_error_behind_it() -> N
     assert parse(rectangle(50, 50, 50.0000001, 50)).prompts.boxes == (Box(32, 24, 64, 48),)
 
 
-def test_a_rectangle_turned_by_a_right_angle_becomes_its_bounding_box_in_pixels() -> None:
+def test_a_turned_rectangle_is_a_shape_in_pixels() -> None:
     # 25 % of 64 px is 16 px wide, 25 % of 48 px is 12 px high; turned clockwise it extends to the left.
-    request = parse(rectangle(50, 25, 25, 25, rotation=90))
-    (box,) = request.prompts.boxes
-    assert (box.x1 - box.x0, box.y1 - box.y0) == (12, 16)
-    assert (box.x1, box.y0) == (32, 12)
+    (shape,) = parse(rectangle(50, 25, 25, 25, rotation=90)).prompts.boxes
+    assert isinstance(shape, Polygon)
+    np.testing.assert_allclose(shape.points, [(32, 12), (32, 28), (20, 28), (20, 12)], atol=1e-9)
 
 
-def test_a_turned_rectangle_is_clipped_to_the_image() -> None:
-    (box,) = parse(rectangle(90, 50, 50, 20, rotation=45)).prompts.boxes
-    assert box.x1 == WIDTH
-    assert box.y1 <= HEIGHT
+def test_a_turned_rectangle_may_reach_outside_of_the_image_but_not_lie_there() -> None:
+    parse(rectangle(90, 50, 50, 20, rotation=45))
+    with pytest.raises(InvalidPrompt, match=r"result\[0\]\.value: the shape lies outside the 64x48 image"):
+        parse(rectangle(0, 50, 20, 20, rotation=135))
 
 
 def test_key_point_and_labels_are_one_prompt_labeled_by_the_second_item() -> None:

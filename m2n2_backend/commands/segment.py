@@ -14,15 +14,15 @@ from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.prompts import Box, Click, PointPrompt, Polygon, Prompts, Region, Scribble
 from m2n2_backend.settings import Settings
 
 
 def segment_file(
     settings: Settings,
     image: Path,
-    clicks: Sequence[Click],
-    boxes: Sequence[Box],
+    clicks: Sequence[PointPrompt],
+    boxes: Sequence[Region],
     *,
     out: Path,
     overlay: Path | None = None,
@@ -33,8 +33,8 @@ def segment_file(
     Args:
         settings: Backbone, limits, size and speck removal.
         image: The photograph.
-        clicks: In pixels of it.
-        boxes: In pixels of it.
+        clicks: And scribbles, in pixels of it.
+        boxes: And polygons, in pixels of it.
         out: Mask, 8-bit PNG, 0 and 255.
         overlay: Picture of the result.
         explain: Folder for pictures of the maps and score curves of every click.
@@ -104,6 +104,35 @@ def parse_box(text: str) -> Box:
     except ValueError:
         raise InvalidPrompt(f"--box {text}: expected X0,Y0,X1,Y1 with whole pixels") from None
     return Box(x0, y0, x1, y1)
+
+
+def parse_scribble(text: str) -> Scribble:
+    """``X,Y,X,Y,…[,fg|bg]`` → a stroke of nine pixels.
+
+    Raises:
+        InvalidPrompt: Anything else.
+    """
+    parts, positive = text.split(","), True
+    if parts[-1] in ("fg", "bg"):
+        positive = parts.pop() == "fg"
+    return Scribble.along(_points("--scribble", text, parts), 9, positive)
+
+
+def parse_polygon(text: str) -> Polygon:
+    """``X,Y,X,Y,X,Y,…`` → the polygon with these corners.
+
+    Raises:
+        InvalidPrompt: Anything else.
+    """
+    return Polygon(tuple(_points("--polygon", text, text.split(","))))
+
+
+def _points(option: str, text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
+    try:
+        numbers = [int(part) for part in parts]
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+    except ValueError:
+        raise InvalidPrompt(f"{option} {text}: expected X,Y,X,Y,… with whole pixels") from None
 
 
 def _read(path: Path) -> bytes:

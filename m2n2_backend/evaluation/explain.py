@@ -15,13 +15,14 @@ from m2n2_backend.evaluation.plots import draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.flood_fill import LEVELS
 from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.prompt_maps import working_pixel
+from m2n2_backend.m2n2.places import level_at
+from m2n2_backend.m2n2.prompt_maps import place_of
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import Profile
 from m2n2_backend.overlay import at_size, draw_overlay
-from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.prompts import PointPrompt, Prompts, Region
 
 CURVES = {"prior": "#e3b341", "edge": "#1f6feb", "pos": "#1a9c3c", "neg": "#d1242f"}
 """Colors of the four scores."""
@@ -44,9 +45,9 @@ class ScoreCurves:
 def explain(
     segmenter: Segmenter,
     rgb: NDArray[np.uint8],
-    clicks: Sequence[Click],
+    clicks: Sequence[PointPrompt],
     out_dir: Path,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[Region] = (),
 ) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
@@ -103,7 +104,9 @@ def score_curves(
     return ScoreCurves(scores, total)
 
 
-def _draw_result(rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Sequence[Click], path: Path) -> None:
+def _draw_result(
+    rgb: NDArray[np.uint8], segmentation: Segmentation, clicks: Sequence[PointPrompt], path: Path
+) -> None:
     height, width = rgb.shape[:2]
     figure = new_figure(8.0, 8.0 * height / width + 0.4)
     share = float(segmentation.mask.mean())
@@ -143,7 +146,7 @@ def _draw_click(
     save(figure, path)
 
 
-def _map_without_flood(segmenter: Segmenter, state: ImageState, click: Click) -> PromptMap:
+def _map_without_flood(segmenter: Segmenter, state: ImageState, click: PointPrompt) -> PromptMap:
     """|M - M[x]|, from the memo of cell maps the state has already."""
     plain = Segmenter(segmenter.backbone, replace(segmenter.method, flood_fill=False))
     return plain.prompt_map(replace(state, clicks=ByteCache(0)), click)
@@ -166,13 +169,13 @@ def _draw_scores(
     segmenter: Segmenter,
     state: ImageState,
     own: PromptMap,
-    clicks: Sequence[Click],
+    clicks: Sequence[PointPrompt],
     index: int,
     level: int,
 ) -> None:
     """The paper's Fig. 9: four scores and their product over λ, and the λ chosen."""
     positive = clicks[index].positive
-    at = [int(own.levels[working_pixel(state, click)]) for click in clicks]
+    at = [level_at(own.levels, place_of(state, click)) for click in clicks]
     same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
     other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
     method = segmenter.method

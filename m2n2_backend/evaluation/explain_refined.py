@@ -15,7 +15,7 @@ from m2n2_backend.m2n2.refined import Bound
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.overlay import NEGATIVE, POSITIVE, at_size, draw_overlay
-from m2n2_backend.prompts import Prompts
+from m2n2_backend.prompts import Click, Prompts
 
 CIRCLE = (255, 196, 0)
 """RGB of the click's circle."""
@@ -48,7 +48,8 @@ def draw_refined(
         picture = draw_overlay(rgb, before, clicks, boxes)
         radius = step.bound.radius * size[1] / state.working_size[1]
         line = max(1, round(max(size) / 320))
-        cv2.circle(picture, (clicks[-1].x, clicks[-1].y), max(1, round(radius)), CIRCLE, line, cv2.LINE_AA)
+        if isinstance(last := clicks[-1], Click):
+            cv2.circle(picture, (last.x, last.y), max(1, round(radius)), CIRCLE, line, cv2.LINE_AA)
         draw_image(panels[0], picture, f"the mask before, radius {step.bound.radius:.0f} px")
         titles = _titles(step.bound)
     draw_image(panels[1], draw_overlay(rgb, paper, clicks, boxes), titles[0])

@@ -1,4 +1,4 @@
-"""A box as one foreground prompt (not in the paper; measured choices below).
+"""A box, or a box of another shape, as one foreground prompt (not in the paper; measured choices below).
 
 Two chains compete for the cells of the box: one starts from the cells believed object, at first the inner part of
 the box, the other from everything else. A cell that the first reaches clearly more often is object in the next
@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import cell_of_pixels
-from m2n2_backend.prompts import Box
+from m2n2_backend.prompts import Polygon, Region
 
 INNER = 0.85
-"""Share of the box's width and height from which the object's chain first starts."""
+"""Share of the box's width and height from which the object's chain first starts. From a polygon those cells that are
+at least 1 - INNER as far from its outline as the deepest one, so that a bent shape's inner part is bent too."""
 
 MARGIN = 0.45
 """Log of how much more probable the object's chain must make a cell."""
@@ -34,6 +36,8 @@ STEPS = 2
 
 MAX_ROUNDS = 12
 """Rounds at most; the cells mostly settle in five."""
+
+_FINE = 9  # pixels per side of a cell in which a polygon is measured; odd, so that one of them is the cell's center
 
 
 def box_distance(
@@ -87,15 +91,26 @@ def _log_ratio(transition: Transition, members: torch.Tensor) -> torch.Tensor:
     return both[0].log() - both[1].log()
 
 
-def within_boxes(boxes: Sequence[Box], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels of any box, bool [H, W]."""
-    inside = np.zeros((height, width), np.bool_)
+def within_boxes(boxes: Sequence[Region], size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of any box or polygon, bool [h, w].
+
+    Args:
+        boxes: In pixels of the photograph.
+        size: (H, W) of the photograph.
+        shape: (h, w) at which they are wanted.
+    """
+    inside = np.zeros(shape, np.bool_)
     for box in boxes:
-        inside[box.y0 : box.y1, box.x0 : box.x1] = True
+        if isinstance(box, Polygon):
+            inside |= box.mask(size, shape)
+        else:
+            top, bottom = ((2 * y + 1) * shape[0] // (2 * size[0]) for y in (box.y0, box.y1 - 1))
+            left, right = ((2 * x + 1) * shape[1] // (2 * size[1]) for x in (box.x0, box.x1 - 1))
+            inside[top : bottom + 1, left : right + 1] = True
     return inside
 
 
-def cells_within(box: Box, size: tuple[int, int], grid: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
+def cells_within(box: Region, size: tuple[int, int], grid: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
     """Cells whose center lies in the middle ``share`` of the box, bool [n]; the box's own cell if there is none.
 
     Args:
@@ -104,6 +119,8 @@ def cells_within(box: Box, size: tuple[int, int], grid: tuple[int, int], share: 
         grid: (h, w) of the attention; n = h·w.
         share: Of the box's width and height, in (0, 1].
     """
+    if isinstance(box, Polygon):
+        return _cells_of_polygon(box, size, grid, share)
     (height, width), (rows, cols) = size, grid
     y = np.abs((np.arange(rows) + 0.5) * height / rows - (box.y0 + box.y1) / 2) <= share * (box.y1 - box.y0) / 2
     x = np.abs((np.arange(cols) + 0.5) * width / cols - (box.x0 + box.x1) / 2) <= share * (box.x1 - box.x0) / 2
@@ -111,3 +128,17 @@ def cells_within(box: Box, size: tuple[int, int], grid: tuple[int, int], share: 
         y[cell_of_pixels(height, rows)[(box.y0 + box.y1 - 1) // 2]] = True
         x[cell_of_pixels(width, cols)[(box.x0 + box.x1 - 1) // 2]] = True
     return np.outer(y, x).ravel()
+
+
+def _cells_of_polygon(
+    polygon: Polygon, size: tuple[int, int], grid: tuple[int, int], share: float
+) -> NDArray[np.bool_]:
+    rows, cols = grid
+    fine = polygon.mask(size, (_FINE * rows, _FINE * cols))
+    depth = cv2.distanceTransform(np.pad(fine, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    deepest = divmod(int(depth.argmax()), _FINE * cols)
+    inner = fine & (depth >= (1.0 - share) * depth[deepest])
+    cells = inner[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
+    if not cells.any():
+        cells[deepest[0] // _FINE, deepest[1] // _FINE] = True
+    return np.asarray(cells.ravel())

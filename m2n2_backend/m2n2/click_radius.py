@@ -5,17 +5,24 @@ that meets no pixel which already has the click's label tells how large the erro
 paper's rule would change far more than that circle redraws the object because of a detail; it edits instead.
 
 A click that agrees with the mask says that this place is right: the mask stays, the pixel is fixed from then on.
+
+Of a scribble the pixel that is furthest from what has the label already gives the radius, and it is about everything
+within this radius of those of its pixels that do not agree yet. It agrees where all of them do. Only its own pixels
+are fixed: it says itself how wide it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.flood_fill import LEVELS
+from m2n2_backend.m2n2.places import Place, Stroke
 from m2n2_backend.m2n2.threshold import Profile
 
 KAPPA = 10.0
@@ -27,18 +34,22 @@ DISC = 0.7
 """Share of the circle's radius within which the pixels are taken to have the click's label."""
 
 
-def click_radius(mask: NDArray[np.bool_], point: tuple[int, int], positive: bool) -> float:
+def click_radius(mask: NDArray[np.bool_], place: Place, positive: bool) -> float:
     """Distance from a click to the nearest pixel that has its label already, or to the image's border.
 
     Args:
         mask: What the user saw, bool [H, W].
-        point: (row, col).
+        place: Of the click; of a scribble its pixel with the largest distance counts.
         positive: The click's label.
 
     Returns:
         In pixels; 0 where the click agrees with the mask.
     """
-    row, col = point
+    if isinstance(place, Stroke):
+        wrong = np.pad(mask != positive, 1).view(np.uint8)
+        distance = cv2.distanceTransform(wrong, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        return float(distance[place.index].max())
+    row, col = place
     border = min(row + 1, col + 1, mask.shape[0] - row, mask.shape[1] - col)
     return float(np.sqrt(_nearest(mask, row, col, positive, border * border)))
 
@@ -56,9 +67,26 @@ def _nearest(mask, row, col, label, least):
     return least
 
 
-def disc(shape: tuple[int, int], point: tuple[int, int], radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the pixels no further than ``radius`` from a point; always the point itself."""
-    row, col = point
+def area_about(mask: NDArray[np.bool_], place: Place, positive: bool, radius: float) -> float:
+    """Pixels within ``radius`` of a click, or of those pixels of a scribble that do not agree with the mask."""
+    if isinstance(place, Stroke):
+        return float(disc(mask.shape, place.within(mask != positive), radius)[0].size)
+    return math.pi * radius**2
+
+
+def sure_radius(place: Place, radius: float) -> float:
+    """How far around a click of this radius the pixels are taken to have its label."""
+    return 0.0 if isinstance(place, Stroke) else DISC * radius
+
+
+def disc(shape: tuple[int, ...], place: Place, radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the pixels no further than ``radius`` from a place; always the place itself."""
+    if isinstance(place, Stroke):
+        apart = np.ones(shape, np.uint8)
+        apart[place.index] = 0
+        rows, cols = np.nonzero(cv2.distanceTransform(apart, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius)
+        return rows, cols
+    row, col = place
     reach = int(radius)
     rows = np.arange(max(0, row - reach), min(shape[0], row + reach + 1))
     cols = np.arange(max(0, col - reach), min(shape[1], col + reach + 1))

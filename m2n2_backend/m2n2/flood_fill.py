@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+Indices = NDArray[np.integer[Any]]
 
 LEVELS = 65536
 """Costs are quantized to this many levels over the map's own range."""
@@ -25,7 +28,7 @@ class QuantizedMap:
     step: float
 
 
-def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> QuantizedMap:
+def flood_fill(markov_map: NDArray[np.float32], row: int | Indices, col: int | Indices) -> QuantizedMap:
     """M': the least threshold at which a 4-connected flood from the prompt reaches each pixel.
 
     A pixel costs |M[y] - M[x]|. With a bucket per level the queue is O(1), and pixels are settled in order of cost
@@ -33,11 +36,13 @@ def flood_fill(markov_map: NDArray[np.float32], row: int, col: int) -> Quantized
 
     Args:
         markov_map: M, float32 [H, W], finite.
-        row: Of the prompt pixel x.
-        col: Of the prompt pixel x.
+        row: Of the prompt pixel x; of a scribble an array [n]: the flood starts from all its pixels, and M[x] is
+            their median.
+        col: The same of its column.
     """
-    quantized = quantize(markov_map, float(markov_map[row, col]))
-    return QuantizedMap(_flood(quantized.levels, row, col, LEVELS), quantized.step)
+    quantized = quantize(markov_map, float(np.median(markov_map[row, col])))
+    starts = np.atleast_1d(np.asarray(row, np.int64) * markov_map.shape[1] + col)
+    return QuantizedMap(_flood(quantized.levels, starts, LEVELS), quantized.step)
 
 
 def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[np.float32]:
@@ -53,7 +58,9 @@ def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[
     order, costs = stable_sort(np.abs(markov_map - markov_map[row, col]))
     levels = np.empty(costs.size, np.int32)
     levels[order] = np.cumsum(np.diff(costs, prepend=costs[0]) > 0)
-    flooded = _flood(levels.reshape(markov_map.shape), row, col, levels[order[-1]] + 1)
+    flooded = _flood(
+        levels.reshape(markov_map.shape), np.array([row * markov_map.shape[1] + col]), levels[order[-1]] + 1
+    )
     return np.asarray(costs[np.diff(costs, prepend=-1.0) > 0][flooded], np.float32)
 
 
@@ -86,7 +93,7 @@ def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
 
 
 @njit(cache=True, nogil=True)
-def _flood(cost, row, col, levels):
+def _flood(cost, starts, levels):
     height, width = cost.shape
     flat = cost.ravel()
     out = np.zeros(height * width, cost.dtype)
@@ -94,10 +101,10 @@ def _flood(cost, row, col, levels):
     # Buckets are linked lists: head[level] is the newest pixel, following[pixel] the one queued before it.
     head = np.full(levels, -1, np.int32)
     following = np.empty(height * width, np.int32)
-    start = row * width + col
-    known[start] = True
-    head[0] = start
-    following[start] = -1
+    for start in starts:
+        known[start] = True
+        following[start] = head[0]
+        head[0] = start
     for level in range(levels):
         while head[level] >= 0:
             pixel = head[level]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ _MARGIN = 1.1  # of the stability score
 _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extremes falls halfway
 
 
-def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[tuple[int, int]]) -> None:
+def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[tuple[Any, Any]]) -> None:
     """Remove, in place, small islands and pinholes of the object {distance ≤ 1}.
 
     Islands are 4-connected as the flood is, holes 8-connected. One that holds a prompt stays, and so does the largest
@@ -21,7 +22,7 @@ def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[
     Args:
         distance: float32 [H, W].
         share: Of the image's area; smaller components go.
-        points: (row, col) of all prompts.
+        points: (row, col) of all prompts, of a scribble two arrays.
     """
     least = share * distance.size
     _drop(distance, distance <= 1.0, 4, least, points, 1.0 + 1e-3, keep_largest=True)
@@ -33,7 +34,7 @@ def _drop(
     mask: NDArray[np.bool_],
     connectivity: int,
     least: float,
-    points: Sequence[tuple[int, int]],
+    points: Sequence[tuple[Any, Any]],
     value: float,
     *,
     keep_largest: bool,

@@ -1,4 +1,4 @@
-"""What one click contributes: its cell's map (steps 3), upsampled (4), flooded (5) and scored for every threshold."""
+"""What a click or scribble contributes: the map of its cells (step 3), upsampled (4), flooded (5) and scored (6)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from m2n2_backend.m2n2.cache import ByteCache, Sized
 from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.method import Method
+from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
 from m2n2_backend.m2n2.released import RankedMap, ranked_map
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import profile
-from m2n2_backend.prompts import Click
+from m2n2_backend.prompts import Click, PointPrompt
 
 ACCELERATOR_BATCH = 8
 """Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
-
-Point = tuple[int, int]
-"""(row, col) at working size."""
 
 Start = tuple[tuple[int, float], ...]
 """Cells in which a chain starts, with their weights, which sum to 1."""
@@ -35,48 +33,69 @@ def working_pixel(state: ImageState, click: Click) -> Point:
     return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
 
 
+def place_of(state: ImageState, prompt: PointPrompt) -> Place:
+    """Where a click or scribble is at working size."""
+    if isinstance(prompt, Click):
+        return working_pixel(state, prompt)
+    covered = np.zeros(state.working_size, np.bool_)
+    (height, width), (rows, cols) = state.size, state.working_size
+    y, x = prompt.pixels()
+    covered[(2 * y + 1) * rows // (2 * height), (2 * x + 1) * cols // (2 * width)] = True
+    return Stroke.of(covered)
+
+
+def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:
+    """The cell of each pixel of a place, row by row, int64 [n]: one occurs as often as it has pixels there."""
+    (rows, cols), (height, width) = state.working_size, state.grid
+    row, col = (np.atleast_1d(np.asarray(part, np.int64)) for part in index_of(place))
+    return np.asarray((2 * row + 1) * height // (2 * rows) * width + (2 * col + 1) * width // (2 * cols))
+
+
 def cell_at(state: ImageState, point: Point) -> int:
     """Index of the cell that holds a pixel's center, row by row."""
     (rows, cols), (height, width) = state.working_size, state.grid
     return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
 
 
-def start_at(method: Method, state: ImageState, point: Point) -> Start:
-    """Where the chain of a click starts, by ``Method.start``."""
+def start_at(method: Method, state: ImageState, place: Place) -> Start:
+    """Where a chain starts: a click's by ``Method.start``, a scribble's in each of its pixels' cells alike."""
+    if isinstance(place, Stroke):
+        cells, count = np.unique(cells_under(state, place), return_counts=True)
+        return tuple(zip(cells.tolist(), (count / count.sum()).tolist(), strict=True))
     if method.start == "cell":
-        return ((cell_at(state, point), 1.0),)
+        return ((cell_at(state, place), 1.0),)
     # The released code's coordinate: it maps the photograph's corners, not its outermost pixels' centers, to cells.
-    places = [(cells - 1) * at / size for at, cells, size in zip(point, state.grid, state.working_size, strict=True)]
+    places = [(cells - 1) * at / size for at, cells, size in zip(place, state.grid, state.working_size, strict=True)]
     rows, cols = ([(int(place), 1.0 - place % 1.0), (int(place) + 1, place % 1.0)] for place in places)
     width = state.grid[1]
     return tuple((row * width + col, down * right) for row, down in rows for col, right in cols if down * right > 0)
 
 
-def prompt_maps(method: Method, state: ImageState, points: Sequence[Point]) -> list[PromptMap]:
-    """M' of each point, from the memo or made now; what the request needs stays, however many clicks it has."""
-    return _maps_of(method, state, points, state.clicks, _prompt_map)
+def prompt_maps(method: Method, state: ImageState, places: Sequence[Place]) -> list[PromptMap]:
+    """M' of each place, from the memo or made now; what the request needs stays, however many clicks it has."""
+    return _maps_of(method, state, places, state.clicks, _prompt_map)
 
 
-def ranked_maps(method: Method, state: ImageState, points: Sequence[Point]) -> list[RankedMap]:
-    """Likewise, as the released rules take them."""
-    return _maps_of(method, state, points, state.ranked, _ranked_map)
+def ranked_maps(method: Method, state: ImageState, clicks: Sequence[Place]) -> list[RankedMap]:
+    """Likewise of clicks alone, as the released rules take them."""
+    return _maps_of(method, state, clicks, state.ranked, _ranked_map)
 
 
 def _maps_of(
     method: Method,
     state: ImageState,
-    points: Sequence[Point],
+    places: Sequence[Place],
     memo: ByteCache[M],
-    make: Callable[[Method, Point, NDArray[np.float32]], M],
+    make: Callable[[Method, Place, NDArray[np.float32]], M],
 ) -> list[M]:
-    found = {point: memo.get(point) for point in points}
-    starts = {point: start_at(method, state, point) for point, own in found.items() if own is None}
+    found = {place: memo.get(place) for place in places}
+    starts = {place: start_at(method, state, place) for place, own in found.items() if own is None}
     maps = cell_maps(method, state, dict.fromkeys(starts.values()))
-    for point, start in starts.items():
-        made = make(method, point, state.upsample.apply(maps[start]))
-        memo.put(point, made, keep=len(found))
-        found[point] = made
-    return [own for point in points if (own := found[point]) is not None]
+    for place, start in starts.items():
+        made = make(method, place, state.upsample.apply(maps[start]))
+        memo.put(place, made, keep=len(found))
+        found[place] = made
+    return [own for place in places if (own := found[place]) is not None]
 
 
 def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dict[Start, NDArray[np.float32]]:
@@ -92,13 +111,13 @@ def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dic
     return {start: own for start, own in found.items() if own is not None}
 
 
-def _ranked_map(method: Method, point: Point, full: NDArray[np.float32]) -> RankedMap:
-    return ranked_map(full, *point, flood_fill=method.flood_fill)
+def _ranked_map(method: Method, place: Place, full: NDArray[np.float32]) -> RankedMap:
+    return ranked_map(full, *index_of(place), flood_fill=method.flood_fill)
 
 
-def _prompt_map(method: Method, point: Point, full: NDArray[np.float32]) -> PromptMap:
-    row, col = point
-    flooded = flood_fill(full, row, col) if method.flood_fill else quantize(full, float(full[row, col]))
+def _prompt_map(method: Method, place: Place, full: NDArray[np.float32]) -> PromptMap:
+    row, col = index_of(place)
+    flooded = flood_fill(full, row, col) if method.flood_fill else quantize(full, float(np.median(full[row, col])))
     return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
 
 

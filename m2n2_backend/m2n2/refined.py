@@ -13,7 +13,6 @@ A mask depends on the order of the prompts:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
-from m2n2_backend.m2n2.click_radius import DISC, click_radius, disc, edit
+from m2n2_backend.m2n2.click_radius import area_about, click_radius, disc, edit, sure_radius
+from m2n2_backend.m2n2.places import Place
 from m2n2_backend.m2n2.threshold import Profile
 
 UNCONFIRMED = 0.75
 """Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
 
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
-
-Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Bits:
 
 @dataclass(frozen=True)
 class Disc:
-    """Pixels that have a label whatever else is said: those around one click."""
+    """Pixels that have a label whatever else is said: those around one click, or of a scribble."""
 
-    point: Point
+    point: Place
     radius: float
     positive: bool
 
@@ -125,9 +123,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class NewClick:
-    """A click with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
+    """A click or scribble with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
 
-    point: Point
+    point: Place
     positive: bool
     levels: NDArray[np.uint16]
     profile: Profile
@@ -136,7 +134,7 @@ class NewClick:
 
 def first_step(
     answer: NDArray[np.bool_],
-    points: Sequence[Point],
+    points: Sequence[Place],
     labels: Sequence[bool],
     edge: Edge,
     inside: NDArray[np.bool_] | None,
@@ -146,7 +144,7 @@ def first_step(
 
     Args:
         answer: The paper's mask, bool [H, W].
-        points: (row, col) of the clicks.
+        points: Of the clicks and scribbles.
         labels: Of the clicks.
         edge: Of the photograph.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
@@ -182,13 +180,13 @@ def next_step(
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
     # Beyond a cell the attention knows better than the circle what belongs to the click.
-    new = Disc(click.point, DISC * min(radius, edge.cell), click.positive)
+    new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
         return Step(previous.rough, previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
-    bound = Bound(radius, kappa * math.pi * max(radius, edge.cell / 2) ** 2, changed)
+    bound = Bound(radius, kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2)), changed)
     if bound.edits:
         rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
     else:
@@ -245,5 +243,5 @@ def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
     """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W]."""
     fixed = np.zeros((shape[0], shape[1]), np.int8)
     for own in discs:
-        fixed[disc((shape[0], shape[1]), own.point, own.radius)] = 1 if own.positive else -1
+        fixed[disc(shape, own.point, own.radius)] = 1 if own.positive else -1
     return fixed

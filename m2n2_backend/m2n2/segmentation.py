@@ -49,5 +49,5 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
         distance = distance_of(mask)
         mask = resize_distance(distance, height, width) <= 1.0
     if not any(click.positive for click in prompts.clicks):
-        mask &= within_boxes(prompts.boxes, height, width)
+        mask &= within_boxes(prompts.boxes, size, size)
     return Segmentation(mask, distance, step.thresholds, step.score, prompts)

@@ -17,8 +17,17 @@ from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.places import Place, index_of, level_at
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
-from m2n2_backend.m2n2.prompt_maps import cell_at, cell_maps, prompt_maps, ranked_maps, start_at, working_pixel
+from m2n2_backend.m2n2.prompt_maps import (
+    cell_maps,
+    cells_under,
+    place_of,
+    prompt_maps,
+    ranked_maps,
+    start_at,
+    working_pixel,
+)
 from m2n2_backend.m2n2.refined import Edge, NewClick, Step, first_step, next_step
 from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
 from m2n2_backend.m2n2.released import best_threshold, nearest_prompt
@@ -28,7 +37,7 @@ from m2n2_backend.m2n2.threshold import choose_threshold
 from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
 from m2n2_backend.m2n2.upsample_solution import solution_bilateral
-from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
 
 
 @dataclass(frozen=True)
@@ -113,33 +122,33 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment(
-        self, state: ImageState, clicks: Sequence[Click], box: Box | Sequence[Box] | None = None
+        self, state: ImageState, clicks: Sequence[PointPrompt], box: Region | Sequence[Region] | None = None
     ) -> Segmentation:
         """Steps 3 to 7, for each prefix of the prompts in turn if the method refines (see ``refined``).
 
         Args:
             state: Of the same segmenter.
-            clicks: In pixels of the photograph; each computes a map once per image.
-            box: The object lies inside, or a part of it in each of several; needs ``relation="markov"``.
+            clicks: And scribbles, in pixels of the photograph; each computes a map once per image.
+            box: Or polygon: the object lies inside, or a part of it in each of several; needs ``relation="markov"``.
 
         Raises:
             InvalidPrompt: A prompt lies outside the photograph, none is foreground, or the released code, which has
-                no boxes, is asked for one.
+                neither boxes nor scribbles, is asked for one.
         """
         height, width = state.size
-        boxes = (box,) if isinstance(box, Box) else tuple(box or ())
+        boxes = (box,) if isinstance(box, Region) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
         points, labels = _working_clicks(state, clicks)
         if self.method.rules == "released":
-            return self._released(state, points, prompts)
+            return self._released(state, prompts)
         if self.method.refine:
             return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
         answer = self._answer(state, points, labels, boxes)
         mask = resize_distance(answer.distance, height, width) <= 1.0
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
-            allowed = within_boxes(boxes, height, width)
+            allowed = within_boxes(boxes, state.size, state.size)
             if any(labels):
                 levels = [own.levels for own in answer.maps]
                 clicked = nearest_neighbor(levels, answer.levels, labels)
@@ -147,11 +156,12 @@ class Segmenter:
             mask &= allowed
         return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
 
-    def _released(self, state: ImageState, points: Sequence[tuple[int, int]], prompts: Prompts) -> Segmentation:
+    def _released(self, state: ImageState, prompts: Prompts) -> Segmentation:
         """What the released code answers (see ``released``); thresholds are shares of each map's maximum."""
-        if prompts.boxes:
-            raise InvalidPrompt("the released code has no boxes")
-        labels = [click.positive for click in prompts.clicks]
+        clicks = [click for click in prompts.clicks if isinstance(click, Click)]
+        if prompts.boxes or len(clicks) < len(prompts.clicks):
+            raise InvalidPrompt("the released code has no boxes and no scribbles")
+        points, labels = [working_pixel(state, click) for click in clicks], [click.positive for click in clicks]
         maps = ranked_maps(self.method, state, points)
         thresholds = []
         for own, label in zip(maps, labels, strict=True):
@@ -163,7 +173,7 @@ class Segmenter:
         return Segmentation(mask, distance, tuple(thresholds), stability(distance), prompts)
 
     def _answer(
-        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: Sequence[Box]
+        self, state: ImageState, points: Sequence[Place], labels: Sequence[bool], boxes: Sequence[Region]
     ) -> _Answer:
         """The paper's rule for all prompts at once: steps 3 to 7 and the removal of specks."""
         maps = prompt_maps(self.method, state, points)
@@ -173,11 +183,11 @@ class Segmenter:
         nearest_box = np.minimum.reduce(within) if within else None
         distance = nearest_neighbor([own.levels for own in maps], levels, labels, nearest_box)
         if self.method.despeckle > 0:
-            smooth_specks(distance, self.method.despeckle, points)
+            smooth_specks(distance, self.method.despeckle, [index_of(point) for point in points])
         return _Answer(distance, maps, levels)
 
     def _refined(
-        self, state: ImageState, points: Sequence[tuple[int, int]], labels: Sequence[bool], boxes: tuple[Box, ...]
+        self, state: ImageState, points: Sequence[Place], labels: Sequence[bool], boxes: tuple[Region, ...]
     ) -> Step:
         """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
         prompt_maps(self.method, state, points)  # of all new clicks together
@@ -194,9 +204,9 @@ class Segmenter:
     def _step(
         self,
         state: ImageState,
-        points: Sequence[tuple[int, int]],
+        points: Sequence[Place],
         labels: Sequence[bool],
-        boxes: tuple[Box, ...],
+        boxes: tuple[Region, ...],
         previous: Step | None,
     ) -> Step:
         """One more click, or the first prompts."""
@@ -207,10 +217,10 @@ class Segmenter:
         if previous is None:
             inside = None
             if boxes:
-                inside = within_boxes([_working_box(state, box) for box in boxes], height, width)
+                inside = within_boxes(boxes, state.size, state.working_size)
             return first_step(rough, points, labels, edge, inside, answer.thresholds)
         own = answer.maps[-1]
-        other = [int(own.levels[point]) for point, label in zip(points, labels, strict=True) if label != labels[-1]]
+        other = [level_at(own.levels, at) for at, label in zip(points, labels, strict=True) if label != labels[-1]]
         click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
         return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)
 
@@ -227,14 +237,14 @@ class Segmenter:
         prompts.validate(state.size[1], state.size[0])
         return self._refined(state, *_working_clicks(state, prompts.clicks), prompts.boxes)
 
-    def prompt_map(self, state: ImageState, click: Click) -> PromptMap:
-        """M' and threshold profile of one click, which ``segment`` then finds in the memo.
+    def prompt_map(self, state: ImageState, click: PointPrompt) -> PromptMap:
+        """M' and threshold profile of one click or scribble, which ``segment`` then finds in the memo.
 
         Raises:
-            InvalidPrompt: The click lies outside the photograph.
+            InvalidPrompt: It lies outside the photograph.
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
-        return prompt_maps(self.method, state, [working_pixel(state, click)])[0]
+        return prompt_maps(self.method, state, [place_of(state, click)])[0]
 
     @torch.inference_mode()
     def attention(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -261,7 +271,7 @@ class Segmenter:
             InvalidPrompt: The click lies outside the photograph.
         """
         Prompts((click,)).check_inside(state.size[1], state.size[0])
-        start = start_at(self.method, state, working_pixel(state, click))
+        start = start_at(self.method, state, place_of(state, click))
         small = cell_maps(self.method, state, [start])[start]
         return state.upsample.apply(small) if upsampled else small.copy()
 
@@ -282,14 +292,14 @@ class Segmenter:
         self,
         index: int,
         maps: Sequence[PromptMap],
-        points: Sequence[tuple[int, int]],
+        points: Sequence[Place],
         labels: Sequence[bool],
         least_area: float,
     ) -> int:
         own, method = maps[index], self.method
         if method.fixed_threshold is not None:
             return max(1, int(method.fixed_threshold * int(own.levels.max())))
-        at = [int(own.levels[point]) for point in points]
+        at = [level_at(own.levels, point) for point in points]
         same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
         other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
         return choose_threshold(
@@ -297,32 +307,25 @@ class Segmenter:
         )
 
     def _box_distance(
-        self, state: ImageState, box: Box, points: Sequence[tuple[int, int]], labels: Sequence[bool]
+        self, state: ImageState, box: Region, points: Sequence[Place], labels: Sequence[bool]
     ) -> NDArray[np.float32]:
         """Distance of the box prompt at working size; infinite outside of the box."""
-        cells = [cell_at(state, point) for point in points]
+        cells = [np.unique(cells_under(state, point)).tolist() for point in points]
         small = box_distance(
             _transition(state),
             cells_within(box, state.size, state.grid),
             cells_within(box, state.size, state.grid, INNER),
-            positive=[cell for cell, label in zip(cells, labels, strict=True) if label],
-            negative=[cell for cell, label in zip(cells, labels, strict=True) if not label],
+            positive=[cell for own, label in zip(cells, labels, strict=True) if label for cell in own],
+            negative=[cell for own, label in zip(cells, labels, strict=True) if not label for cell in own],
         )
         full = state.upsample.apply(small.reshape(state.grid))
-        full[~within_boxes([_working_box(state, box)], *full.shape)] = np.inf
+        full[~within_boxes([box], state.size, state.working_size)] = np.inf
         return full
 
 
-def _working_clicks(state: ImageState, clicks: Sequence[Click]) -> tuple[list[tuple[int, int]], list[bool]]:
-    """Pixels at working size, and labels."""
-    return [working_pixel(state, click) for click in clicks], [click.positive for click in clicks]
-
-
-def _working_box(state: ImageState, box: Box) -> Box:
-    """The box in pixels at working size."""
-    top, left = working_pixel(state, Click(box.x0, box.y0))
-    bottom, right = working_pixel(state, Click(box.x1 - 1, box.y1 - 1))
-    return Box(left, top, right + 1, bottom + 1)
+def _working_clicks(state: ImageState, clicks: Sequence[PointPrompt]) -> tuple[list[Place], list[bool]]:
+    """Places at working size, and labels."""
+    return [place_of(state, click) for click in clicks], [click.positive for click in clicks]
 
 
 def _transition(state: ImageState) -> Transition:

@@ -83,7 +83,7 @@ class ImageState:
         device: Of ``relation``.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
         cells: Memo of h×w maps by where their chain starts.
-        clicks: Memo of ``PromptMap`` by pixel at working size.
+        clicks: Memo of ``PromptMap`` by place at working size.
         ranked: Likewise, of the released rules.
         steps: Memo of the refined masks by the prompts in their order.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ window.m2n2 = {
   tool: () => (m2n2.image().getToolsManager().findSelectedTool() || {}).fullName,
   selected: control => m2n2.annotation().names.get(control).selectedLabels.map(label => label.value),
   suggestions: () => [...m2n2.annotation().suggestions.values()].map(region => region.id.split('#')[0]),
+  finished: () => [...m2n2.annotation().areas.values()].filter(one => !one.isDrawing && one.closed !== false).length,
   regions: () => m2n2.annotation().serializeAnnotation(),
   acceptButton: () => {
     // Two round buttons, reject and accept; the key points are smaller circles.
@@ -73,7 +74,7 @@ class Editor:
             screenshot.write_bytes(self._submitted or self.page.screenshot())
         self._context.close()
 
-    def open(self, project: int, task: int, *, tool: str = "key-point-tool") -> None:
+    def open(self, project: int, task: int, *, tool: str | None = "key-point-tool") -> None:
         """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``."""
         self.page.goto(f"{self._base}/projects/{project}/data?task={task}")
         self.page.wait_for_function("window.m2n2 && m2n2.ready()")
@@ -82,11 +83,43 @@ class Editor:
         if not self.page.evaluate("Htx.autoAnnotation"):
             self.page.get_by_test_id("bottombar-auto-annotation-toggle").click()
         self.page.wait_for_function("Htx.autoAnnotation")
+        if tool is None:
+            return
         self.page.locator(".lsf-toolbar__group > button.lsf-tool_smart").click()
         self.page.locator(".lsf-toolbar__group > button.lsf-tool_smart").hover()
         self.page.locator(f".lsf-toolbar__smart button[aria-label={tool}]").click()
         self.page.mouse.move(0, 0)
         self._blank = self._look()
+
+    def choose_tool(self, tool: str) -> None:
+        """A plain tool of the toolbar: ``bitmask-tool``, ``ellipse-tool`` or ``polygon-tool``."""
+        self.page.locator(f".lsf-toolbar__group > button[aria-label={tool}]").click()
+
+    def choose_only_label(self, label: str) -> None:
+        """Select a label of a config with one group of labels, ``label``."""
+        if self.page.evaluate("m2n2.selected('label')") != [label]:
+            self.page.locator(".lsf-label", has_text=label).click()
+        self.page.wait_for_function("label => m2n2.selected('label').join() === label", arg=label)
+
+    def stroke(self, points: Sequence[tuple[int, int]]) -> None:
+        """Drag the mouse through pixels of the image; nothing is waited for."""
+        self.page.mouse.move(*self._window(*points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self._window(*point), steps=5)
+        self.page.mouse.up()
+
+    @contextmanager
+    def one_region_more(self) -> Iterator[None]:
+        """Wait until what is drawn in the block is a finished region."""
+        count = self.page.evaluate("m2n2.finished()")
+        yield
+        self.page.wait_for_function("count => m2n2.finished() === count + 1", arg=count)
+
+    def unselect(self) -> None:
+        """No region and no label is selected any more."""
+        self.page.keyboard.press("Escape")
+        self.page.wait_for_function("!m2n2.annotation().hasSelection && !m2n2.selected('label').length")
 
     def choose_label(self, label: str, control: str = "keypoint") -> None:
         """Select a label, as is needed before each prompt."""
@@ -130,7 +163,7 @@ class Editor:
 
     def shown(self, answer: Response) -> Response:
         """Wait until an answer's regions, and no others, are the suggestions."""
-        ids = [region["id"] for region in answer.json()["data"]["result"]]
+        ids = list({region["id"] for region in answer.json()["data"]["result"]})  # labels of their own repeat it
         self.page.wait_for_function("ids => m2n2.suggestions().sort().join() === ids.sort().join()", arg=ids)
         return answer
 

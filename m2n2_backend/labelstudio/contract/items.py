@@ -1,15 +1,21 @@
-"""Label Studio's drawn prompts: key points and rectangles in percent → pixels."""
+"""Label Studio's drawn prompts: key points, strokes, rectangles and other shapes in percent → pixels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
+from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig
-from m2n2_backend.labelstudio.contract.models import KeyPoint, Labels, Other, Rectangle
-from m2n2_backend.prompts import Box, Click, Prompts, end_from_percent, pixel_from_percent
+from m2n2_backend.labelstudio.contract.models import KeyPoint, Labels, Other, Rectangle, Shape
+from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush, DrawnPolygon, Ellipse
+from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_from_percent, pixel_from_percent
+
+Prompt = KeyPoint | Rectangle | Brush | Bitmask | Ellipse | DrawnPolygon
+
+MAX_STROKES = 50
+"""Of one object; each is an image to decode."""
 
 # Label Studio adds x and width as floating point numbers, each rounded on its own.
 _SLACK_PERCENT = 0.01
@@ -27,7 +33,7 @@ class Drawn:
     """
 
     path: str
-    item: KeyPoint | Rectangle
+    item: Prompt
     label: str | None
 
     @property
@@ -41,43 +47,63 @@ class Drawn:
         return self.item.original_width, self.item.original_height
 
 
-def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Labels | Other], config: LabelConfig) -> list[Drawn]:
-    """Points and rectangles in the order in which they were made, each once; other types are passed over.
+def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other], config: LabelConfig) -> list[Drawn]:
+    """The prompts in the order in which they were made, each once; masks and other types are passed over.
 
     Raises:
-        InvalidRequest: A prompt belongs to no smart control of the config.
+        InvalidRequest: A point or rectangle belongs to no smart control of the config, or a stroke or shape of one is
+            none.
     """
     # <KeyPoint> + <Labels> sends every point twice; the second item, of the same id, holds the label.
     labels = {item.id: item.value.label for item in items if isinstance(item, Labels) and isinstance(item.id, str)}
     drawn: dict[str, Drawn] = {}
     for index, item in enumerate(items):
-        if isinstance(item, (KeyPoint, Rectangle)):
-            path = f"params.context.result[{index}]"
-            if item.from_name not in config.prompts:
-                known = ", ".join(sorted(config.prompts))
-                name = item.from_name[:100]
-                raise InvalidRequest(
-                    f'{path}.from_name "{name}" is no smart control of the labeling config (has: {known})'
-                )
-            label = item.value.label or (labels.get(item.id) if item.id else None)
-            drawn[item.id or path] = Drawn(path, item, label)
+        path = f"params.context.result[{index}]"
+        prompt = _prompt(item, path, config)
+        if prompt is not None:
+            label = prompt.value.label or (labels.get(prompt.id) if prompt.id else None)
+            drawn[prompt.id or path] = Drawn(path, prompt, label)
     return list(drawn.values())
+
+
+def _prompt(item: KeyPoint | Rectangle | Shape | Labels | Other, path: str, config: LabelConfig) -> Prompt | None:
+    if isinstance(item, Labels | Other):
+        return None
+    smart = isinstance(item.from_name, str) and item.from_name in config.prompts
+    if isinstance(item, Shape):
+        return shapes.as_prompt(item, path) if smart else None
+    if not smart:
+        known = ", ".join(sorted(config.prompts))
+        raise InvalidRequest(
+            f'{path}.from_name "{item.from_name[:100]}" is no smart control of the labeling config (has: {known})'
+        )
+    return item
 
 
 def to_prompts(group: Sequence[Drawn], width: int, height: int) -> Prompts:
     """Percent → pixels of an image of ``width`` × ``height`` pixels.
 
     Raises:
-        InvalidPrompt: A coordinate lies outside of the image, or a rectangle is empty; the message names its path.
+        InvalidPrompt: A prompt lies outside of the image, is empty or cannot be read; the message names its path.
     """
-    clicks: list[Click] = []
-    boxes: list[Box] = []
+    clicks: list[PointPrompt] = []
+    boxes: list[Region] = []
+    if sum(isinstance(drawn.item, Brush | Bitmask) for drawn in group) > MAX_STROKES:
+        raise InvalidPrompt(f"more than {MAX_STROKES} strokes for one object")
     for drawn in group:
         try:
-            if isinstance(drawn.item, KeyPoint):
-                clicks.append(_click(drawn.item, width, height))
-            else:
-                boxes.append(_box(drawn.item, width, height))
+            match drawn.item:
+                case KeyPoint():
+                    clicks.append(_click(drawn.item, width, height))
+                case Brush() | Bitmask():
+                    clicks.append(shapes.scribble(drawn.item, width, height))
+                case Rectangle():
+                    boxes.append(_box(drawn.item, width, height))
+                case Ellipse():
+                    boxes.append(shapes.ellipse(drawn.item, width, height))
+                case DrawnPolygon():
+                    boxes.append(shapes.polygon(drawn.item, width, height))
+            Prompts((), tuple(boxes[-1:])).check_inside(width, height)
         except InvalidPrompt as error:
             raise InvalidPrompt(f"{drawn.path}.value: {error}") from error
     return Prompts(tuple(clicks), tuple(boxes))
@@ -89,20 +115,14 @@ def _click(item: KeyPoint, width: int, height: int) -> Click:
     return Click(x, y, item.is_positive is not False)
 
 
-def _box(item: Rectangle, width: int, height: int) -> Box:
-    """The pixels a rectangle covers; of a rotated one its bounding box within the image."""
+def _box(item: Rectangle, width: int, height: int) -> Region:
+    """The pixels a rectangle covers; a turned one is a shape of its own."""
     value = item.value
     if value.width <= 0 or value.height <= 0:
         raise InvalidPrompt(f"the rectangle is empty ({value.width}% by {value.height}%)")
-    left, top, right, bottom = value.x, value.y, value.x + value.width, value.y + value.height
     if value.rotation % 360:
-        left, top, right, bottom = _turned(
-            value.x, value.y, value.width, value.height, value.rotation, height / width
-        )
-        left, right = (min(max(side, 0.0), 100.0) for side in (left, right))
-        top, bottom = (min(max(side, 0.0), 100.0) for side in (top, bottom))
-        if left >= right or top >= bottom:
-            raise InvalidPrompt("the rotated rectangle lies outside the image")
+        return shapes.turned(item, width, height)
+    left, top, right, bottom = value.x, value.y, value.x + value.width, value.y + value.height
     left, top, right, bottom = (_on_border(side, _SLACK_PERCENT) for side in (left, top, right, bottom))
     return Box(
         pixel_from_percent(left, width),
@@ -116,18 +136,3 @@ def _on_border(percent: float, slack: float) -> float:
     """A coordinate that lies outside by no more than rounding does."""
     is_close = -slack < percent <= 100 + slack
     return min(max(percent, 0.0), 100.0) if is_close else percent
-
-
-def _turned(
-    x: float, y: float, across: float, down: float, degrees: float, aspect: float
-) -> tuple[float, float, float, float]:
-    """Bounding box, in percent, of a rectangle turned clockwise about its top-left corner.
-
-    ``aspect`` is the image's height / width: percent of x and of y are different lengths, and it is pixels
-    that are turned.
-    """
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = [(0.0, 0.0), (across, 0.0), (0.0, down), (across, down)]
-    xs = [x + dx * cosine - dy * aspect * sine for dx, dy in corners]
-    ys = [y + dx / aspect * sine + dy * cosine for dx, dy in corners]
-    return min(xs), min(ys), max(xs), max(ys)

@@ -23,6 +23,7 @@ OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
 
 _KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
 _PROMPTS = ("keypointlabels", "keypoint", "rectanglelabels", "rectangle")
+_SILENT = ("brush", "bitmask", "ellipse", "polygon")
 _WAITING = 16
 """Threads that may wait while others' configs are parsed."""
 
@@ -160,7 +161,7 @@ def parse_label_config(xml: str) -> LabelConfig:
     key, pages = _image_source(images[image_name])
     on_image = [control for control in controls if image_name in control.to_name]
     prompts = [control for control in on_image if control.tag.lower() in _PROMPTS]
-    smart = [control for control in prompts if _is_smart(control)]
+    smart = [control for control in on_image if _is_prompt(control) and (control in prompts or control is not output)]
     if not smart:
         if prompts:
             tag = f'<{prompts[0].tag} name="{prompts[0].name}">'
@@ -200,13 +201,11 @@ def _output(controls: list[Any], images: tuple[str, ...]) -> tuple[Any, str]:
                 f'{OUTPUT_ATTRIBUTE}="{OUTPUT_VALUE}" belongs to one brush, bitmask, polygon or rectangle control'
             )
         return chosen[0], next(name for name in chosen[0].to_name if name in images)
-    for kind in _KINDS:
-        of_kind = [control for control in drawing if control.tag.lower() in (kind, f"{kind}labels")]
-        if kind == "rectangle":
-            # A smart rectangle is a prompt; it shows the answer only where nothing else could.
-            of_kind.sort(key=_is_smart)
-        if of_kind:
-            return of_kind[0], next(name for name in of_kind[0].to_name if name in images)
+    able = [control for kind in _KINDS for control in drawing if control.tag.lower() in (kind, f"{kind}labels")]
+    if able:
+        # What is smart is a prompt; it shows the answer only where nothing else could, and a rectangle last of all.
+        able.sort(key=lambda control: (control.tag.lower().startswith("rectangle"), _is_prompt(control)))
+        return able[0], next(name for name in able[0].to_name if name in images)
     raise InvalidLabelConfig(
         f'no control can show a mask: add <BrushLabels name="brush" toName="{images[0]}" smart="false"> '
         "with your labels (or PolygonLabels, BitmaskLabels)"
@@ -239,10 +238,23 @@ def _is_smart(control: Any) -> bool:
     return str(control.attr.get("smart", "true")).strip().lower() != "false"
 
 
+def _is_prompt(control: Any) -> bool:
+    """Whether what is drawn with it is a prompt; strokes, ellipses and polygons, often drawn by hand, must say so."""
+    tag = control.tag.lower()
+    said = "smart" in control.attr
+    return _is_smart(control) and (tag in _PROMPTS or (said and tag.removesuffix("labels") in _SILENT))
+
+
 def _warnings(output: Any, described: OutputControl, smart: list[Any]) -> Iterable[str]:
     where = f'<{output.tag} name="{output.name}">'
     if _is_smart(output) and output not in smart:
         yield f'write smart="false" in {where}: else the toolbar has a smart tool that never sends a request'
+    for control in smart:
+        if control.tag.lower().removesuffix("labels") in _SILENT:
+            yield (
+                f'Label Studio (1.23.2) sends nothing when <{control.tag} name="{control.name}"> is drawn with: '
+                "predict-project reads what was saved; for an answer at once see smart_tools.user.js in label_config"
+            )
     if len(described.labels) > 1 and not described.labels_from_task:
         missing = sorted({label for control in smart for label in control.labels or ()} - set(described.labels))
         if missing:

@@ -29,6 +29,11 @@ MAX_TASKS = 100_000
 
 POINTS = ("keypointlabels", "keypoint")
 RECTANGLES = ("rectanglelabels", "rectangle")
+BRUSHES = ("brushlabels", "brush")
+BITMASKS = ("bitmasklabels", "bitmask")
+ELLIPSES = ("ellipselabels", "ellipse")
+POLYGONS = ("polygonlabels", "polygon")
+SHAPES = (*BRUSHES, *BITMASKS, *ELLIPSES, *POLYGONS)
 LABELS = "labels"
 
 _LONGEST_SIDE = 1_000_000
@@ -60,10 +65,13 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(max_length=MAX_ITEMS, fail_fast=True)]
 PointType = Annotated[Text, WithJsonSchema({"enum": list(POINTS)})]
 RectangleType = Annotated[Text, WithJsonSchema({"enum": list(RECTANGLES)})]
+ShapeType = Annotated[Text, WithJsonSchema({"enum": list(SHAPES)})]
 LabelsType = Annotated[Text, WithJsonSchema({"const": LABELS})]
 OtherType = Annotated[
-    Text, WithJsonSchema({"type": "string", "minLength": 1, "not": {"enum": [*POINTS, *RECTANGLES, LABELS]}})
+    Text,
+    WithJsonSchema({"type": "string", "minLength": 1, "not": {"enum": [*POINTS, *RECTANGLES, *SHAPES, LABELS]}}),
 ]
+Degrees = Annotated[float, BeforeValidator(lambda value: value or 0.0)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Side = Annotated[Whole, Field(ge=1, le=_LONGEST_SIDE)]
 TaskId = Annotated[
@@ -91,14 +99,22 @@ class _Model(BaseModel):
         return {**dict.fromkeys(wanted), **value}
 
 
-class _Value(_Model):
-    """What every prompt's value may hold: its label, in one of three places."""
+LABEL_KEYS = (LABELS, *(kinds[0] for kinds in (POINTS, RECTANGLES, BRUSHES, BITMASKS, ELLIPSES, POLYGONS)))
+"""Where a value holds its label."""
+
+
+class Value(_Model):
+    """What every prompt's value may hold: its label, under the name of its control's type or as ``labels``."""
 
     labels: Texts | None = None
     keypointlabels: Texts | None = None
     rectanglelabels: Texts | None = None
+    brushlabels: Texts | None = None
+    bitmasklabels: Texts | None = None
+    ellipselabels: Texts | None = None
+    polygonlabels: Texts | None = None
 
-    @field_validator("labels", "keypointlabels", "rectanglelabels", mode="before")
+    @field_validator(*LABEL_KEYS, mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return value or None
@@ -106,33 +122,27 @@ class _Value(_Model):
     @property
     def label(self) -> str | None:
         """The first label of the first list that has one."""
-        found = self.labels or self.keypointlabels or self.rectanglelabels
-        return found[0] if found else None
+        return next((found[0] for key in LABEL_KEYS if (found := getattr(self, key))), None)
 
 
-class PointValue(_Value):
+class PointValue(Value):
     """Of a key point, in percent of the image's sides, from its top-left corner."""
 
     x: float
     y: float
 
 
-class RectangleValue(_Value):
+class RectangleValue(Value):
     """Of a rectangle, in percent; turned clockwise about its top-left corner by degrees."""
 
     x: float
     y: float
     width: float
     height: float
-    rotation: float = 0.0
-
-    @field_validator("rotation", mode="before")
-    @classmethod
-    def _zero_if_null(cls, value: object) -> object:
-        return value or 0.0
+    rotation: Degrees = 0.0
 
 
-class _Drawn(_Model):
+class DrawnItem(_Model):
     """What all prompts have beside their value."""
 
     from_name: Text
@@ -141,26 +151,30 @@ class _Drawn(_Model):
     item_index: Annotated[Whole, Field(ge=0, le=_MOST_PAGES)] | None = None
     original_width: Side
     original_height: Side
-    image_rotation: float = 0.0
-
-    @field_validator("image_rotation", mode="before")
-    @classmethod
-    def _zero_if_null(cls, value: object) -> object:
-        return value or 0.0
+    image_rotation: Degrees = 0.0
 
 
-class KeyPoint(_Drawn):
+class KeyPoint(DrawnItem):
     """A click with ``<KeyPoint>`` or ``<KeyPointLabels>``; a background one with Alt."""
 
     type: PointType
     value: PointValue
 
 
-class Rectangle(_Drawn):
+class Rectangle(DrawnItem):
     """A box drawn with ``<Rectangle>`` or ``<RectangleLabels>``."""
 
     type: RectangleType
     value: RectangleValue
+
+
+class Shape(_Model):
+    """A region that is a prompt where its control is smart, and is passed over unread where it shows masks."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: ShapeType
+    from_name: Any = None
 
 
 class Labels(_Model):
@@ -168,7 +182,7 @@ class Labels(_Model):
 
     type: LabelsType
     id: Any = None
-    value: _Value
+    value: Value
 
 
 class Other(_Model):
@@ -179,17 +193,20 @@ class Other(_Model):
 
 def _kind(item: object) -> str:
     kind = str(item.get("type")).lower() if isinstance(item, dict) else ""
+    if kind in SHAPES:
+        return "shape"
     return "point" if kind in POINTS else "rectangle" if kind in RECTANGLES else kind if kind == LABELS else "other"
 
 
 Item = Annotated[
     Annotated[KeyPoint, Tag("point")]
     | Annotated[Rectangle, Tag("rectangle")]
+    | Annotated[Shape, Tag("shape")]
     | Annotated[Labels, Tag(LABELS)]
     | Annotated[Other, Tag("other")],
     Discriminator(_kind),
 ]
-_TAGS = ("point", "rectangle", LABELS, "other")
+_TAGS = ("point", "rectangle", "shape", LABELS, "other")
 
 
 class Context(_Model):
@@ -222,7 +239,7 @@ class PredictRequest(_Model):
     project: Project | None = None
 
     @property
-    def items(self) -> list[KeyPoint | Rectangle | Labels | Other]:
+    def items(self) -> list[KeyPoint | Rectangle | Shape | Labels | Other]:
         """The prompts; none where Label Studio asks without any (batch, opening a task)."""
         context = self.params.context if self.params else None
         return (context.result if context else None) or []

@@ -165,7 +165,7 @@ def _region_id(task_id: int | str | None, from_name: str, label: str | None, fir
     Label Studio replaces a region by a new one of the same id, and the group always begins with the object's
     first prompt.
     """
-    origin = first.item.id or [first.item.value.x, first.item.value.y]
+    origin = first.item.id or first.item.value.model_dump(exclude_none=True)
     # The name of the task is part of it: ids of prompts are only unique within one page of the browser.
     seed = json.dumps([str(task_id), from_name, label, first.page, origin])
     return hashlib.sha256(seed.encode()).hexdigest()[:10]

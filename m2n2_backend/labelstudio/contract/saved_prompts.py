@@ -8,7 +8,21 @@ from typing import Any
 
 from m2n2_backend.errors import InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig
-from m2n2_backend.labelstudio.contract.models import LABELS, POINTS, RECTANGLES, ColumnBox, ColumnPoint, read
+from m2n2_backend.labelstudio.contract.models import (
+    BITMASKS,
+    BRUSHES,
+    LABEL_KEYS,
+    LABELS,
+    POINTS,
+    RECTANGLES,
+    SHAPES,
+    ColumnBox,
+    ColumnPoint,
+    read,
+)
+
+_PROMPTS = (*POINTS, *RECTANGLES, *SHAPES)
+_OF_POINTS = (*POINTS, *BRUSHES, *BITMASKS)
 
 Region = dict[str, Any]
 """As a request's context would hold it."""
@@ -17,8 +31,8 @@ Region = dict[str, Any]
 def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Region]]:
     """The prompts that were drawn and saved, as a request's context would hold them.
 
-    Each rectangle is an object; the key points of one label (and page) are another. Regions of a draft win over
-    those of the same id in an annotation; skipped annotations do not count.
+    Each rectangle, ellipse and polygon is an object; the key points and strokes of one label (and page) are another.
+    Regions of a draft win over those of the same id in an annotation; skipped annotations do not count.
 
     Args:
         task: As Label Studio's API tells it, with ``annotations`` and ``drafts``.
@@ -32,7 +46,7 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Reg
                 name = str(region.get("id"))
                 if region.get("type") == LABELS:
                     twins[name] = region
-                elif region.get("from_name") in config.prompts and _kind(region) in (*POINTS, *RECTANGLES):
+                elif region.get("from_name") in config.prompts and _kind(region) in _PROMPTS:
                     items[name] = region
     return _grouped(list(items.values()), twins)
 
@@ -96,7 +110,7 @@ def _grouped(items: Sequence[Region], twins: Mapping[str, Region]) -> list[list[
     groups: dict[tuple[str, str, str], list[Region]] = {}
     for item in items:
         twin = twins.get(str(item.get("id")))
-        if _kind(item) in RECTANGLES:
+        if _kind(item) not in _OF_POINTS:
             key = ("rectangle", str(item.get("id")), "")
         else:
             key = ("points", _label(item) or (_label(twin) if twin else ""), str(item.get("item_index") or 0))
@@ -110,7 +124,7 @@ def _kind(item: Mapping[str, Any]) -> str:
 
 def _label(item: Mapping[str, Any]) -> str:
     value = item.get("value")
-    found = [value[key] for key in ("labels", "keypointlabels") if value.get(key)] if isinstance(value, dict) else []
+    found = [value[key] for key in LABEL_KEYS if value.get(key)] if isinstance(value, dict) else []
     return json.dumps(found[0]) if found else ""
 
 
