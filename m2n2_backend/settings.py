@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from m2n2_backend.errors import SettingsError
@@ -85,8 +85,7 @@ class Settings(BaseSettings):
         40,
         ge=1,
         le=512,
-        description="Threads for clicks that wait for the model, at least `M2N2_QUEUE`, and as many for those "
-        "that wait for images",
+        description="Threads for clicks that wait for the model, and as many for those that wait for images",
     )
     deadline: float = Field(90.0, gt=0, le=100, description="Seconds after which /predict answers 503")
     max_body_bytes: int = Field(
@@ -143,14 +142,6 @@ class Settings(BaseSettings):
             return tuple(part.strip().lower() for part in value.split(",") if part.strip())
         return value
 
-    @model_validator(mode="after")
-    def _enough_threads(self) -> Settings:
-        if self.queue > self.http_threads:
-            raise ValueError(
-                f"M2N2_QUEUE of {self.queue} needs as many M2N2_HTTP_THREADS, there are {self.http_threads}"
-            )
-        return self
-
     @field_validator("label_studio_url")
     @classmethod
     def _clean_url(cls, value: str | None) -> str | None:
@@ -178,6 +169,4 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        if not name:  # of several settings together: their values hold secrets
-            raise SettingsError(f"settings: {first['msg']}") from None
         raise SettingsError(f"setting {name}: {first['msg']} (got {first['input']!r})") from error

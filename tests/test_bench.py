@@ -103,8 +103,8 @@ def test_every_tier_is_hit_as_its_name_says(figures: dict[str, Any]) -> None:
     ran = {tier: set(entry["parts"]) for tier, entry in figures["model"]["tiers"].items()}
 
     assert ran == {
-        "new": {"encode", "prepare", "segment"},
-        "disk": {"prepare", "segment"},
+        "new": {"load", "encode", "prepare", "segment"},
+        "disk": {"load", "prepare", "segment"},
         "memory": {"prepare", "segment"},
         "device": {"segment"},
     }

@@ -70,7 +70,7 @@ class _Routes:
 
     def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
         self._metrics = Metrics(pool)
-        self._pool = MeteredPool(pool, self._metrics, settings.queue)
+        self._pool = MeteredPool(pool, self._metrics, min(settings.queue, settings.http_threads))
         self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
