@@ -52,6 +52,20 @@ def test_masks_one_by_one_equal_those_asked_for_at_once(segmenter: Segmenter) ->
         assert step_by_step.score == at_once.score
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 95), st.integers(0, 79), st.booleans()), min_size=2, max_size=5))
+def test_a_foreground_click_only_adds_and_a_background_click_only_removes(
+    segmenter: Segmenter, further: list[tuple[int, int, bool]]
+) -> None:
+    state = segmenter.encode(photograph())
+    clicks = (CLICKS[0], *(Click(x, y, positive=positive) for x, y, positive in further))
+    before = segmenter.refined_step(state, Prompts(clicks[:1])).rough.unpacked()
+    for count in range(2, len(clicks) + 1):
+        after = segmenter.refined_step(state, Prompts(clicks[:count])).rough.unpacked()
+        assert not (before & ~after if clicks[count - 1].positive else after & ~before).any()
+        before = after
+
+
 def test_a_new_click_costs_one_step(segmenter: Segmenter) -> None:
     state = segmenter.encode(photograph())
     segmenter.segment(state, CLICKS[:3])

@@ -6,6 +6,7 @@ A mask depends on the order of the prompts:
 - Background clicks made before there was any foreground are answered together with the first foreground click.
 - Each further click is a step of its own, also where several arrive in one request that were never seen one by one:
   the answer is the one they would have got in that order.
+- A foreground click only adds, a background click only removes, but for what color decides at the edge.
 - A click that agrees with the mask changes nothing; its pixel is fixed from then on.
 - A point that was moved, deleted or put elsewhere makes another sequence: masks are kept by the prompts so far, so
   that the steps before it are found again and only those from there on are computed.
@@ -65,7 +66,8 @@ class Bound:
     Attributes:
         radius: Of the click, in pixels; 0 where it agrees with the mask.
         most: Pixels that may change.
-        changed: Pixels that the paper's answer would change. Beyond ``most`` the click edits the mask instead.
+        changed: Pixels that the paper's answer would change in the click's direction. Beyond ``most`` the click edits
+            the mask instead.
     """
 
     radius: float
@@ -167,7 +169,7 @@ def next_step(
     kappa: float,
     thresholds: tuple[float, ...],
 ) -> Step:
-    """One more click: the paper's answer if it changes no more than the click was about, else an edit.
+    """One more click: what the paper's answer adds, or removes, if that is no more than it was about, else an edit.
 
     Args:
         previous: Without the click.
@@ -182,6 +184,8 @@ def next_step(
     # Beyond a cell the attention knows better than the circle what belongs to the click.
     new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
+    # Nobody expects of a click on something missing that it takes away elsewhere, or the other way round.
+    answer = answer | before if click.positive else answer & before
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
