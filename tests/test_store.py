@@ -15,7 +15,7 @@ import pytest
 from test_disk_cache import encoded, same
 
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.worker import store as store_module
+from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.worker.disk import DiskCache, pack
 from m2n2_backend.worker.files import SharedFiles, within
 from m2n2_backend.worker.leases import Leases
@@ -66,16 +66,28 @@ def open_store(address: str) -> Iterator[Callable[..., SharedStore]]:
         each.close()
 
 
-def never() -> None:
+def obtain(store: SharedStore, key: str, encode: Callable[[], EncodedImage]) -> EncodedImage:
+    """As a worker does it."""
+    found = store.claim(key)
+    if found is None:
+        try:
+            found = encode()
+        except BaseException:
+            store.abandon(key)
+            raise
+        store.put(key, found)
+    return found
+
+
+def never() -> EncodedImage:
     raise AssertionError("the model was not to run")
 
 
 def test_what_one_replica_encoded_another_one_reads_bit_for_bit(open_store: Callable[..., SharedStore]) -> None:
     one, other = open_store(), open_store()
-    one.obtain(KEY, lambda: encoded(3))
-    one.flush()
+    obtain(one, KEY, lambda: encoded(3))
 
-    assert same(other.obtain(KEY, never), encoded(3))
+    assert same(obtain(other, KEY, never), encoded(3))
     assert KEY in other
     assert (one.misses, other.hits) == (1, 1)
 
@@ -83,7 +95,6 @@ def test_what_one_replica_encoded_another_one_reads_bit_for_bit(open_store: Call
 def test_features_of_another_model_are_not_found(open_store: Callable[..., SharedStore]) -> None:
     one, other = open_store("model 1"), open_store("model 2")
     one.put(KEY, encoded())
-    one.flush()
 
     assert other.get(KEY) is None
     assert KEY not in other
@@ -96,7 +107,7 @@ def test_replicas_that_want_the_same_image_at_once_run_the_model_once(open_store
 
     def want(store: SharedStore) -> bool:
         begin.wait(PATIENCE)
-        return same(store.obtain(KEY, lambda: runs.append(1) or encoded(1)), encoded(1))
+        return same(obtain(store, KEY, lambda: runs.append(1) or encoded(1)), encoded(1))
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(want, stores))
@@ -106,12 +117,12 @@ def test_replicas_that_want_the_same_image_at_once_run_the_model_once(open_store
 def test_a_model_run_that_fails_lets_the_next_one_try(open_store: Callable[..., SharedStore]) -> None:
     one, other = open_store(), open_store()
 
-    def fail() -> None:
+    def fail() -> EncodedImage:
         raise ValueError("no image")
 
     with pytest.raises(ValueError, match="no image"):
-        one.obtain(KEY, fail)
-    assert same(other.obtain(KEY, encoded), encoded())
+        obtain(one, KEY, fail)
+    assert same(obtain(other, KEY, encoded), encoded())
 
 
 @pytest.mark.parametrize(
@@ -123,11 +134,10 @@ def test_damaged_and_half_written_objects_are_replaced(
     one, other = open_store(), open_store()
     SharedFiles(address).write(one.name(KEY), damage(pack(encoded(2), KEY, "model 1")))
 
-    assert same(one.obtain(KEY, lambda: encoded(2)), encoded(2))
-    one.flush()
+    assert same(obtain(one, KEY, lambda: encoded(2)), encoded(2))
 
     assert one.damaged > 0
-    assert same(other.obtain(KEY, never), encoded(2))
+    assert same(obtain(other, KEY, never), encoded(2))
 
 
 def test_the_limit_is_kept_for_all_models_together(address: str, open_store: Callable[..., SharedStore]) -> None:
@@ -136,7 +146,6 @@ def test_the_limit_is_kept_for_all_models_together(address: str, open_store: Cal
     for store in (old, new):
         for number in range(5):
             store.put(f"{number:04x}", encoded(number))
-            store.flush()
 
     held = [entry for entry in SharedFiles(address).entries() if entry.name.endswith(".safetensors")]
     assert sum(entry.size for entry in held) <= 4 * size
@@ -147,7 +156,7 @@ def test_the_limit_is_kept_for_all_models_together(address: str, open_store: Cal
 def test_nothing_is_kept_with_a_limit_of_zero(address: str, open_store: Callable[..., SharedStore]) -> None:
     store = open_store(limit=0)
 
-    assert same(store.obtain(KEY, encoded), encoded())
+    assert same(obtain(store, KEY, encoded), encoded())
     assert KEY not in store
     assert SharedFiles(address).entries() == []
 
@@ -176,7 +185,7 @@ def test_a_lease_passes_on_when_its_file_has_not_changed_for_the_expiry(address:
     clock.now = 5.1
     assert leases.acquire("leases/x")
     leases.close()
-    assert files.read("leases/x") is None
+    assert files.read("leases/x") is None, "it is given back at the end"
 
 
 def test_a_lease_that_is_renewed_does_not_pass_on(address: str) -> None:
@@ -208,10 +217,10 @@ def test_a_store_out_of_reach_costs_no_click_and_is_left_alone_for_a_while(tmp_p
     blocked.write_bytes(b"")
     store = SharedStore(SharedFiles(str(blocked)), "model 1", LIMIT)
 
-    assert same(store.obtain(KEY, encoded), encoded())
+    assert same(obtain(store, KEY, encoded), encoded())
     assert store.paused
     assert store.failures == 1, "it was asked once"
-    assert same(store.obtain("bb22", encoded), encoded())
+    assert same(obtain(store, "bb22", encoded), encoded())
     assert store.failures == 1
 
 
@@ -222,42 +231,21 @@ def test_a_network_that_does_not_answer_is_left_behind() -> None:
     silence.set()
 
 
-def test_a_slow_write_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, go_on = SharedFiles(str(tmp_path)), threading.Event()
-    write = files.write
+def test_a_claim_that_is_abandoned_passes_to_whoever_waits(open_store: Callable[..., SharedStore]) -> None:
+    one, other = open_store(), open_store()
+    assert one.claim(KEY) is None
 
-    def write_slowly(name: str, data: bytes) -> None:
-        if name.endswith(".safetensors"):
-            go_on.wait(PATIENCE)
-        write(name, data)
-
-    monkeypatch.setattr(files, "write", write_slowly)
-    store = SharedStore(files, "model 1", LIMIT)
-    assert same(store.obtain(KEY, lambda: encoded(5)), encoded(5))
-    assert same(store.obtain(KEY, never), encoded(5)), "it is there before it is written"
-    assert not (tmp_path / store.name(KEY)).exists()
-
-    go_on.set()
-    store.close()
-    assert (tmp_path / store.name(KEY)).exists()
-
-
-def test_more_than_can_be_written_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, go_on = SharedFiles(str(tmp_path)), threading.Event()
-    monkeypatch.setattr(files, "write", lambda name, data: go_on.wait(PATIENCE))
-    store = SharedStore(files, "model 1", LIMIT)
-
-    kept = [store.put(f"{number:04x}", encoded()) for number in range(20)]
-
-    go_on.set()
-    assert kept.count(True) == store_module._UNWRITTEN
-    store.close()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(other.claim, KEY)
+        one.abandon(KEY)
+        assert waiting.result(PATIENCE) is None
+    other.put(KEY, encoded(6))
+    assert one.get(KEY) is not None
 
 
 def test_a_folder_holds_the_same_files_as_one_machines_cache(tmp_path: Path) -> None:
     store = SharedStore(SharedFiles(str(tmp_path)), "model 1", LIMIT)
     store.put(KEY, encoded(4))
-    store.close()
 
     found = DiskCache(tmp_path, "model 1", LIMIT).get(KEY)
     assert found is not None

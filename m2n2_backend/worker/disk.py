@@ -105,6 +105,16 @@ class DiskCache:
             os.utime(path)  # the time of the last use, which eviction goes by
         return encoded
 
+    def claim(self, key: str) -> EncodedImage | None:
+        """As :meth:`get`: on one machine each image has its worker, and nobody else encodes it meanwhile."""
+        return self.get(key)
+
+    def abandon(self, key: str) -> None:
+        """Nothing was claimed."""
+
+    def close(self) -> None:
+        """Nothing is to be given back."""
+
     def put(self, key: str, encoded: EncodedImage) -> bool:
         """Write a photograph's file, then evict others if that is too much; whether it was written."""
         if self.limit == 0 or self.paused:

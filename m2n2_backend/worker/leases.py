@@ -37,48 +37,55 @@ class Leases:
         self._expiry = expiry
         self._clock = clock
         self._owner = uuid.uuid4().hex
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()  # a renewal must not come after the end of what it renews
+        self._changed = threading.Condition()
         self._held: dict[str, int] = {}  # the number of its renewals
+        self._given_back: list[str] = []
         self._seen: dict[str, tuple[bytes, float]] = {}  # leases of others: contents, and since when
-        self._closed = threading.Event()
-        self._renewer: threading.Thread | None = None
+        self._closed = False
+        self._keeper: threading.Thread | None = None
 
     def acquire(self, name: str) -> bool:
-        """Try once to get a lease; OSError where the files cannot be reached."""
+        """Try once to get a lease; who has it already hears True.
+
+        Raises:
+            OSError: The files cannot be reached.
+        """
+        with self._changed:
+            if name in self._held:
+                return True
         if not self._files.create(name, self._contents(0)) and not self._take_over(name):
             return False
-        with self._lock:
+        with self._changed:
             self._seen.pop(name, None)
             self._held[name] = 0
-            if self._renewer is None:
-                self._renewer = threading.Thread(target=self._renew_all, name="leases", daemon=True)
-                self._renewer.start()
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._keeper.start()
         return True
 
     def release(self, name: str) -> None:
-        """Give a lease back, if it is held; where that fails it expires."""
-        with self._lock:
-            if self._held.pop(name, None) is None:
-                return
-        try:
-            with self._writing:
-                self._files.remove(name)
-        except OSError as error:
-            logger.warning("lease %s is left to expire: %s", name, error)
+        """Give a lease back, if it is held; its file goes a moment later, as this never waits for the files."""
+        with self._changed:
+            if self._held.pop(name, None) is not None:
+                self._given_back.append(name)
+                self._changed.notify()
 
     def close(self) -> None:
-        """Give everything back."""
-        self._closed.set()
-        for name in list(self._held):
-            self.release(name)
+        """Give everything back and wait until it is."""
+        with self._changed:
+            self._closed = True
+            self._given_back += self._held
+            self._held.clear()
+            self._changed.notify()
+        if self._keeper is not None:
+            self._keeper.join(self._expiry)
 
     def _take_over(self, name: str) -> bool:
         contents = self._files.read(name)
         if contents is None:
             return False  # given back this moment; the next try gets it
         now = self._clock()
-        with self._lock:
+        with self._changed:
             seen, since = self._seen.setdefault(name, (contents, now))
             if seen != contents:
                 self._seen[name] = (contents, now)
@@ -93,17 +100,26 @@ class Leases:
     def _contents(self, renewals: int) -> bytes:
         return f"{self._owner} {renewals}".encode()
 
-    def _renew_all(self) -> None:
+    def _keep(self) -> None:
+        """Body of the one thread that renews and removes, so that no renewal comes after the removal."""
         longest = RENEWALS * LONGEST_SECONDS / self._expiry
-        while not self._closed.wait(self._expiry / RENEWALS):
-            for name in list(self._held):
-                with self._writing:
-                    with self._lock:
-                        if self._held.get(name, longest) >= longest:
-                            continue
-                        self._held[name] += 1
-                        contents = self._contents(self._held[name])
-                    try:
-                        self._files.write(name, contents)
-                    except OSError as error:
-                        logger.warning("lease %s cannot be renewed: %s", name, error)
+        while True:
+            with self._changed:
+                if not self._given_back and not self._closed:
+                    self._changed.wait(self._expiry / RENEWALS)
+                given_back, self._given_back = self._given_back, []
+                self._held = {name: renewals + 1 for name, renewals in self._held.items()}
+                held = [] if given_back else list(self._held.items())
+            for name in given_back:
+                self._try(lambda name=name: self._files.remove(name), name)  # type: ignore[misc]
+            for name, renewals in held:
+                if renewals < longest:
+                    self._try(lambda name=name, n=renewals: self._files.write(name, self._contents(n)), name)  # type: ignore[misc]
+            if self._closed and not self._given_back:
+                return
+
+    def _try(self, call: Callable[[], None], name: str) -> None:
+        try:
+            call()
+        except OSError as error:
+            logger.warning("lease %s is left to expire: %s", name, error)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 from m2n2_backend.m2n2.state import EncodedImage
-from m2n2_backend.worker.disk import pack, unpack
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.disk import DiskCache, pack, unpack
 from m2n2_backend.worker.files import SharedFiles, within
 from m2n2_backend.worker.leases import Leases
 
@@ -24,9 +22,10 @@ PAUSE_SECONDS = 60.0
 READ_SECONDS = 10.0
 """Most time that a click waits for one answer of the store."""
 
-_WRITE_SECONDS = 120.0
+WRITE_SECONDS = 120.0
+"""Most time for writing one photograph's features, for which nobody waits."""
+
 _POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.05, 0.5
-_UNWRITTEN = 4  # images that may wait to be written; more are not kept
 _JANITOR_SECONDS = 60.0
 _UNSEEN = 0.05  # of the limit: bytes written here after which it is looked at again
 _TRIMMED_TO = 0.9
@@ -40,8 +39,8 @@ T = TypeVar("T")
 class SharedStore:
     """Features by the hash of their photographs, below any address fsspec understands.
 
-    It has the interface and the files of :class:`~m2n2_backend.worker.disk.DiskCache`. Writes happen on a thread of
-    their own. Nothing here raises for the store's sake: without it the model is asked.
+    It has the interface and the files of :class:`~m2n2_backend.worker.disk.DiskCache`. Nothing here raises for the
+    store's sake: without it the model is asked.
     """
 
     def __init__(self, files: SharedFiles, fingerprint: str, limit: int, leases: Leases | None = None) -> None:
@@ -62,9 +61,6 @@ class SharedStore:
         self._held = self._count = self._since_look = 0  # as of the janitor's latest look, and written since
         self._looked_at = -_JANITOR_SECONDS
         self._resume_at = 0.0
-        self._unwritten: dict[str, EncodedImage] = {}
-        self._to_write: queue.Queue[str | None] = queue.Queue()
-        self._writer: threading.Thread | None = None
 
     def name(self, key: str) -> str:
         """The file of a photograph below the store's address."""
@@ -73,7 +69,7 @@ class SharedStore:
     def __contains__(self, key: str) -> bool:
         if self.limit == 0 or self.paused:
             return False
-        return key in self._unwritten or self._asked(lambda: self._files.exists(self.name(key))) is True
+        return self._asked(lambda: self._files.exists(self.name(key))) is True
 
     def __len__(self) -> int:
         return self._count
@@ -88,24 +84,6 @@ class SharedStore:
         """Whether the store is left alone for a while."""
         return time.monotonic() < self._resume_at
 
-    def obtain(self, key: str, encode: Callable[[], EncodedImage]) -> EncodedImage:
-        """Read a photograph's features, or encode it; where another machine is at it, wait for its result.
-
-        Raises:
-            Exception: Whatever ``encode`` raises.
-        """
-        found = self.get(key) or self._lease_or_find(key)
-        if found is not None:
-            return found
-        try:
-            encoded = encode()
-        except BaseException:
-            self._leases.release(_lease(key))
-            raise
-        if not self.put(key, encoded):
-            self._leases.release(_lease(key))
-        return encoded
-
     def get(self, key: str) -> EncodedImage | None:
         """Read a photograph's features; None where there are none that can be used."""
         found = self._read(key)
@@ -115,51 +93,60 @@ class SharedStore:
             self.hits += 1
         return found
 
-    def put(self, key: str, encoded: EncodedImage) -> bool:
-        """Write features soon, then give the lease on them back; False where they will not be written."""
-        if self.limit == 0 or self.paused or len(self._unwritten) >= _UNWRITTEN:
-            return False
-        self._unwritten[key] = encoded
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
-            self._writer.start()
-        self._to_write.put(key)
-        return True
+    def claim(self, key: str) -> EncodedImage | None:
+        """Read a photograph's features, or be the one who encodes it; waits while another machine is at it.
 
-    def flush(self) -> None:
-        """Wait until everything is written."""
-        self._to_write.join()
-
-    def close(self) -> None:
-        """Write what waits, then give all leases back."""
-        if self._writer is not None:
-            self._to_write.put(None)
-            self._writer.join(_WRITE_SECONDS)
-        self._leases.close()
-
-    def _lease_or_find(self, key: str) -> EncodedImage | None:
-        """Features another machine wrote meanwhile, or None: then the lease is held or the store is out of reach."""
-        pause = _POLL_SECONDS
-        while self.limit and not self.paused:
-            if (leased := self._asked(lambda: self._leases.acquire(_lease(key)))) is None:
-                return None
+        Returns:
+            None where the caller is to encode it, then to :meth:`put` or :meth:`abandon` it. Where the store is out
+            of reach, others may be told the same.
+        """
+        found, pause = self.get(key), _POLL_SECONDS
+        while found is None and self.limit and not self.paused:
+            leased = self._asked(lambda: self._leases.acquire(_lease(key)))
             # Also with the lease: its last holder may have written between our look and our lease.
-            found = self._read(key)
-            if found is not None:
-                self._leases.release(_lease(key))
-            if leased or found is not None:
-                return found
+            found = self._read(key) if leased is not None else None
+            if leased and found is not None:
+                self.abandon(key)
+            if leased is not False:
+                break
             time.sleep(pause)
             pause = min(_LONGEST_POLL_SECONDS, 1.5 * pause)
-        return None
+        return found
+
+    def abandon(self, key: str) -> None:
+        """Let others encode a photograph that was claimed; never blocks."""
+        self._leases.release(_lease(key))
+
+    def put(self, key: str, encoded: EncodedImage) -> bool:
+        """Write features and let go of the claim on them; whether they were written."""
+        try:
+            if self.limit == 0 or self.paused:
+                return False
+            data = pack(encoded, key, self.fingerprint)
+            within(WRITE_SECONDS, lambda: self._files.write(self.name(key), data))
+            self._held += len(data)
+            self._since_look += len(data)
+            self._count += 1
+        except OSError as error:
+            self._failed("written", error)
+            return False
+        finally:
+            self.abandon(key)
+        try:
+            self._clean_up()
+        except OSError as error:
+            self._failed("cleaned up", error)
+        return True
+
+    def close(self) -> None:
+        """Give all claims back."""
+        self._leases.close()
 
     def _read(self, key: str) -> EncodedImage | None:
-        if self.limit == 0:
+        if self.limit == 0 or self.paused:
             return None
-        if (waiting := self._unwritten.get(key)) is not None:
-            return waiting
         name = self.name(key)
-        data = None if self.paused else self._asked(lambda: self._files.read(name))
+        data = self._asked(lambda: self._files.read(name))
         if data is None:
             return None
         try:
@@ -171,26 +158,6 @@ class SharedStore:
             return None
         self._asked(lambda: self._files.touch(name))
         return encoded
-
-    def _write_all(self) -> None:
-        while (key := self._to_write.get()) is not None:
-            try:
-                if not self.paused:
-                    data = pack(self._unwritten[key], key, self.fingerprint)
-                    within(_WRITE_SECONDS, partial(self._files.write, self.name(key), data))
-                    self._held += len(data)
-                    self._since_look += len(data)
-                    self._count += 1
-            except OSError as error:
-                self._failed("written", error)
-            finally:
-                self._unwritten.pop(key, None)
-                self._leases.release(_lease(key))
-            try:
-                self._clean_up()
-            except OSError as error:
-                self._failed("cleaned up", error)
-            self._to_write.task_done()
 
     def _clean_up(self) -> None:
         """Keep the limit, if nobody else is at it."""
@@ -230,6 +197,17 @@ class SharedStore:
         logger.warning(
             "%s cannot be %s: %s; %.0f s without", self._files.address, what, error.strerror or error, PAUSE_SECONDS
         )
+
+
+def open_store(settings: Settings, fingerprint: str) -> DiskCache | SharedStore:
+    """The tier that outlives the process: the shared one that is named, or this machine's folder.
+
+    Raises:
+        SettingsError: The named address cannot be opened here.
+    """
+    if settings.store is None:
+        return DiskCache(settings.cache_dir / "images", fingerprint, settings.disk_cache)
+    return SharedStore(SharedFiles(settings.store), fingerprint, settings.disk_cache)
 
 
 def _lease(key: str) -> str:
