@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None, ge=1, le=64, description="Model processes; one for each GPU, or one on a CPU, if unset"
     )
+    ray_address: str | None = Field(
+        None, description="Address of the Ray cluster, such as `head:6379`, for `cluster` and `serve --cluster`"
+    )
     queue: int = Field(40, ge=1, description="Clicks that may wait for the model; one more is told to come back")
 
     host: str = Field("127.0.0.1", description="Address that `serve` binds")

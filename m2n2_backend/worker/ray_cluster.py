@@ -1,0 +1,200 @@
+"""The Ray cluster: how it is reached, what is deployed there, and which of it serves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from m2n2_backend import __version__
+from m2n2_backend.errors import ClusterUnavailable, SettingsError
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.queue import PREFETCHES
+
+NAMESPACE = "m2n2"
+DEPLOYMENT = "replica"
+
+_PREFIX = "m2n2-"
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_CONNECT_SECONDS = 30
+# Places of a replica on the ring. With the router's own 100 of eight replicas the busiest has a fifth more keys than
+# its share, with these 5 % more.
+_RING_PLACES = 1000
+_HEALTH_PERIOD_SECONDS, _HEALTH_TIMEOUT_SECONDS = 5.0, 30.0
+_GRACE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a cluster is asked for.
+
+    Attributes:
+        replicas: Of the model; the first number where they are scaled automatically.
+        most: Replicas at the highest load; as many as ``replicas`` if None.
+        gpus: Of each replica; a fraction shares one.
+        cpus: Of each replica; also its threads, unless ``M2N2_THREADS`` says otherwise.
+    """
+
+    replicas: int = 1
+    most: int | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One generation of replicas, as Ray Serve describes it.
+
+    Attributes:
+        name: Of Serve's application: it tells the options apart that decide about masks.
+        state: Serve's word, such as ``RUNNING``, ``DEPLOYING`` or ``DEPLOY_FAILED``.
+        message: The cause of a failure, else empty or a remark.
+        deployed_at: Seconds since the epoch.
+        replicas: Number of replicas by their state, such as ``RUNNING`` or ``STARTING``.
+    """
+
+    name: str
+    state: str
+    message: str
+    deployed_at: float
+    replicas: Mapping[str, int]
+
+
+def import_ray() -> ModuleType:
+    """Ray with Ray Serve, token authentication on unless the environment says otherwise.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.serve
+    except ImportError as error:
+        raise SettingsError(f'a cluster needs Ray Serve ({error}): pip install "m2n2-backend[cluster]"') from error
+    return ray  # type: ignore[no-any-return]
+
+
+def connect(address: str | None) -> ModuleType:
+    """Join the cluster whose node runs on this machine; nothing is done where that has happened before.
+
+    Raises:
+        SettingsError: Ray is not installed.
+        ClusterUnavailable: No node runs here, or the cluster does not answer or refuses the token.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        return ray
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ClusterUnavailable(
+            f"no Ray cluster at {address or 'this machine'}: {cause}; a node of it has to run here: "
+            "ray start --address=HEAD:6379 --num-cpus=0"
+        ) from error
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the server's place
+    return ray
+
+
+def application_name(settings: Settings) -> str:
+    """A name that changes with whatever decides about masks, so that a new generation stands beside the old one."""
+    decisive = ("backbone", "model", "layers", "grid", "device", "working_size", "despeckle", "least_cells", "refine")
+    text = repr([__version__, *(getattr(settings, name) for name in decisive)])
+    return _PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def deploy(settings: Settings, size: Size) -> str:
+    """Deploy these settings beside what is there, or change the number of its replicas, and return at once.
+
+    Returns:
+        The application's name.
+    """
+    ray = connect(settings.ray_address)
+    from m2n2_backend.worker.ray_replica import RayReplica
+
+    name = application_name(settings)
+    threads = settings.threads or max(1, int(size.cpus))
+    options = WorkerOptions.of(
+        settings.model_copy(update={"threads": threads}),
+        settings.device,
+        on_device=max(1, round(1 / size.gpus)) if 0 < size.gpus < 1 else 1,
+    )
+    deployment = ray.serve.deployment(**_deployment_options(settings, size))(RayReplica)
+    ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
+    ray.serve.run_many(
+        [ray.serve.RunTarget(deployment.bind(options, name), name=name, route_prefix=None)],
+        wait_for_applications_running=False,
+    )
+    return name
+
+
+def deployed(ray: ModuleType) -> list[Deployed]:
+    """All generations, the newest first; those of other projects in the same cluster are left out."""
+    found = [
+        Deployed(
+            name,
+            application.status.value,
+            application.message,
+            application.last_deployed_time_s,
+            {
+                str(state): number
+                for deployment in application.deployments.values()
+                for state, number in deployment.replica_states.items()
+                if number
+            },
+        )
+        for name, application in ray.serve.status().applications.items()
+        if name.startswith(_PREFIX)
+    ]
+    return sorted(found, key=lambda each: -each.deployed_at)
+
+
+def serving(generations: list[Deployed], before: str | None) -> Deployed | None:
+    """Who answers clicks: the newest generation that is ready, until then whoever did before; None if nobody can.
+
+    Args:
+        generations: As :func:`deployed` gives them.
+        before: Name of the one that served last.
+    """
+    able = [each for each in generations if each.replicas.get("RUNNING")]
+    ready = [each for each in able if each.state == "RUNNING"]
+    kept = [each for each in able if each.name == before]
+    return next(iter([*ready, *kept, *able]), None)
+
+
+def _deployment_options(settings: Settings, size: Size) -> dict[str, Any]:
+    from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+
+    most = size.most or size.replicas
+    options: dict[str, Any] = {
+        "name": DEPLOYMENT,
+        "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
+        # Beyond what a replica's queue takes, or requests would wait in Ray's router, where nothing is superseded and
+        # a prefetch stands before a click; the replica refuses what is too much.
+        "max_ongoing_requests": 4 * (settings.queue + PREFETCHES),
+        # A busy replica's images stay with it: elsewhere they would be prepared once more.
+        "request_router_config": RequestRouterConfig(
+            request_router_class=_ROUTER,
+            request_router_kwargs={"num_fallback_replicas": 0, "num_virtual_nodes": _RING_PLACES},
+        ),
+        "health_check_period_s": _HEALTH_PERIOD_SECONDS,
+        "health_check_timeout_s": _HEALTH_TIMEOUT_SECONDS,
+        "graceful_shutdown_timeout_s": _GRACE_SECONDS,
+    }
+    if most > size.replicas:
+        options["autoscaling_config"] = AutoscalingConfig(min_replicas=size.replicas, max_replicas=most)
+    else:
+        options["num_replicas"] = size.replicas
+    return options
