@@ -31,7 +31,6 @@ def endpoint() -> Iterator[str]:
     for module in ("moto", "s3fs"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed; make cluster-test has it")
-    sys.path.insert(0, str(Path(__file__).parent / "cluster"))
     from s3_server import s3_server
 
     with s3_server() as endpoint:

@@ -6,16 +6,19 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import ClusterUnavailable, SettingsError
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.queue import PREFETCHES
+
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.attention import Backbone
 
 NAMESPACE = "m2n2"
 DEPLOYMENT = "replica"
@@ -115,8 +118,13 @@ def application_name(settings: Settings) -> str:
     return _PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def deploy(settings: Settings, size: Size) -> str:
+def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> str:
     """Deploy these settings beside what is there, or change the number of its replicas, and return at once.
+
+    Args:
+        settings: Of the replicas; what only web processes may know does not travel.
+        size: Number of replicas and what each gets.
+        load: Settings and device → backbone; a function that every node can import.
 
     Returns:
         The application's name.
@@ -130,6 +138,7 @@ def deploy(settings: Settings, size: Size) -> str:
         settings.model_copy(update={"threads": threads}),
         settings.device,
         on_device=max(1, round(1 / size.gpus)) if 0 < size.gpus < 1 else 1,
+        load=load,
     )
     deployment = ray.serve.deployment(**_deployment_options(settings, size))(RayReplica)
     ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
@@ -159,6 +168,11 @@ def deployed(ray: ModuleType) -> list[Deployed]:
         if name.startswith(_PREFIX)
     ]
     return sorted(found, key=lambda each: -each.deployed_at)
+
+
+def remove(ray: ModuleType, name: str) -> None:
+    """Take a generation down; what is under way there may end."""
+    ray.serve.delete(name)
 
 
 def serving(generations: list[Deployed], before: str | None) -> Deployed | None:

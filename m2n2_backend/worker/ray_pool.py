@@ -163,8 +163,8 @@ class RayPool:
                 logger.info("%s serves", now.name)
                 self._handle = self._ray.serve.get_app_handle(now.name)
             self._generation = now
-            failed = [each.message for each in generations if each.state in ("DEPLOY_FAILED", "UNHEALTHY")]
-            self._trouble = _cause(failed[0]) if failed else _NOTHING if not generations else ""
+            causes = [cause for each in generations if (cause := cause_of(each))]
+            self._trouble = causes[0] if causes else _NOTHING if not generations else ""
             self._board = self._board or board()
             self._reports = self._ray.get(self._board.read.remote(), timeout=_ANSWER_SECONDS)
             self._seen_at = time.monotonic()
@@ -185,8 +185,10 @@ def _version(fingerprint: str | None) -> str:
     return f"m2n2-{__version__}" + (f"-{fingerprint}" if fingerprint else "")
 
 
-def _cause(message: str) -> str:
-    """The line of a traceback that names the error, or the last one there is."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    named = [line for line in lines if "BackboneUnavailable:" in line]
-    return (named or lines or ["the replicas cannot be started"])[-1].rpartition("BackboneUnavailable: ")[2]
+def cause_of(generation: Deployed) -> str:
+    """Why a generation has failed, in a line; empty where it has not."""
+    if generation.state not in ("DEPLOY_FAILED", "UNHEALTHY"):
+        return ""
+    lines = [line.strip() for line in generation.message.splitlines() if line.strip()]
+    named = [line.rpartition("BackboneUnavailable: ")[2] for line in lines if "BackboneUnavailable: " in line]
+    return (named or lines or ["its replicas cannot be started"])[-1]

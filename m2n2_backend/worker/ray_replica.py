@@ -39,6 +39,7 @@ class Report:
         application: Its generation.
         replica: Its id.
         node: Address of its machine.
+        pid: Of its process there.
         fingerprint: Of the backbone.
         backbone: In words.
         device: In words.
@@ -48,6 +49,7 @@ class Report:
     application: str
     replica: str
     node: str
+    pid: int
     fingerprint: str
     backbone: str
     device: str
@@ -105,10 +107,12 @@ class RayReplica:
         self._replica = load_replica(options, on_broken=lambda: os._exit(BROKEN))
         backbone = self._replica.engine.backbone
         context = ray.get_runtime_context()
-        self._identity = {
+        self._fingerprint = backbone.fingerprint
+        self._identity: dict[str, Any] = {
             "application": application,
             "replica": ray.serve.get_replica_context().replica_id.unique_id,
             "node": ray.util.get_node_ip_address() or context.get_node_id(),
+            "pid": os.getpid(),
             "fingerprint": backbone.fingerprint,
             "backbone": backbone.description,
             "device": device_name(backbone.device),
@@ -123,7 +127,7 @@ class RayReplica:
             The reply, errors as values, and the fingerprint of the backbone.
         """
         reply = await asyncio.wrap_future(self._replica.submit(work))
-        return reply, self._identity["fingerprint"]
+        return reply, self._fingerprint
 
     def check_health(self) -> None:
         """Called by Serve, which puts another replica in the place of one that raises or does not answer.
