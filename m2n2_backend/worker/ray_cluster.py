@@ -31,6 +31,7 @@ _CONNECT_SECONDS = 30
 _RING_PLACES = 1000
 _HEALTH_PERIOD_SECONDS, _HEALTH_TIMEOUT_SECONDS = 5.0, 30.0
 _GRACE_SECONDS = 30.0
+_LOAD_ATTEMPTS = 3  # of one replica, before a generation counts as failed
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def _deployment_options(settings: Settings, size: Size) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_PERIOD_SECONDS,
         "health_check_timeout_s": _HEALTH_TIMEOUT_SECONDS,
         "graceful_shutdown_timeout_s": _GRACE_SECONDS,
+        "max_constructor_retry_count": _LOAD_ATTEMPTS,
     }
     if most > size.replicas:
         options["autoscaling_config"] = AutoscalingConfig(min_replicas=size.replicas, max_replicas=most)
