@@ -58,7 +58,7 @@ class Deployed:
     Attributes:
         name: Of Serve's application: it tells the options apart that decide about masks.
         state: Serve's word, such as ``RUNNING``, ``DEPLOYING`` or ``DEPLOY_FAILED``.
-        message: The cause of a failure, else empty or a remark.
+        message: Of a failure, perhaps with a traceback; else empty or a remark.
         deployed_at: Seconds since the epoch.
         replicas: Number of replicas by their state, such as ``RUNNING`` or ``STARTING``.
     """
@@ -156,7 +156,7 @@ def deployed(ray: ModuleType) -> list[Deployed]:
         Deployed(
             name,
             application.status.value,
-            application.message,
+            "\n".join([application.message, *(each.message for each in application.deployments.values())]),
             application.last_deployed_time_s,
             {
                 str(state): number
