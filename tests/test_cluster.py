@@ -122,7 +122,9 @@ class OneReplica:
 
     def stats(self) -> list[WorkerStats]:
         tiers = {"memory": Tier(3, 9, 1, 0, 0, 0)}
-        return [WorkerStats("H200", True, 2, 0, 0, 0, 0, 7, 0.2, 5, tiers, "abcd1234", "192.0.2.7", 1.5)]
+        return [
+            WorkerStats("H200", True, 2, 0, 0, 0, 0, 7, 0.2, 5, tiers, name="abcd1234", node="192.0.2.7", silence=1.5)
+        ]
 
     def status(self) -> Status:
         return Status("ready", "v", "b", "d")
@@ -132,7 +134,7 @@ def test_metrics_and_status_page_show_each_replica_by_name_with_node_and_age() -
     pool = OneReplica()
     metrics = Metrics(pool).render().decode()  # type: ignore[arg-type]
     assert 'm2n2_worker_encoded_total{worker="abcd1234"} 7.0' in metrics
-    assert 'm2n2_worker_age{worker="abcd1234"} 1.5' in metrics
+    assert 'm2n2_worker_silence{worker="abcd1234"} 1.5' in metrics
     assert 'm2n2_cache_bytes{tier="memory",worker="abcd1234"} 3.0' in metrics
     page = status_page(pool.status(), pool.stats(), [])
     assert "H200 abcd1234 on 192.0.2.7, 2 s ago" in page

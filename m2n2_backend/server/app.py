@@ -182,7 +182,7 @@ def _replica(worker: WorkerStats) -> dict[str, Any]:
         "node": worker.node,
         "device": worker.device,
         "alive": worker.alive,
-        "age": round(worker.age, 1),
+        "silence": round(worker.silence, 1),
         "waiting": worker.waiting,
         "tiers": {name: {"bytes": tier.bytes, "entries": tier.entries} for name, tier in worker.tiers.items()},
     }

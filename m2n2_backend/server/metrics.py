@@ -159,7 +159,7 @@ class _WorkerCollector(Collector):
             (CounterMetricFamily("m2n2_worker_timed_out", "Deadlines that passed", labels=_WORKER), "timed_out"),
             (CounterMetricFamily("m2n2_worker_refused", "Found the queue full", labels=_WORKER), "refused"),
             (CounterMetricFamily("m2n2_worker_encoded", "Times the model ran", labels=_WORKER), "encoded"),
-            (GaugeMetricFamily("m2n2_worker_age", "Seconds since it told its figures", labels=_WORKER), "age"),
+            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
         ):
             for index, worker in enumerate(workers):
                 family.add_metric([worker.name or str(index)], float(getattr(worker, name)))

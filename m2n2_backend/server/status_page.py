@@ -113,7 +113,7 @@ def _workers(workers: Sequence[WorkerStats]) -> str:
 
 def _place(worker: WorkerStats) -> str:
     """Where a replica of a cluster lives, and of when its figures are."""
-    return f" {escape(worker.name)} on {escape(worker.node)}, {worker.age:.0f} s ago" if worker.name else ""
+    return f" {escape(worker.name)} on {escape(worker.node)}, {worker.silence:.0f} s ago" if worker.name else ""
 
 
 def _requests(requests: Sequence[Seen]) -> str:

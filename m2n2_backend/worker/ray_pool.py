@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from m2n2_backend import __version__
@@ -12,6 +13,7 @@ from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.poison import Poison
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
 from m2n2_backend.worker.ray_cluster import Deployed, connect, deployed, serving
 from m2n2_backend.worker.ray_replica import Report, board
@@ -25,6 +27,7 @@ STALE_SECONDS = 5.0
 """A replica whose figures are older than this is not counted as alive."""
 
 _LOOK_SECONDS = 1.0
+_DEATHS_KEPT = 1024
 _ANSWER_SECONDS = 10.0
 _NOTHING = "nothing is deployed in the cluster yet: m2n2-backend cluster up"
 
@@ -50,6 +53,8 @@ class RayPool:
         self._reports: list[tuple[Report, float]] = []
         self._seen_at = time.monotonic()
         self._timed_out = 0
+        self._poison = Poison(time.monotonic)
+        self._deaths: deque[tuple[str, str | None]] = deque(maxlen=_DEATHS_KEPT)
         self._board: Any = None
         self._closed = threading.Event()
         self._look()
@@ -57,15 +62,24 @@ class RayPool:
         self._watcher.start()
 
     def segment(
-        self, image: SourceImage, prompts: Prompts, *, deadline: float, subject: Subject | None = None
+        self,
+        image: SourceImage,
+        prompts: Prompts,
+        *,
+        deadline: float,
+        subject: Subject | None = None,
+        rle: bool = False,
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         cause = ""
         for _ in range(ATTEMPTS):
+            if (refusal := self._poison.refusal(image.key)) is not None:
+                raise refusal
             seconds = deadline - time.monotonic()
-            response = self._send(Work(image, prompts, seconds, subject))
+            response = self._send(Work(image, prompts, seconds, subject, rle))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
+                self._poison.survived(image.key)
                 return _answer(reply, fingerprint)
             except TimeoutError:
                 response.cancel()
@@ -74,10 +88,13 @@ class RayPool:
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
                 logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
+                self._count_death(image.key, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
     def prefetch(self, image: SourceImage) -> bool:
         """See :meth:`m2n2_backend.worker.pool.Pool.prefetch`."""
+        if self._poison.is_suspect(image.key):
+            return False
         try:
             self._send(Work(image, None))
         except NotReady:
@@ -116,9 +133,10 @@ class RayPool:
                 encode_seconds=report.figures.encode_seconds,
                 rss=report.figures.rss,
                 tiers=report.figures.tiers,
+                age=report.figures.age,
+                silence=age,
                 name=report.replica,
                 node=report.node,
-                age=age,
             )
             for number, (report, age) in enumerate(sorted(own, key=lambda each: each[0].replica))
         ]
@@ -141,6 +159,14 @@ class RayPool:
                 "shutting down" if self._closed.is_set() else self._trouble or "the model is still loading"
             )
         return handle.options(session_id=work.image.key).submit.remote(work)
+
+    def _count_death(self, key: str, error: Exception) -> None:
+        """Note an image that was in work when a replica died, once however many waited for it."""
+        actor = getattr(error, "actor_id", None)
+        if not isinstance(error, self._ray.exceptions.ActorDiedError) or (key, actor) in self._deaths:
+            return
+        self._deaths.append((key, actor))
+        self._poison.died(key)
 
     def _is_serving(self, report: Report) -> bool:
         return self._generation is not None and report.application == self._generation.name
@@ -178,7 +204,7 @@ def _answer(reply: Reply, fingerprint: str) -> Answer:
     done = reply.result
     if not isinstance(done, Done):
         raise done
-    return Answer(done.unpacked(), done.score, _version(fingerprint), done.timings_ms)
+    return Answer(done.unpacked(), done.score, _version(fingerprint), done.timings_ms, done.rle)
 
 
 def _version(fingerprint: str | None) -> str:
