@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -17,7 +21,7 @@ from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import Status, Tier, WorkerStats
-from m2n2_backend.worker.ray_cluster import Deployed, application_name, connect, serving
+from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, connect, serving
 from m2n2_backend.worker.ray_pool import cause_of
 from m2n2_backend.worker.ray_replica import FORGOTTEN_SECONDS, Board, Report
 
@@ -138,3 +142,40 @@ def test_metrics_and_status_page_show_each_replica_by_name_with_node_and_age() -
     assert 'm2n2_cache_bytes{tier="memory",worker="abcd1234"} 3.0' in metrics
     page = status_page(pool.status(), pool.stats(), [])
     assert "H200 abcd1234 on 192.0.2.7, 2 s ago" in page
+
+
+DOCKER = Path(__file__).parents[1] / "docker"
+
+
+def ray_services() -> dict[str, dict[str, Any]]:
+    services = yaml.safe_load((DOCKER / "compose.cluster.yaml").read_text())["services"]
+    return {name: service for name, service in services.items() if "RAY_AUTH_MODE" in service.get("environment", {})}
+
+
+def test_every_process_of_ray_in_compose_asks_for_the_token_and_publishes_no_port() -> None:
+    services = ray_services()
+    assert set(services) == {"ray-head", "ray-worker", "deploy", "web"}
+    for service in services.values():
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert service["environment"]["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
+        assert "ports" not in service
+        assert service["read_only"] is True
+    assert "--include-dashboard=false" in services["ray-head"]["command"]
+
+
+def test_only_web_processes_are_given_label_studios_token() -> None:
+    having = {name for name, service in ray_services().items() if "LABEL_STUDIO_API_KEY" in service["environment"]}
+    assert having == {"web"}
+
+
+def test_kuberays_service_asks_for_the_token_and_names_an_application_there_is() -> None:
+    service, web, _ = yaml.safe_load_all((DOCKER / "rayservice.yaml").read_text())
+    assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token", "secretName": "m2n2-ray"}
+    serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+    [application] = serve["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert set(application["args"]) <= {field.name for field in fields(Size)}
+    assert application["name"].startswith(application_name(load_settings())[:5]), "or web processes pass it over"
+    [container] = web["spec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]

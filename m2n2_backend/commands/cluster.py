@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from types import ModuleType
 
@@ -18,17 +16,14 @@ from m2n2_backend.worker.ray_cluster import (
     connect,
     deploy,
     deployed,
-    import_ray,
     remove,
+    start_node,
 )
 from m2n2_backend.worker.ray_pool import STALE_SECONDS, cause_of
 from m2n2_backend.worker.ray_replica import board
 
 HAND_OVER_SECONDS = 10.0
 """For which a new generation serves before the old one goes: web processes look every second who serves."""
-
-OBJECT_STORE_BYTES = 512 * 1024**2
-"""Of a local cluster: images on their way to a replica lie there, and nothing else."""
 
 _LOOK_SECONDS = 1.0
 
@@ -109,15 +104,10 @@ def _connect_or_start(settings: Settings, size: Size, console: Console) -> Modul
     except ClusterUnavailable:
         if settings.ray_address is not None:
             raise
-    import_ray()  # sets the environment that the command below inherits
     console.print("no cluster here: starting one of this machine alone")
+    cpus = max(1, round((size.most or size.replicas) * size.cpus))
     # For itself only: whoever reaches Ray's ports can run code, so other machines are a decision of their own.
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
-    command += ["--include-dashboard=false", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    command += [f"--num-cpus={max(1, round((size.most or size.replicas) * size.cpus))}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterUnavailable(f"Ray cannot be started: {' '.join((done.stderr or done.stdout).split())[-300:]}")
+    start_node(["--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--num-cpus={cpus}"])
     return connect(None)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 NAMESPACE = "m2n2"
 DEPLOYMENT = "replica"
 
+OBJECT_STORE_BYTES = 200 * 1024**2
+"""Of a node: images on their way to a replica lie there, and nothing else."""
+
 _PREFIX = "m2n2-"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-_CONNECT_SECONDS = 30
 # Places of a replica on the ring. With the router's own 100 of eight replicas the busiest has a fifth more keys than
 # its share, with these 5 % more.
 _RING_PLACES = 1000
@@ -87,29 +91,56 @@ def import_ray() -> ModuleType:
 
 
 def connect(address: str | None) -> ModuleType:
-    """Join the cluster whose node runs on this machine; nothing is done where that has happened before.
+    """Join the cluster; nothing is done where that has happened before.
+
+    Where an address is given and no node of that cluster runs on this machine, one without CPUs and GPUs is started:
+    nothing is computed here then, but Ray needs it. It stays; ``ray stop`` ends it.
+
+    Args:
+        address: Of the head; the cluster of this machine if None.
 
     Raises:
         SettingsError: Ray is not installed.
-        ClusterUnavailable: No node runs here, or the cluster does not answer or refuses the token.
+        ClusterUnavailable: There is no cluster, or it does not answer or refuses the token.
     """
     ray = import_ray()
     if ray.is_initialized():
         return ray
+    try:
+        _join(ray, address)
+    except ClusterUnavailable:
+        if address is None:
+            raise
+        start_node([f"--address={address}", "--num-cpus=0", "--num-gpus=0"])
+        _join(ray, address)
+    return ray
+
+
+def start_node(options: Sequence[str]) -> None:
+    """Start a node of a cluster on this machine, in the background.
+
+    Raises:
+        ClusterUnavailable: It cannot be started; the message holds the last words of Ray.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise ClusterUnavailable(f"a node of Ray cannot be started here: {last}")
+
+
+def _join(ray: ModuleType, address: str | None) -> None:
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         cause = " ".join(str(error).split())[:300]
-        raise ClusterUnavailable(
-            f"no Ray cluster at {address or 'this machine'}: {cause}; a node of it has to run here: "
-            "ray start --address=HEAD:6379 --num-cpus=0"
-        ) from error
+        raise ClusterUnavailable(f"no Ray cluster at {address or 'this machine'}: {cause}") from error
     finally:
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the server's place
-    return ray
 
 
 def application_name(settings: Settings) -> str:
@@ -134,6 +165,23 @@ def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backb
     from m2n2_backend.worker.ray_replica import RayReplica
 
     name = application_name(settings)
+    ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
+    ray.serve.run_many(
+        [ray.serve.RunTarget(bound(RayReplica, settings, size, load), name=name, route_prefix=None)],
+        wait_for_applications_running=False,
+    )
+    return name
+
+
+def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> Any:
+    """Ray Serve's application of these settings.
+
+    Args:
+        body: The class that is to live in the cluster.
+        settings: Of the replicas; what only web processes may know does not travel.
+        size: Number of replicas and what each gets.
+        load: Settings and device → backbone.
+    """
     threads = settings.threads or max(1, int(size.cpus))
     options = WorkerOptions.of(
         settings.model_copy(update={"threads": threads}),
@@ -141,13 +189,7 @@ def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backb
         on_device=max(1, round(1 / size.gpus)) if 0 < size.gpus < 1 else 1,
         load=load,
     )
-    deployment = ray.serve.deployment(**_deployment_options(settings, size))(RayReplica)
-    ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
-    ray.serve.run_many(
-        [ray.serve.RunTarget(deployment.bind(options, name), name=name, route_prefix=None)],
-        wait_for_applications_running=False,
-    )
-    return name
+    return import_ray().serve.deployment(**_deployment_options(settings, size))(body).bind(options)
 
 
 def deployed(ray: ModuleType) -> list[Deployed]:

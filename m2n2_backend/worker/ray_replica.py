@@ -7,14 +7,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
-from m2n2_backend.worker.ray_cluster import NAMESPACE, import_ray
+from m2n2_backend.worker.ray_cluster import NAMESPACE, Size, bound, import_ray
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def board() -> Any:
 class RayReplica:
     """A :class:`~m2n2_backend.worker.replica.Replica` in an actor of Ray Serve."""
 
-    def __init__(self, options: WorkerOptions, application: str) -> None:
+    def __init__(self, options: WorkerOptions) -> None:
         """Load the model.
 
         Raises:
@@ -106,12 +107,12 @@ class RayReplica:
         # Ends the actor: what is under way goes to the successor, and Ray starts another one with a fresh context.
         self._replica = load_replica(options, on_broken=lambda: os._exit(BROKEN))
         backbone = self._replica.engine.backbone
-        context = ray.get_runtime_context()
+        context = ray.serve.get_replica_context()
         self._fingerprint = backbone.fingerprint
         self._identity: dict[str, Any] = {
-            "application": application,
-            "replica": ray.serve.get_replica_context().replica_id.unique_id,
-            "node": ray.util.get_node_ip_address() or context.get_node_id(),
+            "application": context.app_name,
+            "replica": context.replica_id.unique_id,
+            "node": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "fingerprint": backbone.fingerprint,
             "backbone": backbone.description,
@@ -162,6 +163,20 @@ class RayReplica:
                 where = None
                 logger.warning("figures cannot be reported: %s", type(error).__name__)
             self._closed.wait(REPORT_SECONDS)
+
+
+def application(args: Mapping[str, str]) -> Any:
+    """What a file of Ray Serve's, such as ``docker/rayservice.yaml``, names as its application.
+
+    Args:
+        args: Fields of :class:`~m2n2_backend.worker.ray_cluster.Size`; the settings come from the environment.
+
+    Raises:
+        SettingsError: A setting is unknown or out of its range.
+    """
+    kinds = {"replicas": int, "most": int, "gpus": float, "cpus": float}
+    size = Size(**{name: kinds[name](value) for name, value in args.items()})
+    return bound(RayReplica, load_settings(), size)
 
 
 def device_name(device: Any) -> str:
