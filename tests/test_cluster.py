@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -161,6 +162,14 @@ def test_every_process_of_ray_in_compose_asks_for_the_token_and_publishes_no_por
         assert "ports" not in service
         assert service["read_only"] is True
     assert "--include-dashboard=false" in services["ray-head"]["command"]
+
+
+def test_every_variable_of_the_clusters_compose_files_stands_in_an_example() -> None:
+    used = set().union(*(set(re.findall(r"\$\{(\w+)", path.read_text())) for path in DOCKER.glob("compose.cluster*")))
+    examples = "".join((DOCKER / name).read_text() for name in (".env.example", "cluster.env.example"))
+    named = set(re.findall(r"^(\w+)=", examples, re.MULTILINE))
+    # Of the image, as for compose.yaml; the model's device follows from the file.
+    assert used - named <= {"M2N2_DEVICE"}
 
 
 def test_only_web_processes_are_given_label_studios_token() -> None:
