@@ -80,6 +80,7 @@ def measure(ray: ModuleType, folder: Path, given: argparse.Namespace) -> dict[st
         (images / name).write_bytes(jpeg(photograph(SIZE, number)))
     settings = load_settings(
         backbone="color",
+        grid=24,
         device="cpu",
         threads=1,
         cache_dir=folder / "replicas",

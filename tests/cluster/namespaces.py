@@ -19,7 +19,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
     names = [f"{number}.jpg" for number in range(IMAGES)]
     for number, name in enumerate(names):
         (images / name).write_bytes(jpeg(photograph(SIZE, number)))
-    settings = load_settings(backbone="color", device="cpu")
+    settings = load_settings(backbone="color", grid=24, device="cpu")
     environment = {
         **os.environ,
         **HEALTH,
@@ -89,6 +89,7 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
         "AWS_DEFAULT_REGION": "us-east-1",
         "M2N2_STORE": "s3://features/m2n2",
         "M2N2_BACKBONE": "color",
+        "M2N2_GRID": "24",
         "M2N2_DEVICE": "cpu",
         "M2N2_THREADS": "1",
         "M2N2_RAY_ADDRESS": f"{address('head')}:{RAY_PORT}",
@@ -118,7 +119,8 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
     )
     for name in ("one", "two"):
         worker = [f"--address={address('head')}:{RAY_PORT}", "--num-cpus=1", f"--node-ip-address={address(name)}"]
-        stack.enter_context(start(name, [*ray, *worker]))
+        # Ray gives a node thirty seconds, which is little on a busy machine that plays five.
+        stack.enter_context(start(name, ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *ray, *worker]))
     own = [str(python), "-m", "m2n2_backend"]
     serve = [*own, "serve", "--cluster", "--host", "0.0.0.0", "--port", str(WEB_PORT)]
     try:
@@ -228,7 +230,9 @@ def network() -> Iterator[None]:
                 ["ip", "netns", "pids", f"m2n2-{host}"], capture_output=True, text=True, check=False
             )
             for pid in pids.stdout.split():  # what Ray has started in the background
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "link", "delete", f"m2n2-{host}"], check=False)
             subprocess.run(["ip", "netns", "delete", f"m2n2-{host}"], check=False)
         subprocess.run(["ip", "link", "delete", BRIDGE], check=False)
 
