@@ -15,14 +15,14 @@ import yaml
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
-from m2n2_backend.errors import SettingsError
+from m2n2_backend.errors import ClusterUnavailable, SettingsError
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.server.status_page import status_page
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import Status, Tier, WorkerStats
-from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, connect, serving
+from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, connect, own_address, serving
 from m2n2_backend.worker.ray_pool import cause_of
 from m2n2_backend.worker.ray_replica import FORGOTTEN_SECONDS, Board, Report
 
@@ -32,12 +32,23 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_SERVE_LOG_TO_STDERR", "0")
 
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_missing_ray_is_an_error_that_names_the_extra() -> None:
     with pytest.raises(SettingsError, match=r'pip install "m2n2-backend\[cluster\]"'):
         connect(None)
+
+
+def test_a_machines_own_address_is_the_one_on_the_way_to_the_head() -> None:
+    assert own_address("127.0.0.1:6379") == "127.0.0.1"
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "nosuchhost.invalid:6379"])
+def test_an_address_that_is_none_is_named_with_its_setting(address: str) -> None:
+    with pytest.raises(ClusterUnavailable, match=f"M2N2_RAY_ADDRESS={address}"):
+        own_address(address)
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +83,7 @@ def import_ray() -> ModuleType:
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # a line for every request; there are files
     try:
         import ray
         import ray.serve
@@ -111,7 +113,8 @@ def connect(address: str | None) -> ModuleType:
     except ClusterUnavailable:
         if address is None:
             raise
-        start_node([f"--address={address}", "--num-cpus=0", "--num-gpus=0"])
+        here = f"--node-ip-address={own_address(address)}"
+        start_node([f"--address={address}", here, "--num-cpus=0", "--num-gpus=0"])
         _join(ray, address)
     return ray
 
@@ -128,6 +131,28 @@ def start_node(options: Sequence[str]) -> None:
     if done.returncode:
         last = " ".join((done.stderr or done.stdout).split())[-300:]
         raise ClusterUnavailable(f"a node of Ray cannot be started here: {last}")
+
+
+def own_address(head: str) -> str:
+    """This machine's address as the head sees it: replicas send their answers there.
+
+    Ray itself asks for the way to the internet; where there is none it takes an address that others may not reach,
+    and a replica that cannot give its answer away hangs.
+
+    Args:
+        head: ``host:port``.
+
+    Raises:
+        ClusterUnavailable: It is none, or there is no way to it.
+    """
+    host, _, port = head.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(where)  # sends nothing
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError) as error:
+        raise ClusterUnavailable(f"M2N2_RAY_ADDRESS={head} is no HOST:PORT that can be reached: {error}") from error
 
 
 def _join(ray: ModuleType, address: str | None) -> None:

@@ -24,6 +24,7 @@ def ray_machine(cpus: int) -> Iterator[ModuleType]:
 
     ray = import_ray()
     ray.init(
+        address="local",
         num_cpus=cpus,
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
