@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import signal
 import statistics
 import subprocess
@@ -46,6 +47,7 @@ HOSTS = {"head": 2, "one": 3, "two": 4, "web": 5, "store": 6}
 RAY_PORT, WEB_PORT, S3_PORT = 6379, 9090, 5000
 IMAGES, ANNOTATORS = 30, 16
 PATIENCE = 300.0
+RAY_FOLDER = "/tmp/ray"
 # As in compose.cluster.yaml.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -122,11 +124,11 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
         # Ray gives a node thirty seconds, which is little on a busy machine that plays five.
         stack.enter_context(start(name, ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *ray, *worker]))
     own = [str(python), "-m", "m2n2_backend"]
-    serve = [*own, "serve", "--cluster", "--host", "0.0.0.0", "--port", str(WEB_PORT)]
+    up = shlex.join([*own, "cluster", "up", "--replicas", "2", "--wait", str(PATIENCE)])
+    serve = shlex.join([*own, "serve", "--cluster", "--host", "0.0.0.0", "--port", str(WEB_PORT)])
     try:
-        up = inside("web", [*own, "cluster", "up", "--replicas", "2", "--wait", str(PATIENCE)])
-        subprocess.run(up, env=environment, stdout=log, stderr=log, check=True)
-        stack.enter_context(start("web", serve))
+        # The first one starts this host's node, as its address has none; the second one finds it.
+        stack.enter_context(start("web", ["sh", "-c", f"{up} && exec {serve}"]))
         await_port(address("web"), WEB_PORT)
         web = Web(0, WEB_PORT)
         await_ready(web)
@@ -202,7 +204,9 @@ def address(host: str) -> str:
 
 
 def inside(host: str, command: Sequence[str]) -> list[str]:
-    return ["ip", "netns", "exec", f"m2n2-{host}", *command]
+    """A command on a host: its own network, and nothing of Ray's files seen, which hosts do not share."""
+    alone = f"mkdir -p {RAY_FOLDER} && mount -t tmpfs tmpfs {RAY_FOLDER} && exec {shlex.join(command)}"
+    return ["ip", "netns", "exec", f"m2n2-{host}", "sh", "-c", alone]
 
 
 @contextmanager
