@@ -112,8 +112,10 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
         "--disable-usage-stats",
         "--object-store-memory=100000000",
     ]
+    # Ray gives a node thirty seconds to start, which is little on a busy machine that plays five.
+    until = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh"]
     head = ["--head", f"--port={RAY_PORT}", "--include-dashboard=false", "--num-cpus=0"]
-    stack.enter_context(start("head", [*ray, *head, f"--node-ip-address={address('head')}"]))
+    stack.enter_context(start("head", [*until, *ray, *head, f"--node-ip-address={address('head')}"]))
     await_port(address("head"), RAY_PORT)
     await_port(address("store"), S3_PORT)
     subprocess.run(
@@ -121,8 +123,7 @@ def measure(folder: Path, seconds: float, rate: float, stack: ExitStack) -> dict
     )
     for name in ("one", "two"):
         worker = [f"--address={address('head')}:{RAY_PORT}", "--num-cpus=1", f"--node-ip-address={address(name)}"]
-        # Ray gives a node thirty seconds, which is little on a busy machine that plays five.
-        stack.enter_context(start(name, ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *ray, *worker]))
+        stack.enter_context(start(name, [*until, *ray, *worker]))
     own = [str(python), "-m", "m2n2_backend"]
     up = shlex.join([*own, "cluster", "up", "--replicas", "2", "--wait", str(PATIENCE)])
     serve = shlex.join([*own, "serve", "--cluster", "--host", "0.0.0.0", "--port", str(WEB_PORT)])
