@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TypeVar
 
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.disk import DiskCache, pack, unpack
+from m2n2_backend.worker.disk import SUFFIX, DiskCache, file_name, pack, unpack
 from m2n2_backend.worker.files import SharedFiles, within
 from m2n2_backend.worker.leases import Leases
 
@@ -31,7 +30,6 @@ _UNSEEN = 0.05  # of the limit: bytes written here after which it is looked at a
 _TRIMMED_TO = 0.9
 _LOST_AFTER_SECONDS = 3600.0
 _JANITOR = "leases/janitor"
-_SUFFIX = ".safetensors"
 
 T = TypeVar("T")
 
@@ -57,14 +55,13 @@ class SharedStore:
         self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
         self._files = files
         self._leases = leases or Leases(files)
-        self._own = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
         self._held = self._count = self._since_look = 0  # as of the janitor's latest look, and written since
         self._looked_at = -_JANITOR_SECONDS
         self._resume_at = 0.0
 
     def name(self, key: str) -> str:
         """The file of a photograph below the store's address."""
-        return f"{self._own}/{key[:2]}/{key}{_SUFFIX}"
+        return file_name(key, self.fingerprint)
 
     def __contains__(self, key: str) -> bool:
         if self.limit == 0 or self.paused:
@@ -167,9 +164,9 @@ class SharedStore:
         try:
             entries = self._files.entries()
             newest = max((entry.used for entry in entries), default=0.0)  # by the store's own clock
-            features = [entry for entry in entries if entry.name.endswith(_SUFFIX)]
+            features = [entry for entry in entries if entry.name.endswith(SUFFIX)]
             for entry in entries:
-                if not entry.name.endswith(_SUFFIX) and newest - entry.used > _LOST_AFTER_SECONDS:
+                if not entry.name.endswith(SUFFIX) and newest - entry.used > _LOST_AFTER_SECONDS:
                     self._files.remove(entry.name)
             held, count = sum(entry.size for entry in features), len(features)
             over = held > self.limit
