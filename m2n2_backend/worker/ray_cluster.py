@@ -108,14 +108,10 @@ def connect(address: str | None) -> ModuleType:
     ray = import_ray()
     if ray.is_initialized():
         return ray
-    try:
-        _join(ray, address)
-    except ClusterUnavailable:
-        if address is None:
-            raise
+    if address is not None and not _node_runs_here(address):
         here = f"--node-ip-address={own_address(address)}"
         start_node([f"--address={address}", here, "--num-cpus=0", "--num-gpus=0"])
-        _join(ray, address)
+    _join(ray, address)
     return ray
 
 
@@ -153,6 +149,13 @@ def own_address(head: str) -> str:
             return str(probe.getsockname()[0])
     except (OSError, ValueError) as error:
         raise ClusterUnavailable(f"M2N2_RAY_ADDRESS={head} is no HOST:PORT that can be reached: {error}") from error
+
+
+def _node_runs_here(address: str) -> bool:
+    """Whether processes of this machine can join; another one tries it, as without a node Ray ends whoever does."""
+    program = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)"
+    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _join(ray: ModuleType, address: str | None) -> None:
