@@ -17,7 +17,7 @@ from m2n2_backend.worker.ray_cluster import (
     deploy,
     deployed,
     remove,
-    start_node,
+    start_cluster,
 )
 from m2n2_backend.worker.ray_pool import STALE_SECONDS, cause_of
 from m2n2_backend.worker.ray_replica import board
@@ -105,9 +105,7 @@ def _connect_or_start(settings: Settings, size: Size, console: Console) -> Modul
         if settings.ray_address is not None:
             raise
     console.print("no cluster here: starting one of this machine alone")
-    cpus = max(1, round((size.most or size.replicas) * size.cpus))
-    # For itself only: whoever reaches Ray's ports can run code, so other machines are a decision of their own.
-    start_node(["--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--num-cpus={cpus}"])
+    start_cluster(cpus=max(1, round((size.most or size.replicas) * size.cpus)))
     return connect(None)
 
 

@@ -121,12 +121,27 @@ def start_node(options: Sequence[str]) -> None:
     Raises:
         ClusterUnavailable: It cannot be started; the message holds the last words of Ray.
     """
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
-    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+    _run_ray("start", *options, f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")
+
+
+def start_cluster(cpus: int) -> None:
+    """Start a cluster of this machine alone, with a token if this user has none yet.
+
+    Its ports are open to other machines, as Ray knows no other way; they answer to nobody without the token.
+
+    Raises:
+        ClusterUnavailable: It cannot be started.
+    """
+    _run_ray("get-auth-token", "--generate")
+    start_node(["--head", "--include-dashboard=false", f"--num-cpus={cpus}"])
+
+
+def _run_ray(*words: str) -> None:
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise ClusterUnavailable(f"a node of Ray cannot be started here: {last}")
+        last = " ".join((done.stderr or done.stdout).split())[-400:]
+        raise ClusterUnavailable(f"`ray {words[0]}` fails here: {last}")
 
 
 def own_address(head: str) -> str:
