@@ -29,6 +29,9 @@ DEPLOYMENT = "replica"
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Of a node: images on their way to a replica lie there, and nothing else."""
 
+LOOPBACK = "127."
+"""How addresses begin that no other machine can use; Ray's nodes have none of them."""
+
 _PREFIX = "m2n2-"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Places of a replica on the ring. With the router's own 100 of eight replicas the busiest has a fifth more keys than
@@ -168,16 +171,29 @@ def own_address(head: str) -> str:
 
 def _node_runs_here(address: str) -> bool:
     """Whether processes of this machine can join; another one tries it, as without a node Ray ends whoever does."""
-    program = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)"
-    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, check=False)
-    return done.returncode == 0
+    program = "import ast, ray, sys; ray.init(**ast.literal_eval(sys.argv[1]))"
+    command = [sys.executable, "-c", program, repr(_joining(address))]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _joining(address: str | None) -> dict[str, Any]:
+    """How a process joins a cluster."""
+    options = {
+        "address": address or "auto",
+        "namespace": NAMESPACE,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+    own = own_address(address) if address is not None else LOOPBACK
+    return options if own.startswith(LOOPBACK) else {**options, "_node_ip_address": own}
 
 
 def _join(ray: ModuleType, address: str | None) -> None:
+    options = _joining(address)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
     try:
-        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+        ray.init(**options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         cause = " ".join(str(error).split())[:300]
         raise ClusterUnavailable(f"no Ray cluster at {address or 'this machine'}: {cause}") from error
