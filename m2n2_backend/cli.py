@@ -96,7 +96,7 @@ def serve(
         from m2n2_backend.server.run import serve as run_server
 
         if cluster:
-            from m2n2_backend.worker.ray_cluster import import_ray
+            from m2n2_backend.worker.ray_connection import import_ray
             from m2n2_backend.worker.ray_pool import RayPool
 
             import_ray()  # a missing Ray is to be heard of before the port is bound

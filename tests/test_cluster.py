@@ -22,7 +22,8 @@ from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import Status, Tier, WorkerStats
-from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, connect, own_address, serving
+from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, serving
+from m2n2_backend.worker.ray_connection import connect, own_address
 from m2n2_backend.worker.ray_pool import cause_of
 from m2n2_backend.worker.ray_replica import FORGOTTEN_SECONDS, Board, Report
 

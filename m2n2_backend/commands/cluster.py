@@ -13,12 +13,11 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.ray_cluster import (
     Size,
     application_name,
-    connect,
     deploy,
     deployed,
     remove,
-    start_cluster,
 )
+from m2n2_backend.worker.ray_connection import connect, start_cluster
 from m2n2_backend.worker.ray_pool import STALE_SECONDS, cause_of
 from m2n2_backend.worker.ray_replica import board
 

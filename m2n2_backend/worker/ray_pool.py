@@ -15,7 +15,8 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.poison import Poison
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
-from m2n2_backend.worker.ray_cluster import Deployed, connect, deployed, serving
+from m2n2_backend.worker.ray_cluster import Deployed, deployed, serving
+from m2n2_backend.worker.ray_connection import connect
 from m2n2_backend.worker.ray_replica import Report, board
 
 logger = logging.getLogger(__name__)

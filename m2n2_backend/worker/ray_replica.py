@@ -15,7 +15,8 @@ from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
-from m2n2_backend.worker.ray_cluster import NAMESPACE, Size, bound, import_ray
+from m2n2_backend.worker.ray_cluster import Size, bound
+from m2n2_backend.worker.ray_connection import NAMESPACE, import_ray
 
 logger = logging.getLogger(__name__)
 
