@@ -30,6 +30,7 @@ STALE_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _DEATHS_KEPT = 1024
 _ANSWER_SECONDS = 10.0
+_SILENCE_SECONDS = 15.0
 _NOTHING = "nothing is deployed in the cluster yet: m2n2-backend cluster up"
 
 
@@ -105,7 +106,9 @@ class RayPool:
     def status(self) -> Status:
         """See :meth:`m2n2_backend.worker.pool.Pool.status`."""
         living = self._living()
-        generation, trouble = self._generation, self._trouble
+        silence = time.monotonic() - self._seen_at
+        told = f"the cluster has not answered for {silence:.0f} s" if silence > _SILENCE_SECONDS else ""
+        generation, trouble = self._generation, told or self._trouble
         version = _version(living[0].fingerprint if living else None)
         if generation is None or not living:
             state = "failed" if trouble else "loading"
