@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # Label Studio's packages do not go together with the backend's newer ones, so it has an environment of its own.
 STUDIO_VENV ?= .venv-studio
 LOWEST_VENV ?= .venv-lowest
+# Ray brings pins of its own, too, and is needed by nobody with one machine.
+CLUSTER_VENV ?= .venv-cluster
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 # Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
-.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test studio serve bench install clean
+.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
@@ -39,6 +41,10 @@ latency: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## from click to p
 
 compose-test:  ## images and compose.yaml with podman, as root on Debian; about ten minutes
 	docker/compose_test.sh
+
+cluster-test: $(CLUSTER_VENV)/installed  ## replicas on Ray, killed and scaled, a bucket, a load; about ten minutes, out/cluster.json
+	$(CLUSTER_VENV)/bin/python -m pytest tests/test_store.py tests/test_cluster.py tests/cluster
+	$(CLUSTER_VENV)/bin/python tests/cluster/load.py out/cluster.json
 
 chromium:
 	@if [ ! -x /usr/bin/chromium ]; then \
@@ -80,5 +86,12 @@ $(STUDIO_VENV)/installed: constraints-studio.txt
 	$(STUDIO_VENV)/bin/python -m pip install --quiet --constraint $< label-studio
 	touch $@
 
+$(CLUSTER_VENV)/installed: pyproject.toml constraints-cluster.txt
+	$(PYTHON) -m venv $(CLUSTER_VENV)
+	$(CLUSTER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(CLUSTER_VENV)/bin/python -m pip install --quiet $$(grep '^torch==' constraints-cluster.txt)
+	$(CLUSTER_VENV)/bin/python -m pip install --quiet --constraint constraints-cluster.txt --editable '.[cluster-test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(STUDIO_VENV) $(LOWEST_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(STUDIO_VENV) $(LOWEST_VENV) $(CLUSTER_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from m2n2_backend import __version__
 from m2n2_backend.backbones.quiet import quiet_downloads
@@ -85,17 +86,78 @@ def serve(
     layers: LayersOption = None,
     grid: GridOption = None,
     device: DeviceOption = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Ask the replicas of a Ray cluster instead of models of this machine.")
+    ] = False,
 ) -> None:
     """Serve Label Studio until stopped."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device, host=host, port=port)
-        from m2n2_backend.backbones.names import check_backbone
         from m2n2_backend.server.run import serve as run_server
+
+        if cluster:
+            from m2n2_backend.worker.ray_connection import import_ray
+            from m2n2_backend.worker.ray_pool import RayPool
+
+            import_ray()  # a missing Ray is to be heard of before the port is bound
+            run_server(settings, RayPool)
+        from m2n2_backend.backbones.names import check_backbone
         from m2n2_backend.worker.process_pool import ProcessPool
 
         # Before the port is bound, so that missing weights end the start and not an annotator's click.
         check_backbone(settings.backbone, model=settings.model)
         run_server(settings, ProcessPool)
+
+
+clusters = typer.Typer(no_args_is_help=True, help="Replicas of the model on a Ray cluster (extra: cluster).")
+app.add_typer(clusters, name="cluster")
+
+
+@clusters.command("up")
+def cluster_up(
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas of the model.")] = 1,
+    most: Annotated[
+        int | None, typer.Option("--max-replicas", min=1, help="Scale up to so many with the load.")
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus-per-replica", min=0.0, help="GPUs of each replica; 0.5 shares one.")
+    ] = 0.0,
+    cpus: Annotated[float, typer.Option("--cpus-per-replica", min=0.1, help="CPUs of each replica.")] = 1.0,
+    wait: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for the model.")] = 900.0,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the old generation down first, where there is no room for both.")
+    ] = False,
+    backbone: BackboneOption = None,
+    model: ModelOption = None,
+    layers: LayersOption = None,
+    grid: GridOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Deploy the model, or change the number of its replicas; what serves goes on until the new one is ready."""
+    with _explained():
+        settings = _settings(backbone, model, layers, grid, device)
+        from m2n2_backend.commands.cluster import up
+        from m2n2_backend.worker.ray_cluster import Size
+
+        up(settings, Size(replicas, most, gpus, cpus), patience=wait, replace=replace, console=console)
+
+
+@clusters.command("status")
+def cluster_status() -> None:
+    """Show what is deployed and every replica's figures."""
+    with _explained():
+        from m2n2_backend.commands.cluster import status
+
+        status(load_settings(), Console())
+
+
+@clusters.command("down")
+def cluster_down() -> None:
+    """Take all replicas down; Ray itself goes on."""
+    with _explained():
+        from m2n2_backend.commands.cluster import down
+
+        down(load_settings(), console)
 
 
 @app.command()
@@ -317,5 +379,5 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except M2N2Error as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)

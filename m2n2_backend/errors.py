@@ -77,5 +77,9 @@ class TokenRefused(LabelStudioUnavailable):
     """Label Studio does not take the personal access token, or the key is no token at all."""
 
 
+class ClusterUnavailable(SettingsError):
+    """There is no Ray cluster to join from this machine, or nothing can be deployed there."""
+
+
 class StudioError(SettingsError):
     """Label Studio, or the backend beside it, cannot be started or does not answer."""

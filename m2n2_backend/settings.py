@@ -74,8 +74,15 @@ class Settings(BaseSettings):
     disk_cache: int = Field(
         10 * 1024**3, ge=0, description="Bytes for attention features on disk, below `M2N2_CACHE_DIR`; 0 keeps none"
     )
+    store: str | None = Field(
+        None,
+        description="Folder or fsspec address, such as `s3://bucket/m2n2`, that all machines share in its place",
+    )
     workers: int | None = Field(
         None, ge=1, le=64, description="Model processes; one for each GPU, or one on a CPU, if unset"
+    )
+    ray_address: str | None = Field(
+        None, description="Address of the Ray cluster, such as `head:6379`, for `cluster` and `serve --cluster`"
     )
     queue: int = Field(40, ge=1, description="Clicks that may wait for the model; one more is told to come back")
 

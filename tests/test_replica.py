@@ -19,11 +19,13 @@ from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.engine import Engine, Photo, Step
+from m2n2_backend.worker.files import SharedFiles
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
 from m2n2_backend.worker.queue import PREFETCHES
 from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, Replica
 from m2n2_backend.worker.rle import brush_rle
+from m2n2_backend.worker.store import SharedStore
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
@@ -376,3 +378,31 @@ def test_images_are_evicted_and_read_again_without_a_wrong_mask(make: Make) -> N
 
     for number, future in rounds:
         assert np.array_equal(done(future).mask, alone[number].mask)
+
+
+def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to_other_machines(
+    make: Make, tmp_path: Path
+) -> None:
+    rig = make(store=str(tmp_path / "store"))
+    other = SharedStore(SharedFiles(str(tmp_path / "store")), rig.engine.disk.fingerprint, 10**8)
+    first = rig.held(click(1))
+    given_up = rig.replica.submit(click(2, seconds=10.0))
+    lease = tmp_path / "store" / "leases" / source(2).key
+    assert eventually(lease.exists), "it is loaded, and waits for the model"
+
+    rig.clock.now += 11.0
+    assert isinstance(error(given_up), DeadlinePassed)
+    assert other.claim(source(2).key) is None
+    other.close()
+
+    rig.backbone.gate.set()
+    done(first)
+    assert rig.encoded == [1]
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    for _ in range(100 * TIMEOUT):
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False

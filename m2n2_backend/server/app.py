@@ -23,7 +23,7 @@ from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import Pool, Status
+from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,9 @@ class _Routes:
         status = self._pool.status()
         if status.state == "failed":
             raise BackboneUnavailable(status.detail or "the model could not be loaded")
-        return jsonify({"status": "UP", "model_class": "M2N2", **_described(status)})
+        replicas = [_replica(worker) for worker in self._pool.stats() if worker.name]
+        where = {"replicas": replicas} if replicas else {}
+        return jsonify({"status": "UP", "model_class": "M2N2", **_described(status), **where})
 
     def versions(self) -> Response:
         return jsonify({"versions": [self._pool.status().model_version]})
@@ -170,4 +172,17 @@ def _described(status: Status) -> dict[str, str]:
         "backbone": status.backbone,
         "device": status.device,
         "detail": status.detail,
+    }
+
+
+def _replica(worker: WorkerStats) -> dict[str, Any]:
+    """One replica of a cluster."""
+    return {
+        "name": worker.name,
+        "node": worker.node,
+        "device": worker.device,
+        "alive": worker.alive,
+        "silence": round(worker.silence, 1),
+        "waiting": worker.waiting,
+        "tiers": {name: {"bytes": tier.bytes, "entries": tier.entries} for name, tier in worker.tiers.items()},
     }

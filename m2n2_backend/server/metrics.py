@@ -159,9 +159,10 @@ class _WorkerCollector(Collector):
             (CounterMetricFamily("m2n2_worker_timed_out", "Deadlines that passed", labels=_WORKER), "timed_out"),
             (CounterMetricFamily("m2n2_worker_refused", "Found the queue full", labels=_WORKER), "refused"),
             (CounterMetricFamily("m2n2_worker_encoded", "Times the model ran", labels=_WORKER), "encoded"),
+            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
         ):
             for index, worker in enumerate(workers):
-                family.add_metric([str(index)], float(getattr(worker, name)))
+                family.add_metric([worker.name or str(index)], float(getattr(worker, name)))
             yield family
         for family, name in (
             (GaugeMetricFamily("m2n2_cache_bytes", "Held by a cache tier", labels=_TIER), "bytes"),
@@ -173,5 +174,5 @@ class _WorkerCollector(Collector):
         ):
             for index, worker in enumerate(workers):
                 for tier, figures in worker.tiers.items():
-                    family.add_metric([str(index), tier], float(getattr(figures, name)))
+                    family.add_metric([worker.name or str(index), tier], float(getattr(figures, name)))
             yield family

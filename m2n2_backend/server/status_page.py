@@ -98,7 +98,7 @@ def _workers(workers: Sequence[WorkerStats]) -> str:
         if worker.age:
             state += f" on a step for {worker.age:.0f} s"
         rows.append(
-            f"<tr><th>{index}: {escape(worker.device)}</th><td>{state}, {worker.waiting} waiting, "
+            f"<tr><th>{index}: {escape(worker.device)}{_place(worker)}</th><td>{state}, {worker.waiting} waiting, "
             f"{worker.restarts} restarts, {worker.encoded} images encoded, {worker.superseded} superseded, "
             f"{worker.timed_out} timed out, {worker.refused} refused, {_size(worker.rss)} resident</td></tr>"
         )
@@ -109,6 +109,11 @@ def _workers(workers: Sequence[WorkerStats]) -> str:
                 f"{tier.entries} images, {tier.hits} hits, {tier.misses} misses, {tier.evictions} evicted</td></tr>"
             )
     return f"<table>{''.join(rows)}</table>"
+
+
+def _place(worker: WorkerStats) -> str:
+    """Where a replica of a cluster lives, and of when its figures are."""
+    return f" {escape(worker.name)} on {escape(worker.node)}, {worker.silence:.0f} s ago" if worker.name else ""
 
 
 def _requests(requests: Sequence[Seen]) -> str:

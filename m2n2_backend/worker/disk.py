@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 300.0
 """After a failed write nothing is written for so long: a full disk is not cured by trying at every click."""
 
+SUFFIX = ".safetensors"
+"""Of the files."""
+
 _FORMAT = "m2n2-encoded-1"
-_SUFFIX = ".safetensors"
 _TRIMMED_TO = 0.9  # of the limit, so that not every write has to look for something to evict
 _LOST_AFTER_SECONDS = 3600.0  # a temporary file this old belongs to a process that died
 _SCAN_SECONDS = 60.0  # other processes write into the folder too
@@ -60,7 +62,6 @@ class DiskCache:
         self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
         self._root = folder
         # Each format has folders of its own, so that servers of two versions share the root in peace.
-        self._own = folder / hashlib.sha256(f"{_FORMAT} {fingerprint}".encode()).hexdigest()[:16]
         self._held = self._count = 0  # as of the latest look at the folder, and written since
         self._scanned_at = -_SCAN_SECONDS
         self._resume_at = 0.0
@@ -69,7 +70,7 @@ class DiskCache:
 
     def path(self, key: str) -> Path:
         """The file of a photograph, whether it exists or not."""
-        return self._own / key[:2] / (key + _SUFFIX)
+        return self._root / file_name(key, self.fingerprint)
 
     def __contains__(self, key: str) -> bool:
         return self.limit > 0 and self.path(key).is_file()
@@ -104,6 +105,16 @@ class DiskCache:
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of the last use, which eviction goes by
         return encoded
+
+    def claim(self, key: str) -> EncodedImage | None:
+        """As :meth:`get`: on one machine each image has its worker, and nobody else encodes it meanwhile."""
+        return self.get(key)
+
+    def abandon(self, key: str) -> None:
+        """Nothing was claimed."""
+
+    def close(self) -> None:
+        """Nothing is to be given back."""
 
     def put(self, key: str, encoded: EncodedImage) -> bool:
         """Write a photograph's file, then evict others if that is too much; whether it was written."""
@@ -170,7 +181,7 @@ class DiskCache:
         for path in self._root.glob("*/*/*"):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                if path.suffix == _SUFFIX:
+                if path.suffix == SUFFIX:
                     yield _File(status.st_mtime, status.st_size, path)
                 elif path.suffix == ".tmp" and now - status.st_mtime > _LOST_AFTER_SECONDS:
                     path.unlink()
@@ -180,6 +191,12 @@ class DiskCache:
         if pause:
             self._resume_at = time.monotonic() + PAUSE_SECONDS
         logger.warning("disk cache: %s", cause)
+
+
+def file_name(key: str, fingerprint: str) -> str:
+    """Where a photograph's file is, below the folder of all; models and versions of the format have their own."""
+    own = hashlib.sha256(f"{_FORMAT} {fingerprint}".encode()).hexdigest()[:16]
+    return f"{own}/{key[:2]}/{key}{SUFFIX}"
 
 
 def pack(encoded: EncodedImage, key: str, fingerprint: str) -> bytes:

@@ -29,6 +29,7 @@ from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.pool import SourceImage, Tier
+from m2n2_backend.worker.store import SharedStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Engine:
         self._next_state = 0  # bytes that the next state is expected to take
         self._kernels: AbstractContextManager[object] = nullcontext()
         fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}"
-        self.disk = DiskCache(settings.cache_dir / "images", fingerprint, settings.disk_cache)
+        self.disk = open_store(settings, fingerprint)
 
     def warm_up(self, share: float = 1.0) -> None:
         """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
@@ -174,8 +175,12 @@ class Engine:
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
         photo = Photo(image)
-        photo.rgb = self._decode(photo)
-        self.disk.put(photo.key, self._encode(photo))
+        if self.disk.claim(photo.key) is not None:
+            return
+        with self._claimed(photo):
+            photo.rgb = self._decode(photo)
+            encoded = self._encode(photo)
+        self.disk.put(photo.key, encoded)
 
     def open(self, image: SourceImage) -> Photo:
         """What memory has of an image."""
@@ -204,13 +209,16 @@ class Engine:
         """
         if step is Step.LOAD:
             with _timing(photo.timings, "load"):
-                photo.encoded = self._features.get(photo.key) or self.disk.get(photo.key)
+                # Without its file the image cannot be encoded here, so there is nothing to claim.
+                look = self.disk.get if photo.image.data is None else self.disk.claim
+                photo.encoded = self._features.get(photo.key) or look(photo.key)
                 if photo.encoded is None:
-                    photo.rgb = self._decode(photo)
+                    with self._claimed(photo):
+                        photo.rgb = self._decode(photo)
                 else:
                     self._features.put(photo.key, photo.encoded)
         elif step is Step.ENCODE:
-            with _timing(photo.timings, "encode"):
+            with _timing(photo.timings, "encode"), self._claimed(photo):
                 photo.encoded = self._encode(photo)
             photo.rgb = None
             self._features.put(photo.key, photo.encoded)
@@ -220,6 +228,10 @@ class Engine:
             with _timing(photo.timings, "prepare"), self._kernels:
                 photo.table = self._with_room(lambda: self._segmenter.joint_bilateral(encoded))
             self._tables.put(photo.key, photo.table)
+
+    def abandon(self, photo: Photo) -> None:
+        """Let others encode an image that was loaded for the model and is not wanted, or not written, any more."""
+        self.disk.abandon(photo.key)
 
     def answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
         """Segment one object of an image that is ready; None where it no longer is, as its state was evicted.
@@ -269,6 +281,15 @@ class Engine:
             self._states.evict_oldest()
         return segmentation
 
+    @contextmanager
+    def _claimed(self, photo: Photo) -> Iterator[None]:
+        """A claim that ends where the body fails; otherwise writing the features ends it."""
+        try:
+            yield
+        except BaseException:
+            self.disk.abandon(photo.key)
+            raise
+
     def _decode(self, photo: Photo) -> NDArray[np.uint8]:
         data = photo.image.data
         if data is None:
@@ -314,7 +335,7 @@ class Engine:
             raise BackboneUnavailable(f"the model's attention is not finite: {error}") from error
 
 
-def _tier(cache: ByteCache[ImageState] | DiskCache) -> Tier:
+def _tier(cache: ByteCache[ImageState] | DiskCache | SharedStore) -> Tier:
     return Tier(cache.nbytes, cache.limit, len(cache), cache.hits, cache.misses, cache.evictions)
 
 

@@ -129,6 +129,8 @@ class WorkerStats:
         tiers: ``device``, ``memory`` and ``disk``.
         age: Seconds for which the longest of the steps in work has been running; 0 where there is none.
         silence: Seconds since it was heard of: the age of these figures.
+        name: Of a replica in a cluster, else empty.
+        node: Address of its machine, else empty.
     """
 
     device: str
@@ -144,6 +146,8 @@ class WorkerStats:
     tiers: Mapping[str, Tier]
     age: float = 0.0
     silence: float = 0.0
+    name: str = ""
+    node: str = ""
 
 
 class Pool(Protocol):

@@ -141,9 +141,10 @@ class Replica:
             thread.join(max(0.0, until - time.monotonic()))
         try:
             self._writes.put(None, timeout=max(0.0, until - time.monotonic()))
+            self._writer.join(max(0.0, until - time.monotonic()))
         except queue.Full:
-            return
-        self._writer.join(max(0.0, until - time.monotonic()))
+            pass
+        self.engine.disk.close()
 
     def _start(self, body: Callable[..., None], *arguments: object) -> threading.Thread:
         def run() -> None:
@@ -239,6 +240,7 @@ class Replica:
                 self._writes.put_nowait((photo.key, photo.encoded))
             except queue.Full:
                 logger.warning("the disk is too slow: an image is not written to the cache")
+                self.engine.abandon(photo)
 
     def _answer(self, job: Job, photo: Photo) -> Done | None:
         prompts, started = job.work.prompts, self._clock()
@@ -291,6 +293,8 @@ class Replica:
         """Keep nothing of an image that nobody waits for; the tiers have what is worth it."""
         if not photo.busy and not self._queue.holds(photo.key):
             self._photos.pop(photo.key, None)
+            if photo.rgb is not None:
+                self.engine.abandon(photo)
 
     def _write(self) -> None:
         while (write := self._writes.get()) is not None:

@@ -314,7 +314,7 @@ def ask(running: Server, size: Size, arrival: Arrival) -> tuple[int, str, bytes]
 
 
 @contextmanager
-def server(settings: Settings, images: Path, cache: Path, log: Path) -> Iterator[Server]:
+def server(settings: Settings, images: Path, cache: Path, log: Path, options: Sequence[str] = ()) -> Iterator[Server]:
     """``m2n2-backend serve`` on a free port of this machine until the body ends.
 
     Args:
@@ -322,6 +322,7 @@ def server(settings: Settings, images: Path, cache: Path, log: Path) -> Iterator
         images: Its local files.
         cache: Its cache folder.
         log: File for what it writes.
+        options: Further ones of the command.
 
     Raises:
         BackboneUnavailable: It ended or did not become ready; the message holds its last line.
@@ -330,6 +331,7 @@ def server(settings: Settings, images: Path, cache: Path, log: Path) -> Iterator
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "m2n2_backend", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += options
     started = time.monotonic()
     with log.open("ab") as sink:
         process = subprocess.Popen(command, env=environment(settings, images, cache), stdout=sink, stderr=sink)

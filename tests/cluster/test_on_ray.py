@@ -1,0 +1,192 @@
+"""Real replicas on Ray Serve, on one machine: who answers, how often the model runs, what a death costs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed; make cluster-test has it", allow_module_level=True)
+
+from counted import load_counted, load_never, model_runs
+from ray_machine import ray_machine
+
+from m2n2_backend.backbones.registry import backbone_loader
+from m2n2_backend.commands.bench.model import jpeg, photograph
+from m2n2_backend.errors import DeadlinePassed, ImageNeeded, InvalidImage, InvalidPrompt
+from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.pool import Answer, SourceImage
+from m2n2_backend.worker.ray_cluster import Size, deploy, deployed, remove
+from m2n2_backend.worker.ray_pool import RayPool
+
+# Ray and what it brings warn of what is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SIZE = (160, 120)
+ONE = Prompts((Click(80, 60),))
+PATIENCE = 240.0
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[ModuleType]:
+    with ray_machine(cpus=6) as ray:
+        yield ray
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("cluster")
+    return load_settings(
+        backbone="color", grid=24, device="cpu", threads=1, cache_dir=folder, store=str(folder / "store")
+    )
+
+
+@pytest.fixture(scope="module")
+def pool(ray: ModuleType, settings: Settings) -> Iterator[RayPool]:
+    deploy(settings, Size(replicas=2), load_counted)
+    pool = RayPool(settings)
+    until(lambda: pool.status().state == "ready")
+    yield pool
+    pool.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < give_up, "it did not come about"
+        time.sleep(0.2)
+
+
+def image(number: int, *, with_data: bool = True) -> SourceImage:
+    data = jpeg(photograph(SIZE, number))
+    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+
+
+def ask(pool: RayPool, number: int, prompts: Prompts = ONE) -> Answer:
+    return pool.segment(image(number), prompts, deadline=time.monotonic() + PATIENCE)
+
+
+def alone(settings: Settings, number: int) -> np.ndarray:
+    segmenter = Segmenter(backbone_loader(settings)(), settings.method())
+    data = image(number).data
+    assert data is not None
+    return segmenter.segment(segmenter.encode(decode_image(data, max_pixels=10**7)), ONE.clicks).mask
+
+
+def test_twenty_simultaneous_first_clicks_on_one_image_run_the_model_once(pool: RayPool, settings: Settings) -> None:
+    before = model_runs(settings.cache_dir).total()
+    with ThreadPoolExecutor(20) as annotators:
+        answers = list(annotators.map(lambda _: ask(pool, 1), range(20)))
+
+    assert model_runs(settings.cache_dir).total() - before == 1
+    expected = alone(settings, 1)
+    assert all(np.array_equal(answer.mask, expected) for answer in answers)
+    assert {answer.model_version for answer in answers} == {pool.status().model_version}
+
+
+def test_images_are_spread_over_the_replicas_and_each_is_encoded_once(pool: RayPool, settings: Settings) -> None:
+    before = model_runs(settings.cache_dir)
+    for number in [*range(10, 26), *range(10, 26)]:
+        ask(pool, number)
+
+    after = model_runs(settings.cache_dir)
+    assert (after - before).total() == 16
+    assert max(after.values()) == 1
+    until(lambda: sum(worker.encoded for worker in pool.stats()) >= 16)
+    assert all(worker.encoded > 0 for worker in pool.stats())
+
+
+def test_errors_travel_as_what_they_are(pool: RayPool) -> None:
+    deadline = time.monotonic() + PATIENCE
+    with pytest.raises(ImageNeeded):
+        pool.segment(image(90, with_data=False), ONE, deadline=deadline)
+    with pytest.raises(InvalidImage):
+        pool.segment(SourceImage("ff00", b"no image"), ONE, deadline=deadline)
+    with pytest.raises(InvalidPrompt, match="outside"):
+        ask(pool, 1, Prompts((Click(5000, 5000),)))
+
+
+def test_a_deadline_that_has_passed_is_told(pool: RayPool) -> None:
+    with pytest.raises(DeadlinePassed):
+        pool.segment(image(91), ONE, deadline=time.monotonic())
+
+
+def test_a_prefetched_image_is_encoded_before_its_click(pool: RayPool, settings: Settings) -> None:
+    before = model_runs(settings.cache_dir).total()
+    assert pool.prefetch(image(40))
+    until(lambda: model_runs(settings.cache_dir).total() > before)
+    ask(pool, 40)
+    assert model_runs(settings.cache_dir).total() == before + 1
+
+
+def test_each_replica_is_seen_with_its_node_and_the_age_of_its_figures(pool: RayPool, ray: ModuleType) -> None:
+    node = ray.util.get_node_ip_address()
+    assert [worker.node for worker in pool.stats()] == [node, node]
+    assert all(worker.alive and worker.silence < 60 and worker.tiers for worker in pool.stats())
+    assert len({worker.name for worker in pool.stats()}) == 2
+
+
+def test_a_replica_that_is_killed_costs_no_answer_and_no_second_run_of_the_model(
+    pool: RayPool, settings: Settings
+) -> None:
+    numbers = range(50, 58)
+    masks = [ask(pool, number).mask for number in numbers]
+    until(lambda: all((settings.cache_dir / "store").rglob(f"{image(number).key}.*") for number in numbers))
+    before = model_runs(settings.cache_dir)
+    victim = pool._reports[0][0]
+
+    os.kill(victim.pid, signal.SIGKILL)
+    again = [ask(pool, number).mask for number in numbers]
+
+    assert all(np.array_equal(one, other) for one, other in zip(masks, again, strict=True))
+    assert model_runs(settings.cache_dir) == before, "the store answers for the dead one"
+    until(
+        lambda: (
+            pool.status().state == "ready"
+            and victim.replica not in {worker.name for worker in pool.stats() if worker.alive}
+        )
+    )
+
+
+def test_a_new_model_serves_when_it_is_ready_and_the_old_one_until_then(
+    pool: RayPool, settings: Settings, ray: ModuleType
+) -> None:
+    old = pool.status().model_version
+    newer = settings.model_copy(update={"grid": 28})
+    old_name = deployed(ray)[0].name
+
+    new_name = deploy(newer, Size(replicas=1), load_counted)
+    versions = [ask(pool, 60).model_version]
+    while versions[-1] == old and len(versions) < 10_000:
+        versions.append(ask(pool, 60).model_version)
+    remove(ray, old_name)
+
+    assert versions[0] == old
+    assert versions[-1] != old
+    until(lambda: [each.name for each in deployed(ray)] == [new_name] and pool.status().state == "ready")
+    assert ask(pool, 60).model_version == pool.status().model_version == versions[-1]
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving_and_says_why(
+    pool: RayPool, settings: Settings, ray: ModuleType
+) -> None:
+    good = ask(pool, 60).model_version
+    name = deploy(settings.model_copy(update={"grid": 32}), Size(replicas=1), load_never)
+
+    until(lambda: pool.status().detail == "no weights are there: fetch them")
+    assert pool.status().state == "degraded"
+    assert ask(pool, 60).model_version == good
+    remove(ray, name)
+    until(lambda: pool.status().state == "ready")
