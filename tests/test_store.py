@@ -211,6 +211,20 @@ def test_a_held_lease_changes_by_itself(address: str) -> None:
     assert changed.is_set()
 
 
+def test_leases_that_are_given_back_all_the_time_do_not_keep_others_from_being_renewed(tmp_path: Path) -> None:
+    files = SharedFiles(str(tmp_path))
+    leases = Leases(files, expiry=0.5)
+    leases.acquire("leases/x")
+    first = files.read("leases/x")
+    for number in range(20_000):
+        leases.acquire(f"leases/{number}")
+        leases.release(f"leases/{number}")
+        if files.read("leases/x") != first:
+            break
+    leases.close()
+    assert number < 19_999
+
+
 def test_a_store_out_of_reach_costs_no_click_and_is_left_alone_for_a_while(tmp_path: Path) -> None:
     blocked = tmp_path / "a file"
     blocked.write_bytes(b"")

@@ -102,14 +102,18 @@ class Leases:
 
     def _keep(self) -> None:
         """Body of the one thread that renews and removes, so that no renewal comes after the removal."""
-        longest = RENEWALS * LONGEST_SECONDS / self._expiry
+        period = self._expiry / RENEWALS
+        longest, renewed_at = LONGEST_SECONDS / period, time.monotonic()
         while True:
             with self._changed:
                 if not self._given_back and not self._closed:
-                    self._changed.wait(self._expiry / RENEWALS)
+                    self._changed.wait(period)
                 given_back, self._given_back = self._given_back, []
-                self._held = {name: renewals + 1 for name, renewals in self._held.items()}
-                held = [] if given_back else list(self._held.items())
+                held: list[tuple[str, int]] = []
+                if time.monotonic() - renewed_at >= period:
+                    renewed_at = time.monotonic()
+                    self._held = {name: renewals + 1 for name, renewals in self._held.items()}
+                    held = list(self._held.items())
             for name in given_back:
                 self._try(lambda name=name: self._files.remove(name), name)  # type: ignore[misc]
             for name, renewals in held:
