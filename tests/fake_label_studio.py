@@ -300,7 +300,8 @@ class FakeLabelStudio:
 
     def _drip(self, to: BaseHTTPRequestHandler, start: bytes, part: bytes, seconds: float = 1.0) -> None:
         to.wfile.write(start)
-        while not self._stop.is_set():
+        # The pause keeps small parts far below every limit of bytes, however long a reader on a busy machine is away.
+        while not self._stop.wait(0.001 if seconds else 0.0):
             to.wfile.write(part)
             self.clock.ahead += seconds
 

@@ -27,13 +27,15 @@ def predict_project(settings: Settings, project: int, column: str | None, consol
     Raises:
         M2N2Error: Label Studio, the project or the model cannot be used at all.
     """
-    # One line a task is for a server's log.
-    logging.getLogger("m2n2_backend.labelstudio.predictor").setLevel(logging.WARNING)
     batch = ProjectBatch(settings, project, column=column)
     pool = ProcessPool(settings)
+    lines = logging.getLogger("m2n2_backend.labelstudio.predictor")
+    level = lines.level
+    lines.setLevel(logging.WARNING)  # one line a task is for a server's log
     try:
         states = run_with_progress(f"project {project}", batch.size, batch.run(pool), console)
     finally:
+        lines.setLevel(level)
         pool.close()
     console.print(
         f"{states['posted']} posted, {states['present']} had one already, {states['no prompts']} without prompts, "
