@@ -7,7 +7,7 @@
 (() => {
   // The editor asks about a region whose `dynamic` is true. Its point and rectangle tools set that, these do not.
   const KINDS = ["brushregion", "bitmaskregion", "ellipseregion", "polygonregion"];
-  const MILLISECONDS = 100; // after which a finished region is in the annotation
+  const MILLISECONDS = [100, 300, 700, 1500]; // after which a finished region is in the annotation, on slow machines too
   const annotation = () => window.Htx?.annotationStore?.selected;
   let before = { of: null, ids: new Set() };
   let unfinished = new Set();
@@ -26,11 +26,12 @@
       const smart = region.results.some((result) => result.from_name.smartEnabled);
       if (!unfinished.has(region.id) || region.isDrawing || region.closed === false || !smart) continue;
       unfinished.delete(region.id);
+      before.ids.add(region.id);
       region.makeDynamic();
       region.notifyDrawingFinished();
     }
   }
 
   window.addEventListener("mousedown", () => (before = look()), true);
-  window.addEventListener("mouseup", () => setTimeout(tell, MILLISECONDS), true);
+  window.addEventListener("mouseup", () => MILLISECONDS.forEach((wait) => setTimeout(tell, wait)), true);
 })();
