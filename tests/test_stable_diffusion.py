@@ -140,7 +140,8 @@ def test_threads_that_share_a_backbone_get_what_they_would_get_alone(rgb: np.nda
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(backbone.features, images))
     for one, other in zip(alone, together, strict=True):
-        assert torch.equal(one.blocks[1].keys, other.blocks[1].keys)
+        # To the last digits: threads may have different numbers of threads of their own for a sum.
+        torch.testing.assert_close(one.blocks[1].keys, other.blocks[1].keys)
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(30, 400, 16), (1, 1, 8), (200, 90, 12), (64, 64, 13)])
