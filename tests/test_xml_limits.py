@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
+from label_studio_sdk.label_interface.control_tags import ControlTag
 
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract import label_config
@@ -60,6 +61,20 @@ def test_twelve_hundred_labels_in_three_controls_are_welcome() -> None:
     config = CONFIG.replace(labels("Cat", "Dog", "Cow"), many).replace(labels("Cat", "Dog"), many)
     require_small(config)
     assert len(LabelConfigs().read(config).output.labels) == 1200
+
+
+def test_thousands_of_controls_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = "".join(f'<KeyPoint name="k{number}" toName="image"/>' for number in range(2000))
+    compared = 0
+
+    def equal(one: ControlTag, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return one is other
+
+    monkeypatch.setattr(ControlTag, "__eq__", equal)
+    assert len(LabelConfigs().read(CONFIG.replace("</View>", f"{more}</View>")).prompts) > 2000
+    assert compared < 10 * 2000
 
 
 def test_a_config_is_parsed_once_however_many_click(parsed: list[str]) -> None:

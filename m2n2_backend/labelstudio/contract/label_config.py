@@ -161,7 +161,12 @@ def parse_label_config(xml: str) -> LabelConfig:
     key, pages = _image_source(images[image_name])
     on_image = [control for control in controls if image_name in control.to_name]
     prompts = [control for control in on_image if control.tag.lower() in _PROMPTS]
-    smart = [control for control in on_image if _is_prompt(control) and (control in prompts or control is not output)]
+    # By tag, not `control in prompts`: the SDK's controls compare field by field, and there may be thousands.
+    smart = [
+        control
+        for control in on_image
+        if _is_prompt(control) and (control.tag.lower() in _PROMPTS or control is not output)
+    ]
     if not smart:
         if prompts:
             tag = f'<{prompts[0].tag} name="{prompts[0].name}">'
