@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,14 +156,6 @@ class CountingMedia:
 
 def settings(**overrides: Any) -> Settings:
     return load_settings(**{"deadline": 60.0, "download_timeout": 30.0, **overrides})
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    """The deadline is for a broken build, not for a slow machine."""
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @contextmanager

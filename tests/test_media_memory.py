@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
-from label_studio_fakes import settings, wait_until
+from label_studio_fakes import settings
+from waiting import until
 
 from m2n2_backend.errors import ImageUnavailable, NotReady
 from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
@@ -110,7 +111,7 @@ def test_clicks_on_one_hanging_address_share_one_download_and_its_outcome(studio
     remembering = media(studio)
     with ThreadPoolExecutor(5) as threads:
         clicks = [threads.submit(remembering.fetch, ImageRef("/held/a.png")) for _ in range(5)]
-        wait_until(lambda: remembering._waiting.total() == 5 and studio.requests)
+        until(lambda: remembering._waiting.total() == 5 and studio.requests)
         studio.held.set()
         errors = [click.exception() for click in clicks]
 
@@ -124,7 +125,7 @@ def test_a_click_that_waits_for_anothers_download_gives_up_at_its_own_deadline(s
     remembering = media(studio)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(remembering.fetch, ImageRef("/held/a.png"))
-        wait_until(lambda: studio.requests)
+        until(lambda: studio.requests)
         with pytest.raises(ImageUnavailable, match="timed out"):
             remembering.fetch(ImageRef("/held/a.png"), deadline=time.monotonic())
         studio.held.set()
@@ -138,12 +139,12 @@ def test_a_host_that_hangs_takes_half_of_the_places_and_known_images_need_none(
     remembering.fetch(UPLOAD)
     with ThreadPoolExecutor(4) as threads:
         hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(2)]
-        wait_until(lambda: len(elsewhere.requests) == 2)
+        until(lambda: len(elsewhere.requests) == 2)
         with pytest.raises(NotReady, match="2 clicks wait for images"):
             remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
         assert remembering.fetch(ImageRef("/open/a.png")).data == png()
         hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(2)]
-        wait_until(lambda: remembering._waiting.total() == 4)
+        until(lambda: remembering._waiting.total() == 4)
         with pytest.raises(NotReady, match="4 clicks wait for images"):
             remembering.fetch(ImageRef("/data/upload/1/other.png"))
         assert remembering.fetch(UPLOAD, data_needed=False).size == (WIDTH, HEIGHT)

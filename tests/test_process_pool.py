@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_data_set import write_data
+from waiting import soon, until
 
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, InvalidImage, InvalidPrompt, NotReady
@@ -36,18 +37,6 @@ def source(data: bytes, *, with_data: bool = True) -> SourceImage:
 def sample(tail: bytes = b"", *, with_data: bool = True) -> SourceImage:
     """The sample photograph; a tail makes another file of the same pixels."""
     return source(sample_photograph().read_bytes() + tail, with_data=with_data)
-
-
-def soon() -> float:
-    return time.monotonic() + 120
-
-
-def until(condition) -> None:  # noqa: ANN001
-    """Wait for what another thread brings about."""
-    end = soon()
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, send, settings, wait_until
+from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, send, settings
+from waiting import until
 from waitress import wasyncore
 
 from m2n2_backend.server.app import create_app
@@ -110,7 +111,7 @@ def passed(served: Web, begin: int, end: int) -> None:
 
 def test_a_request_has_one_time_limit_however_steadily_it_drips_in() -> None:
     with web() as served, served.opened(POST) as slow, served.opened() as silent:
-        wait_until(lambda: len(served.channels) == 2 and any(channel.request for channel in served.channels))
+        until(lambda: len(served.channels) == 2 and any(channel.request for channel in served.channels))
         passed(served, 0, 14)
         assert not any(channel.will_close for channel in served.channels)
         # What arrives just now does not count, but that the request began long ago.
@@ -124,7 +125,7 @@ def test_a_request_has_one_time_limit_however_steadily_it_drips_in() -> None:
 
 def test_time_in_which_the_server_itself_stood_still_is_not_the_clients(served: Web) -> None:
     with served.opened(POST) as slow:
-        wait_until(lambda: any(channel.request for channel in served.channels))
+        until(lambda: any(channel.request for channel in served.channels))
         passed(served, 0, 10)
         passed(served, 60, 64)
         assert not any(channel.will_close for channel in served.channels)
@@ -148,7 +149,7 @@ def test_a_body_over_the_limit_is_told_so_once_it_was_sent_and_is_not_kept(frami
         for _ in range(4):
             client.sendall(bytes(BODY))
         (channel,) = served.channels
-        wait_until(lambda: channel.request is None or channel.request.refused)
+        until(lambda: channel.request is None or channel.request.refused)
         assert channel.request is None or len(channel.request.body_rcv) == 0
         client.sendall(b"\r\n0\r\n\r\n" if b"chunked" in framing else b"")
         assert client.recv(200).startswith(b"HTTP/1.1 413 the request is larger than 2000000 bytes")
@@ -158,12 +159,12 @@ def test_only_so_many_large_bodies_come_in_at_a_time_and_clicks_go_on() -> None:
     large = CLICK + b" " * 200_000
     with web(large=100_000, large_at_once=1) as served:
         with served.opened(POST, b"Content-Length: 200000\r\n\r\n", bytes(10)):
-            wait_until(lambda: any(channel.request for channel in served.channels))
+            until(lambda: any(channel.request for channel in served.channels))
             assert served.predict(large) == (503, "busy with other large requests: try again in a moment")
             assert served.predict(CLICK)[0] == 200
         # The place of a client that hung up is free again, soon, and that of an answered request.
         for _ in range(3):
-            wait_until(lambda: served.predict(large)[0] == 200)
+            until(lambda: served.predict(large)[0] == 200)
 
 
 def test_several_requests_of_one_connection_are_answered_in_their_order() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
+from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
 from m2n2_backend.prompts import Click, Prompts
@@ -29,14 +30,6 @@ from m2n2_backend.worker.store import SharedStore
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class Clock:

@@ -17,8 +17,8 @@ from label_studio_fakes import (
     send,
     serving,
     settings,
-    wait_until,
 )
+from waiting import until
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
@@ -218,7 +218,7 @@ def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio
             threads.submit(send, port, "POST", "/predict", payload(key_point(), image=f"/held/{number}"))
             for number in range(2)
         ]
-        wait_until(lambda: len(studio.requests) + sum(one.done() for one in slow) == 3)
+        until(lambda: len(studio.requests) + sum(one.done() for one in slow) == 3)
         assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
         studio.held.set()
         assert {one.result()[0] for one in slow} == {424, 503}

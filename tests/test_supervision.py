@@ -9,7 +9,6 @@ import math
 import pickle
 import queue
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageRefused, NotReady
 from m2n2_backend.prompts import Click, Prompts
@@ -33,14 +33,6 @@ from m2n2_backend.worker.supervisor import BACK_OFF, DEAD_SECONDS, RELOAD_SECOND
 
 ONE = Prompts((Click(1, 1),))
 MASK = np.eye(4, dtype=bool)
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class FakeChild:

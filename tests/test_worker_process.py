@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faulty_backbone import BROKEN, CRASH, PLAIN, loader, picture
+from waiting import soon, until
 
 from m2n2_backend.errors import ImageRefused
 from m2n2_backend.prompts import Click, Prompts
@@ -26,18 +26,6 @@ ONE = Prompts((Click(30, 22),))
 def source(color: tuple[int, int, int] = (*PLAIN, 0), tail: bytes = b"") -> SourceImage:
     data = picture(color, tail=tail)
     return SourceImage(hashlib.sha256(data).hexdigest(), data)
-
-
-def soon() -> float:
-    return time.monotonic() + 300
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another process brings about."""
-    end = soon()
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

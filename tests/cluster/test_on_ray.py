@@ -7,7 +7,7 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
@@ -19,6 +19,7 @@ if importlib.util.find_spec("ray") is None:
 
 from counted import load_counted, load_never, model_runs
 from ray_machine import ray_machine
+from waiting import until
 
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.commands.bench.model import jpeg, photograph
@@ -60,13 +61,6 @@ def pool(ray: ModuleType, settings: Settings) -> Iterator[RayPool]:
     until(lambda: pool.status().state == "ready")
     yield pool
     pool.close()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < give_up, "it did not come about"
-        time.sleep(0.2)
 
 
 def image(number: int, *, with_data: bool = True) -> SourceImage:
