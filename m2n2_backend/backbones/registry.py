@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,15 @@ from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.settings import BackboneName, Settings, default_cache_dir
 
-__all__ = ["backbone_loader", "check_backbone", "kind_of", "load_backbone", "own_weights", "resolve_device"]
+__all__ = [
+    "backbone_loader",
+    "check_backbone",
+    "device_name",
+    "kind_of",
+    "load_backbone",
+    "own_weights",
+    "resolve_device",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +64,11 @@ def own_weights(name: BackboneName, device: torch.device) -> str | None:
     if name == "auto":
         return REPOSITORIES["dinov2-small" if device.type == "cpu" else "sd2"]
     return REPOSITORIES.get(name)
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: a GPU's model, or its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def load_backbone(
@@ -98,10 +112,7 @@ def load_backbone(
     repository = repository_of(name, model)
     folder = resolve(repository, kind_of(name))
     if name == "sd1" or name == "sd2":
-        chosen = grid or (GRID_CHOICES[name][0] if fixed_grid else None)
-        return StableDiffusion.load(
-            folder, name=name, grid=chosen, device=where, cache_dir=cache_dir, released=released
-        )
+        return _stable_diffusion(folder, name, grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
     own_grid = DINOV2_GRID if name == "dinov2" else VIT_GRID
     return _vit(folder, repository, layers, grid or own_grid, where, released=released)
 
@@ -134,10 +145,7 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:
-            chosen = grid or (GRID_CHOICES["sd2"][0] if fixed_grid else None)
-            return StableDiffusion.load(
-                folder, name="sd2", grid=chosen, device=device, cache_dir=cache_dir, released=released
-            )
+            return _stable_diffusion(folder, "sd2", grid, device, cache_dir, fixed_grid=fixed_grid, released=released)
         logger.warning("no weights of Stable Diffusion 2: run `m2n2-backend fetch-weights`")
     small = REPOSITORIES["dinov2-small"]
     folder = available(small, "vit")
@@ -149,6 +157,22 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
         "run `m2n2-backend fetch-weights` where there is a connection"
     )
     return ColorAffinity(grid=grid, device=device)
+
+
+def _stable_diffusion(
+    folder: Path,
+    name: Literal["sd1", "sd2"],
+    grid: int | None,
+    device: torch.device,
+    cache_dir: Path,
+    *,
+    fixed_grid: bool,
+    released: bool,
+) -> StableDiffusion:
+    own = GRID_CHOICES[name][0] if fixed_grid else None  # else by the memory that is free
+    return StableDiffusion.load(
+        folder, name=name, grid=grid or own, device=device, cache_dir=cache_dir, released=released
+    )
 
 
 def _vit(

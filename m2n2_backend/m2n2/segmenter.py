@@ -139,9 +139,9 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Region) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
-        points, labels = _working_clicks(state, clicks)
         if self.method.rules == "released":
             return self._released(state, prompts)
+        points, labels = _working_clicks(state, clicks)
         if self.method.refine:
             return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
         answer = self._answer(state, points, labels, boxes)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend import __version__
 from m2n2_backend.prompts import Prompts
 
 
@@ -148,6 +149,11 @@ class WorkerStats:
     silence: float = 0.0
     name: str = ""
     node: str = ""
+
+
+def model_version(fingerprint: str | None) -> str:
+    """What answers are labeled with; without the fingerprint of a backbone until one is loaded."""
+    return f"m2n2-{__version__}" + (f"-{fingerprint}" if fingerprint else "")
 
 
 class Pool(Protocol):

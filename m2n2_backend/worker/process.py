@@ -12,18 +12,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-import torch
-
 from m2n2_backend.backbones.quiet import quiet_downloads
+from m2n2_backend.backbones.registry import device_name
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.worker.messages import InWork, LoadFailed, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
-from m2n2_backend.worker.replica import Replica, load_replica
+from m2n2_backend.worker.replica import BROKEN, Replica, load_replica
 
 logger = logging.getLogger(__name__)
-
-BROKEN = 70
-"""Exit status of a worker whose device cannot be used any more; a new process gets a new context."""
 
 HEARTBEAT_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
@@ -45,7 +41,7 @@ def run(connection: Connection, options: WorkerOptions) -> None:
         pipe.send(LoadFailed(str(error)))
         return
     backbone = replica.engine.backbone
-    outbox.put(Ready(backbone.fingerprint, backbone.description, _name(backbone.device), replica.figures()))
+    outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
     sender = threading.Thread(target=_send, args=(pipe, outbox), name="sender", daemon=True)
     sender.start()
     ended = threading.Event()
@@ -98,7 +94,3 @@ def _beat(replica: Replica, outbox: queue.SimpleQueue[object], ended: threading.
 def _leave() -> None:
     sys.stderr.flush()
     os._exit(BROKEN)
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

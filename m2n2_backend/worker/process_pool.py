@@ -14,7 +14,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
@@ -22,7 +21,7 @@ from m2n2_backend.worker.devices import find_devices
 from m2n2_backend.worker.messages import Done, Figures, Ready, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.poison import Poison
-from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, model_version
 from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES
 from m2n2_backend.worker.supervisor import BACK_OFF, RELOAD_SECONDS, Request, Supervisor
 
@@ -288,9 +287,8 @@ class ProcessPool:
                 return
 
     def _version(self) -> str:
-        version = f"m2n2-{__version__}"
         ready = next((worker.ready for worker in self._workers if worker.ready is not None), None)
-        return version if ready is None else f"{version}-{ready.fingerprint}"
+        return model_version(ready.fingerprint if ready else None)
 
 
 def _finish(request: Request, result: Reply | Exception) -> None:

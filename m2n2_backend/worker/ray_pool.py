@@ -8,13 +8,12 @@ import time
 from collections import deque
 from typing import Any
 
-from m2n2_backend import __version__
 from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.poison import Poison
-from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, model_version
 from m2n2_backend.worker.ray_cluster import Deployed, deployed, serving
 from m2n2_backend.worker.ray_connection import connect
 from m2n2_backend.worker.ray_replica import Report, board
@@ -109,7 +108,7 @@ class RayPool:
         silence = time.monotonic() - self._seen_at
         told = f"the cluster has not answered for {silence:.0f} s" if silence > _SILENCE_SECONDS else ""
         generation, trouble = self._generation, told or self._trouble
-        version = _version(living[0].fingerprint if living else None)
+        version = model_version(living[0].fingerprint if living else None)
         if generation is None or not living:
             state = "failed" if trouble else "loading"
             return Status(state, version, self._settings.backbone, self._settings.device, trouble)  # type: ignore[arg-type]
@@ -208,11 +207,7 @@ def _answer(reply: Reply, fingerprint: str) -> Answer:
     done = reply.result
     if not isinstance(done, Done):
         raise done
-    return Answer(done.unpacked(), done.score, _version(fingerprint), done.timings_ms, done.rle)
-
-
-def _version(fingerprint: str | None) -> str:
-    return f"m2n2-{__version__}" + (f"-{fingerprint}" if fingerprint else "")
+    return Answer(done.unpacked(), done.score, model_version(fingerprint), done.timings_ms, done.rle)
 
 
 def cause_of(generation: Deployed) -> str:

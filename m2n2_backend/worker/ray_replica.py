@@ -26,9 +26,6 @@ REPORT_SECONDS = 1.0
 FORGOTTEN_SECONDS = 60.0
 """After which a replica that reports no more is taken off the board."""
 
-BROKEN = 70
-"""Exit status of a replica whose device cannot be used any more."""
-
 _BOARD = "board"
 _ANSWER_SECONDS = 5.0
 
@@ -101,7 +98,8 @@ class RayReplica:
         ray = import_ray()
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from m2n2_backend.backbones.quiet import quiet_downloads
-        from m2n2_backend.worker.replica import load_replica  # here, as it loads PyTorch
+        from m2n2_backend.backbones.registry import device_name  # here, as both load PyTorch
+        from m2n2_backend.worker.replica import BROKEN, load_replica
 
         logging.basicConfig(level=options.settings.log_level)
         quiet_downloads()
@@ -178,10 +176,3 @@ def application(args: Mapping[str, str]) -> Any:
     kinds = {"replicas": int, "most": int, "gpus": float, "cpus": float}
     size = Size(**{name: kinds[name](value) for name, value in args.items()})
     return bound(RayReplica, load_settings(), size)
-
-
-def device_name(device: Any) -> str:
-    """A device of PyTorch in words."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

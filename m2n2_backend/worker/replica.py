@@ -25,6 +25,9 @@ from m2n2_backend.worker.rle import brush_rle
 
 logger = logging.getLogger(__name__)
 
+BROKEN = 70
+"""Exit status of a process whose device cannot be used any more; a new one gets a new context."""
+
 HANG_FACTOR = 10.0
 """A step that takes so many times as long as the slowest run of the model has hung …"""
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m2n2_backend import __version__
-from m2n2_backend.backbones.registry import backbone_loader
+from m2n2_backend.backbones.registry import backbone_loader, device_name
 from m2n2_backend.commands.bench.model import measure_model
 from m2n2_backend.commands.bench.service import Load, measure_service
 from m2n2_backend.cores import usable_cores
@@ -95,7 +95,7 @@ def _machine(backbone: Backbone) -> dict[str, Any]:
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "backbone": backbone.description,
         "grid": getattr(backbone, "grid", None),
         "python": platform.python_version(),

@@ -82,9 +82,7 @@ class EllipseValue(Value):
 class PolygonValue(Value):
     """Of a polygon: its corners, in percent."""
 
-    points: Annotated[
-        list[Annotated[tuple[float, float], BeforeValidator(_pair)]], Field(max_length=MAX_CORNERS, fail_fast=True)
-    ]
+    points: Annotated[list[Corner], Field(max_length=MAX_CORNERS, fail_fast=True)]
 
 
 class Brush(DrawnItem):
