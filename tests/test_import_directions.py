@@ -20,6 +20,7 @@ ALLOWED = {
     "errors": set(),
     "prompts": {"errors"},
     "tiff_tags": set(),
+    "logs": set(),
     "images": {"errors", "tiff_tags"},
     "resources": set(),
     "cores": set(),
@@ -27,11 +28,11 @@ ALLOWED = {
     "settings": {"errors", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"overlay"},
     "backbones": BASE | {"m2n2", "settings"},
-    "worker": SHARED | {"cores", "m2n2", "backbones"},
+    "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
     "labelstudio/contract": BASE | {"worker"},
     "labelstudio/images": SHARED | {"worker"},
-    "server": SHARED | {"worker", "labelstudio"},
+    "server": SHARED | {"logs", "worker", "labelstudio"},
     "evaluation": SHARED | {"cores", "overlay", "m2n2", "backbones"},
     "commands": SHARED
     | {"cores", "overlay", "resources", "m2n2", "backbones", "worker", "labelstudio", "server", "evaluation"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from m2n2_backend.server.logs import MAX_LINE, PlainFormatter
+from m2n2_backend.logs import MAX_LINE, PlainFormatter
 
 FORMATTER = PlainFormatter("%(levelname)s %(message)s")
 

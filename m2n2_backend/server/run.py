@@ -13,9 +13,9 @@ from gunicorn.app.base import BaseApplication
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
+from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.server.app import create_app
-from m2n2_backend.server.logs import log_to_stderr
 from m2n2_backend.server.receiving import Limits
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings

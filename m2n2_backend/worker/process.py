@@ -15,11 +15,10 @@ from multiprocessing.connection import Connection
 from m2n2_backend.backbones.quiet import quiet_downloads
 from m2n2_backend.backbones.registry import device_name
 from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.worker.messages import InWork, LoadFailed, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.replica import BROKEN, Replica, load_replica
-
-logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
@@ -30,7 +29,7 @@ def run(connection: Connection, options: WorkerOptions) -> None:
     and the images in work, until None comes or the other side is gone.
     """  # noqa: D205
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the web process decides
-    logging.basicConfig(level=options.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(options.settings.log_level)
     quiet_downloads()
     outbox = queue.SimpleQueue[object]()
     pipe = _Pipe(connection)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.messages import Figures, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
@@ -101,7 +102,7 @@ class RayReplica:
         from m2n2_backend.backbones.registry import device_name  # here, as both load PyTorch
         from m2n2_backend.worker.replica import BROKEN, load_replica
 
-        logging.basicConfig(level=options.settings.log_level)
+        log_to_stderr(options.settings.log_level)
         quiet_downloads()
         # Ends the actor: what is under way goes to the successor, and Ray starts another one with a fresh context.
         self._replica = load_replica(options, on_broken=lambda: os._exit(BROKEN))
