@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from cachetools import TTLCache
 
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.labelstudio.images.download import Clock
@@ -71,7 +73,7 @@ class Prefetcher:
         self._timeout = timeout
         self._upcoming = upcoming
         self._waiting: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._seen: TTLCache[bytes, bool] = TTLCache(MAX_REMEMBERED, REPEAT_SECONDS, timer=clock)
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
@@ -128,21 +130,8 @@ class Prefetcher:
 
     def _image(self, ref: ImageRef) -> None:
         key = ref.key
-        if not self._is_new(key):
+        if key in self._seen:
             return
-        is_taken = False
-        try:
-            is_taken = self._pool.prefetch(self._media.fetch(ref, deadline=self._clock() + self._timeout))
-        finally:
-            if not is_taken:
-                del self._seen[key]
-
-    def _is_new(self, key: bytes) -> bool:
-        now = self._clock()
-        if now - self._seen.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
-            return False
-        self._seen[key] = now
-        self._seen.move_to_end(key)
-        if len(self._seen) > MAX_REMEMBERED:
-            self._seen.popitem(last=False)
-        return True
+        began = self._clock()
+        if self._pool.prefetch(self._media.fetch(ref, deadline=began + self._timeout)):
+            self._seen[key] = True

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from typing import Any
 
+from cachetools import LRUCache
 from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
@@ -149,16 +149,13 @@ class _Hostnames:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_project: OrderedDict[str, str] = OrderedDict()
+        self._by_project: LRUCache[str, str] = LRUCache(MAX_PROJECTS)
 
     def put(self, project: str, hostname: object) -> None:
         if not isinstance(hostname, str) or not hostname.startswith(("http://", "https://")) or len(hostname) > 2048:
             return
         with self._lock:
             self._by_project[project] = hostname
-            self._by_project.move_to_end(project)
-            if len(self._by_project) > MAX_PROJECTS:
-                self._by_project.popitem(last=False)
 
     def get(self, project: str) -> str | None:
         with self._lock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+
+from cachetools import TTLCache
 
 from m2n2_backend.errors import ImageRefused
 
@@ -23,15 +24,13 @@ class Poison:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._deaths: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by image: how many, and when the last was
+        # By image: how many, and when the last was.
+        self._deaths: TTLCache[str, tuple[int, float]] = TTLCache(_REMEMBERED, REFUSED_SECONDS, timer=clock)
 
     def died(self, key: str) -> None:
         """An image was in work when its worker died."""
         with self._lock:
             self._deaths[key] = (self._count(key) + 1, self._clock())
-            self._deaths.move_to_end(key)
-            while len(self._deaths) > _REMEMBERED:
-                self._deaths.popitem(last=False)
 
     def survived(self, key: str) -> None:
         """An image was answered: it was not the cause."""
@@ -46,14 +45,14 @@ class Poison:
     def refusal(self, key: str) -> ImageRefused | None:
         """Why an image may not be tried now, None where it may."""
         with self._lock:
-            if self._count(key) < DEATHS:
+            deaths, at = self._deaths.get(key, (0, 0.0))
+            if deaths < DEATHS:
                 return None
-            minutes = (REFUSED_SECONDS - (self._clock() - self._deaths[key][1])) / 60
+            minutes = (REFUSED_SECONDS - (self._clock() - at)) / 60
         return ImageRefused(
             f"this image brought the model's process down {DEATHS} times; it is refused for {minutes:.0f} minutes: "
             "see the log, and try a smaller copy of the image"
         )
 
     def _count(self, key: str) -> int:
-        deaths, at = self._deaths.get(key, (0, 0.0))
-        return deaths if self._clock() - at < REFUSED_SECONDS else 0
+        return self._deaths.get(key, (0, 0.0))[0]

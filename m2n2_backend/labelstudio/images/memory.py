@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
 from m2n2_backend.labelstudio.images.download import Clock
@@ -67,8 +67,8 @@ class RememberingMedia:
         self._at_once = at_once
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._known: LRUCache[bytes, _Known] = LRUCache(MAX_ADDRESSES)
+        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=len)
         self._failed: TTLCache[bytes, M2N2Error] = TTLCache(1000, FAILURE_SECONDS, timer=clock)
         self._downloads: dict[bytes, _Download] = {}
         self._waiting: Counter[str] = Counter()
@@ -165,11 +165,9 @@ class RememberingMedia:
                 image = known.image
             else:
                 self.downloads += 1
-                self._keep(image)
+                if image.data is not None and len(image.data) <= RECENT_BYTES:
+                    self._recent[image.key] = image.data
             self._known[key] = _Known(replace(image, data=None), validators, self._clock())
-            self._known.move_to_end(key)
-            if len(self._known) > MAX_ADDRESSES:
-                self._known.popitem(last=False)
         return image
 
     def _recalled(self, key: bytes, data_needed: bool) -> SourceImage | None:
@@ -180,14 +178,6 @@ class RememberingMedia:
             return known.image
         data = self._recent.get(known.image.key)
         return None if data is None else replace(known.image, data=data)
-
-    def _keep(self, image: SourceImage) -> None:
-        if image.data is None or len(image.data) > RECENT_BYTES:
-            return
-        self._recent[image.key] = image.data
-        self._recent.move_to_end(image.key)
-        while sum(map(len, self._recent.values())) > RECENT_BYTES:
-            self._recent.popitem(last=False)
 
 
 def _again(error: BaseException | None) -> BaseException:
