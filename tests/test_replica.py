@@ -170,6 +170,32 @@ def test_a_warm_click_and_the_model_wait_for_no_other_images_file_or_table(
     done(held)
 
 
+def test_a_click_on_a_prepared_image_goes_before_an_earlier_one_that_still_prepares_its_own(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, entered = make(), threading.Event(), threading.Event()
+    done(rig.replica.submit(click(1)))
+    answer, order = rig.engine.answer, list[str]()
+
+    def slow(photo: Photo, prompts: Prompts) -> object:
+        order.append(photo.key)
+        if photo.key == source(2).key:
+            entered.set()
+            assert gate.wait(TIMEOUT)
+        return answer(photo, prompts)
+
+    monkeypatch.setattr(rig.engine, "answer", slow)
+    waiting = [rig.replica.submit(click(2))]
+    assert entered.wait(TIMEOUT)
+    waiting.append(rig.replica.submit(click(3)))
+    until(lambda: rig.engine.step(rig.replica._photos[source(3).key]) is Step.READY)
+    waiting.append(rig.replica.submit(click(1)))
+    gate.set()
+
+    assert all(done(future).mask is not None for future in waiting)
+    assert order == [source(name).key for name in (2, 1, 3)]
+
+
 def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:
     rig = make()
     begun = rig.held(prefetch(1))

@@ -190,9 +190,13 @@ class Engine:
             photo.table = self._tables.get(image.key)
         return photo
 
+    def is_prepared(self, photo: Photo) -> bool:
+        """Whether a click costs its own map only."""
+        return photo.key in self._states
+
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if photo.key in self._states:
+        if self.is_prepared(photo):
             return Step.READY
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE

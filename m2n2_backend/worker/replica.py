@@ -48,10 +48,10 @@ Began = Callable[[frozenset[str]], None]
 class Replica:
     """Queue, model and tiers of one device. Threads share it.
 
-    Warm clicks (the image is in memory) go before cold ones, cold ones before prefetches; images are decoded, encoded
-    and prepared step by step, and at each step the more urgent image goes first, so that a prefetch is passed by
-    whatever comes. On a CPU clicks run beside the model, on an accelerator between its runs. Writing to disk is
-    in nobody's way.
+    Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
+    prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
+    first, so that a prefetch is passed by whatever comes. On a CPU clicks run beside the model, on an accelerator
+    between its runs. Writing to disk is in nobody's way.
     """
 
     def __init__(
@@ -222,9 +222,14 @@ class Replica:
                 self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
                 self._forget(photo)
             elif step in steps and not photo.busy and (step is not Step.LOAD or self._may_open(job)):
-                is_cold = step in (Step.LOAD, Step.ENCODE)
-                found.append(((job.is_prefetch, is_cold, job.number), (job, photo, step)))
+                found.append(((job.is_prefetch, self._coldness(photo, step), job.number), (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
+
+    def _coldness(self, photo: Photo, step: Step) -> int:
+        """A click on a prepared image takes little; whoever still prepares one does not notice that it went first."""
+        if self.engine.is_prepared(photo):
+            return 0
+        return 2 if step in (Step.LOAD, Step.ENCODE) else 1
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
