@@ -78,7 +78,8 @@ class Rig:
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings)
         self.engine.warm_up()
-        self.engine._on_cpu = not like_accelerator
+        if like_accelerator:
+            self.engine._on_cpu, self.engine._maps_limit = False, 2**30
         self.replica = Replica(
             self.engine,
             capacity=self.settings.queue,
@@ -170,30 +171,65 @@ def test_a_warm_click_and_the_model_wait_for_no_other_images_file_or_table(
     done(held)
 
 
-def test_a_click_on_a_prepared_image_goes_before_an_earlier_one_that_still_prepares_its_own(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig, gate, entered = make(), threading.Event(), threading.Event()
-    done(rig.replica.submit(click(1)))
-    answer, order = rig.engine.answer, list[str]()
+def held_answer(rig: Rig, name: int, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[str]]:
+    """Let a click on one image be held once it is in work; its gate, and the images in the order of their clicks."""
+    answer, gate, order = rig.engine.answer, threading.Event(), list[str]()
 
     def slow(photo: Photo, prompts: Prompts) -> object:
         order.append(photo.key)
-        if photo.key == source(2).key:
-            entered.set()
+        if photo.key == source(name).key:
             assert gate.wait(TIMEOUT)
         return answer(photo, prompts)
 
     monkeypatch.setattr(rig.engine, "answer", slow)
+    return gate, order
+
+
+def test_beside_an_accelerator_a_click_on_a_prepared_image_goes_before_an_earlier_one_that_prepares_its_own(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make(like_accelerator=True)
+    done(rig.replica.submit(click(1)))
+    rig.replica.submit(prefetch(3)).result(TIMEOUT)
+    gate, order = held_answer(rig, 2, monkeypatch)
     waiting = [rig.replica.submit(click(2))]
-    assert entered.wait(TIMEOUT)
-    waiting.append(rig.replica.submit(click(3)))
-    until(lambda: rig.engine.step(rig.replica._photos[source(3).key]) is Step.READY)
-    waiting.append(rig.replica.submit(click(1)))
+    until(lambda: order)
+    waiting += [rig.replica.submit(click(3)), rig.replica.submit(click(1))]
     gate.set()
 
     assert all(done(future).mask is not None for future in waiting)
     assert order == [source(name).key for name in (2, 1, 3)]
+
+
+def test_a_click_on_a_prepared_image_waits_for_nobody_who_prepares_another(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    gate, order = held_answer(rig, 2, monkeypatch)
+    first = rig.replica.submit(click(2))
+    until(lambda: order)
+
+    assert done(rig.replica.submit(click(1))).mask is not None
+    assert not first.done()
+    gate.set()
+    done(first)
+
+
+def test_two_clicks_on_one_image_are_answered_one_after_the_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    gate, order = held_answer(rig, 1, monkeypatch)
+    futures = [rig.replica.submit(click(1, prompts=Prompts((Click(x, 20),)))) for x in (20, 30)]
+    until(lambda: order)
+    done(rig.replica.submit(click(2)))
+
+    assert order == [source(1).key, source(2).key], "the second click did not begin while the first was in work"
+    gate.set()
+    for future in futures:
+        done(future)
 
 
 def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:

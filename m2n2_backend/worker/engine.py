@@ -49,7 +49,8 @@ class Step(IntEnum):
     LOAD = 0  # its features from disk, or its pixels from its file
     ENCODE = 1  # the model
     TABLE = 2  # the JBU operator
-    READY = 3  # a click
+    READY = 3  # a click, which builds the matrix first
+    PREPARED = 4  # a click, which costs its own map only
 
 
 @dataclass(eq=False)
@@ -86,7 +87,7 @@ class Engine:
     - disk: what the model said. Matrix and table are built again.
 
     The model runs where all of them miss, and only then the image's file is needed. Each kind of step runs on one
-    thread at a time, different kinds may run at once.
+    thread at a time, different kinds may run at once; clicks on one image never.
 
     Attributes:
         backbone: The model.
@@ -158,7 +159,7 @@ class Engine:
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
         photo = self.open(image)
-        while (step := self.step(photo)) is not Step.READY:
+        while (step := self.step(photo)) < Step.READY:
             self.advance(photo, step)
             if step is Step.ENCODE and photo.encoded is not None:
                 self.disk.put(photo.key, photo.encoded)
@@ -190,20 +191,16 @@ class Engine:
             photo.table = self._tables.get(image.key)
         return photo
 
-    def is_prepared(self, photo: Photo) -> bool:
-        """Whether a click costs its own map only."""
-        return photo.key in self._states
-
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if self.is_prepared(photo):
-            return Step.READY
+        if photo.key in self._states:
+            return Step.PREPARED
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE
         return Step.TABLE if photo.table is None else Step.READY
 
     def advance(self, photo: Photo, step: Step) -> None:
-        """Take one step that is not the last.
+        """Take one step that is no click.
 
         Raises:
             ImageNeeded: No tier has the image and its file is not there.

@@ -37,6 +37,9 @@ HANG_LEAST_SECONDS = 30.0
 WRITES_WAITING = 8
 """Images on their way to a slow disk; a further one is not written, and encoded again some day."""
 
+# A click on a prepared image takes little; whoever still prepares one does not notice that it went first.
+_COLDNESS = {Step.PREPARED: 0, Step.READY: 1, Step.TABLE: 1, Step.LOAD: 2, Step.ENCODE: 2}
+
 _LOADERS = 2
 _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them; prefetches have one beside them
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
@@ -50,8 +53,9 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. On a CPU clicks run beside the model, on an accelerator
-    between its runs. Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. On a CPU clicks run beside the model, and those on prepared
+    images beside a first one too, which takes a second where the image has 100 megapixels; on an accelerator all
+    run between the model's runs. Writing to disk is in nobody's way.
     """
 
     def __init__(
@@ -87,10 +91,11 @@ class Replica:
         self._in_work: dict[int, tuple[str, float]] = {}  # by thread: an image and since when
         self._closed = False
         self._writes: queue.Queue[tuple[str, EncodedImage] | None] = queue.Queue(WRITES_WAITING)
-        clicks, model = frozenset({Step.READY}), frozenset({Step.ENCODE})
+        warm, model = frozenset({Step.PREPARED}), frozenset({Step.ENCODE})
+        clicks = warm | {Step.READY}
         kinds = [frozenset({Step.LOAD})] * _LOADERS + [frozenset({Step.TABLE})]
         # Beside the model on an accelerator a click would wait for it all the same, and both would need its memory.
-        kinds += [clicks, model] if engine.can_do_both_at_once else [clicks | model]
+        kinds += [warm, clicks, model] if engine.can_do_both_at_once else [clicks | model]
         self._threads = [self._start(self._run, kind) for kind in kinds]
         self._writer = self._start(self._write)
 
@@ -174,7 +179,7 @@ class Replica:
             job, photo, step = task
             result: Done | Exception | None = None
             try:
-                if step is Step.READY:
+                if step >= Step.READY:
                     result = self._answer(job, photo)
                 else:
                     self._advance(photo, step)
@@ -183,13 +188,12 @@ class Replica:
             with self._changed:
                 del self._in_work[threading.get_ident()]
                 photo.busy = False
-                if step is not Step.READY:
+                if step < Step.READY:
                     if isinstance(result, Exception):
                         self._fail(photo, result)
                 elif result is not None:
                     self._finish(job, result)
                 else:  # its state was evicted meanwhile
-                    self._photos.setdefault(photo.key, photo)
                     self._queue.put_back(job)
                 self._forget(photo)
                 self._changed.notify_all()
@@ -202,10 +206,9 @@ class Replica:
                 task = self._most_urgent(steps)
                 if task is not None:
                     job, photo, step = task
-                    if step is Step.READY:
+                    if step >= Step.READY:
                         self._queue.take(job)
-                    else:
-                        photo.busy = True
+                    photo.busy = True
                     self._in_work[threading.get_ident()] = photo.key, self._clock()
                     self._began(frozenset(key for key, _ in self._in_work.values()))
                     return task
@@ -217,19 +220,13 @@ class Replica:
         for job in self._queue:
             photo = self._photos[job.key]
             step = self.engine.step(photo)
-            if job.is_prefetch and step is Step.READY:
+            if job.is_prefetch and step >= Step.READY:
                 self._queue.take(job)
                 self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
                 self._forget(photo)
             elif step in steps and not photo.busy and (step is not Step.LOAD or self._may_open(job)):
-                found.append(((job.is_prefetch, self._coldness(photo, step), job.number), (job, photo, step)))
+                found.append(((job.is_prefetch, _COLDNESS[step], job.number), (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
-
-    def _coldness(self, photo: Photo, step: Step) -> int:
-        """A click on a prepared image takes little; whoever still prepares one does not notice that it went first."""
-        if self.engine.is_prepared(photo):
-            return 0
-        return 2 if step in (Step.LOAD, Step.ENCODE) else 1
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
@@ -237,7 +234,7 @@ class Replica:
         held = [
             photo.key
             for photo in self._photos.values()
-            if photo.rgb is not None or (photo.busy and photo.encoded is None)
+            if photo.rgb is not None or (photo.busy and self.engine.step(photo) is Step.LOAD)
         ]
         return not held if job.is_prefetch else len(clicked.intersection(held)) < _OPEN_PHOTOS
 
