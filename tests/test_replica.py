@@ -221,6 +221,7 @@ def test_two_clicks_on_one_image_are_answered_one_after_the_other(
 ) -> None:
     rig = make()
     done(rig.replica.submit(click(1)))
+    done(rig.replica.submit(click(2)))  # either thread may take clicks on prepared images
     gate, order = held_answer(rig, 1, monkeypatch)
     futures = [rig.replica.submit(click(1, prompts=Prompts((Click(x, 20),)))) for x in (20, 30)]
     until(lambda: order)
