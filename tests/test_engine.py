@@ -19,7 +19,7 @@ from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.engine import CPU_CACHES, Engine, Step
+from m2n2_backend.worker.engine import CPU_CACHES, Engine
 from m2n2_backend.worker.pool import SourceImage
 
 CLICK = Prompts((Click(22, 30),))
@@ -89,7 +89,7 @@ def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: P
     parts(made, worked_on)
     photo = made.open(upcoming)
     with one_thread():
-        while (step := made.step(photo)) < Step.READY:
+        while not (step := made.step(photo)).is_click:
             made.advance(photo, step)
 
     assert backbone.calls == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -444,7 +443,7 @@ def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to
     first = rig.held(click(1))
     given_up = rig.replica.submit(click(2, seconds=10.0))
     lease = tmp_path / "store" / "leases" / source(2).key
-    assert eventually(lease.exists), "it is loaded, and waits for the model"
+    until(lease.exists)  # it is loaded, and waits for the model
 
     rig.clock.now += 11.0
     assert isinstance(error(given_up), DeadlinePassed)
@@ -454,11 +453,3 @@ def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to
     rig.backbone.gate.set()
     done(first)
     assert rig.encoded == [1]
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    for _ in range(100 * TIMEOUT):
-        if holds():
-            return True
-        time.sleep(0.01)
-    return False

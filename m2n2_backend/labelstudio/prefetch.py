@@ -132,6 +132,5 @@ class Prefetcher:
         key = ref.key
         if key in self._seen:
             return
-        began = self._clock()
-        if self._pool.prefetch(self._media.fetch(ref, deadline=began + self._timeout)):
+        if self._pool.prefetch(self._media.fetch(ref, deadline=self._clock() + self._timeout)):
             self._seen[key] = True

@@ -52,6 +52,11 @@ class Step(IntEnum):
     READY = 3  # a click, which builds the matrix first
     PREPARED = 4  # a click, which costs its own map only
 
+    @property
+    def is_click(self) -> bool:
+        """Whether nothing but clicks is left."""
+        return self >= Step.READY
+
 
 @dataclass(eq=False)
 class Photo:
@@ -159,7 +164,7 @@ class Engine:
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
         photo = self.open(image)
-        while (step := self.step(photo)) < Step.READY:
+        while not (step := self.step(photo)).is_click:
             self.advance(photo, step)
             if step is Step.ENCODE and photo.encoded is not None:
                 self.disk.put(photo.key, photo.encoded)

@@ -30,7 +30,7 @@ class Poison:
     def died(self, key: str) -> None:
         """An image was in work when its worker died."""
         with self._lock:
-            self._deaths[key] = (self._count(key) + 1, self._clock())
+            self._deaths[key] = (self._deaths.get(key, (0, 0.0))[0] + 1, self._clock())
 
     def survived(self, key: str) -> None:
         """An image was answered: it was not the cause."""
@@ -40,7 +40,7 @@ class Poison:
     def is_suspect(self, key: str) -> bool:
         """Whether it was in work at a death and has not been answered since."""
         with self._lock:
-            return self._count(key) > 0
+            return key in self._deaths
 
     def refusal(self, key: str) -> ImageRefused | None:
         """Why an image may not be tried now, None where it may."""
@@ -53,6 +53,3 @@ class Poison:
             f"this image brought the model's process down {DEATHS} times; it is refused for {minutes:.0f} minutes: "
             "see the log, and try a smaller copy of the image"
         )
-
-    def _count(self, key: str) -> int:
-        return self._deaths.get(key, (0, 0.0))[0]

@@ -179,7 +179,7 @@ class Replica:
             job, photo, step = task
             result: Done | Exception | None = None
             try:
-                if step >= Step.READY:
+                if step.is_click:
                     result = self._answer(job, photo)
                 else:
                     self._advance(photo, step)
@@ -188,7 +188,7 @@ class Replica:
             with self._changed:
                 del self._in_work[threading.get_ident()]
                 photo.busy = False
-                if step < Step.READY:
+                if not step.is_click:
                     if isinstance(result, Exception):
                         self._fail(photo, result)
                 elif result is not None:
@@ -206,7 +206,7 @@ class Replica:
                 task = self._most_urgent(steps)
                 if task is not None:
                     job, photo, step = task
-                    if step >= Step.READY:
+                    if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
                     self._in_work[threading.get_ident()] = photo.key, self._clock()
@@ -220,7 +220,7 @@ class Replica:
         for job in self._queue:
             photo = self._photos[job.key]
             step = self.engine.step(photo)
-            if job.is_prefetch and step >= Step.READY:
+            if job.is_prefetch and step.is_click:
                 self._queue.take(job)
                 self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
                 self._forget(photo)
