@@ -95,8 +95,8 @@ def test_refined_clicks_stand_beside_the_papers_with_their_parts(figures: dict[s
     kinds = {"new_click", "paper_new_click", "repeated_click", "paper_repeated_click"}
     assert set(refining) == kinds | {"parts"}
     assert all(0 < refining[kind]["median"] <= refining[kind]["p95"] for kind in kinds)
-    assert set(refining["parts"]) == {"radius", "band", "cut"}
-    assert refining["parts"]["band"] > 0
+    assert set(refining["parts"]) == {"radius", "object", "band", "cut"}
+    assert min(refining["parts"]["object"], refining["parts"]["band"]) > 0
 
 
 def test_every_tier_is_hit_as_its_name_says(figures: dict[str, Any]) -> None:

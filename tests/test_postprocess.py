@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
 
@@ -61,6 +64,36 @@ def test_islands_are_not_joined_by_a_corner_but_holes_are() -> None:
 
     assert picture_of(islands) == "##... ##... ..... ..... ....."
     assert picture_of(holes) == "##### #.### ##.## ##### #####"
+
+
+def smoothed_by_definition(mask: NDArray[np.bool_], share: float, points: list[tuple[int, int]]) -> NDArray[np.bool_]:
+    mask = mask.copy()
+    for value, structure in ((True, None), (False, np.ones((3, 3)))):
+        labels, count = label(mask == value, structure)
+        sizes = [int((labels == part).sum()) for part in range(1, count + 1)]
+        for part, size in enumerate(sizes, start=1):
+            largest = value and sizes.index(max(sizes)) == part - 1
+            if size < share * mask.size and not largest and not any(labels[point] == part for point in points):
+                mask[labels == part] = not value
+    return mask
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 14), st.floats(0.02, 0.6), st.floats(0.0, 0.5))
+def test_specks_are_those_of_the_whole_photograph_wherever_the_object_lies(
+    seed: int, height: int, width: int, density: float, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((height, width)) < density
+    mask[rng.integers(height) :] = False
+    mask[:, rng.integers(width) :] = False
+    mask[rng.integers(height), rng.integers(width)] = True
+    points = [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(rng.integers(3))]
+    distance = np.where(mask, 0.5, 3.0).astype(np.float32)
+
+    smooth_specks(distance, share, points)
+
+    assert np.array_equal(distance <= 1.0, smoothed_by_definition(mask, share, points))
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0])

@@ -1,4 +1,4 @@
-"""What the click's radius and the band did: one row of panels beside the paper's maps."""
+"""What the click's radius and color did: one row of panels beside the paper's maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CIRCLE = (255, 196, 0)
 def draw_refined(
     panels: Sequence[Axes], segmenter: Segmenter, state: ImageState, rgb: NDArray[np.uint8], prompts: Prompts
 ) -> None:
-    """Four panels on the last click: the mask before it, the paper's answer, what was taken of it, what color did.
+    """Four panels on the last click: the mask before it, the paper's answer, what was taken, color at its edge.
 
     Args:
         panels: Four.
@@ -42,7 +42,7 @@ def draw_refined(
         draw_image(
             panels[0], draw_overlay(rgb, np.zeros(size, np.bool_), clicks, boxes), "no mask before these clicks"
         )
-        titles = "the paper's answer", "taken as it is"
+        title = f"the whole object cut: {_exchange(rough & ~paper, paper & ~rough)}"
     else:
         before = segmenter.segment(state, clicks[:-1], boxes).mask
         picture = draw_overlay(rgb, before, clicks, boxes)
@@ -51,22 +51,25 @@ def draw_refined(
         if isinstance(last := clicks[-1], Click):
             cv2.circle(picture, (last.x, last.y), max(1, round(radius)), CIRCLE, line, cv2.LINE_AA)
         draw_image(panels[0], picture, f"the mask before, radius {step.bound.radius:.0f} px")
-        titles = _titles(step.bound)
-    draw_image(panels[1], draw_overlay(rgb, paper, clicks, boxes), titles[0])
-    draw_image(panels[2], draw_overlay(rgb, rough, clicks, boxes), titles[1])
+        title = _title(step.bound)
+    draw_image(panels[1], draw_overlay(rgb, paper, clicks, boxes), "the paper's answer")
+    draw_image(panels[2], draw_overlay(rgb, rough, clicks, boxes), title)
     gained, lost = settled & ~rough, rough & ~settled
-    title = f"color: {np.count_nonzero(gained):,} px gained, {np.count_nonzero(lost):,} lost"
+    title = f"color at the edge: {_exchange(gained, lost)}"
     draw_image(panels[3], _changes(draw_overlay(rgb, settled, ()), gained, lost), title)
 
 
-def _titles(bound: Bound) -> tuple[str, str]:
-    """Of the paper's answer and of what was taken of it."""
+def _title(bound: Bound) -> str:
+    """Of what was taken of the answer."""
     if bound.radius == 0.0:
-        return "the paper's answer", "the click agrees: kept"
-    paper = f"the paper's would change {bound.changed:,} px"
+        return "the click agrees: kept"
     if bound.edits:
-        return paper, f"beyond {bound.most:,.0f} px: edited instead"
-    return paper, f"within {bound.most:,.0f} px: taken"
+        return f"{bound.changed:,} px, beyond {bound.most:,.0f}: edited instead"
+    return f"{bound.changed:,} px change, within {bound.most:,.0f}: taken"
+
+
+def _exchange(gained: NDArray[np.bool_], lost: NDArray[np.bool_]) -> str:
+    return f"{np.count_nonzero(gained):,} px gained, {np.count_nonzero(lost):,} lost"
 
 
 def _changes(picture: NDArray[np.uint8], gained: NDArray[np.bool_], lost: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -52,8 +52,8 @@ MAPS = (
 
 REFINED = (
     " The row below tells what refining did: the mask before the click, with the circle that reaches to the nearest "
-    "pixel of the click's label; the paper's answer; what was taken of it; and the pixels that color gave the object "
-    "(green) or took from it (red)."
+    "pixel of the click's label; the paper's answer; what was taken of it, or of its cut by color after a foreground "
+    "click; and the pixels that color gave the object (green) or took from it (red) at its edge."
 )
 
 

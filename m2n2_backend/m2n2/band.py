@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.color_mixture import fit_mixture, log_ratios
-from m2n2_backend.m2n2.min_cut import STEPS, min_cut
+from m2n2_backend.m2n2.color_mixture import evidence
+from m2n2_backend.m2n2.min_cut import min_cut, pixel_graph
+from m2n2_backend.m2n2.window import Window, window_around
 
 WIDTH = 0.5
 """Cells on either side of the edge: as far as the attention's grid leaves it open."""
@@ -30,15 +30,6 @@ REACH = 3.0
 SMOOTHNESS = 20.0
 """Nats that an edge between pixels of equal color costs. GrabCut's 50, hardly bounded as below: 13.3 clicks for 90 %
 on every third object of DAVIS; 20, bounded: 11.9; OpenCV's GrabCut itself, without discs: 14.1."""
-
-CERTAIN = 10.0
-"""Nats at which a color's evidence is cut off."""
-
-_UNIT = 100  # capacities are integers: hundredths of a nat
-_SAMPLES = 4000  # pixels of each side that the colors are fitted to
-_LEAST_SURE = 10  # pixels of each side, or there is nothing to compare with
-
-Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ def open_band(
     Arguments as of :func:`settle_edge`.
     """
     reach = (width + REACH) * cell
-    window = _window(rough if earlier is None else rough | earlier.changed, reach)
+    window = window_around(rough if earlier is None else rough | earlier.changed, reach)
     if window is None:
         return _with_fixed(rough, fixed), None
     part, free = rough[window], fixed[window] == 0
@@ -133,7 +124,7 @@ def open_band(
     if earlier is not None:
         undecided |= earlier.open[window]
         sure &= ~(undecided & free)
-        near = _distance_to(earlier.changed[window]) <= 2 * width * cell
+        near = _within(earlier.changed[window], 2 * width * cell)
         part = np.where(undecided & ~near, earlier.mask[window], part)
         sure |= undecided & ~near
         undecided &= near
@@ -142,34 +133,14 @@ def open_band(
     sure = (sure & ~undecided) | ~free
     out = rough.copy()
     out[window] = part
-    foreground, background = sure & part, sure & ~part
-    if not undecided.any() or min(np.count_nonzero(foreground), np.count_nonzero(background)) < _LEAST_SURE:
+    if not undecided.any():
         return out, None
     colors = np.ascontiguousarray(rgb[window])
-    ratios = log_ratios(
-        fit_mixture(_sample(colors, foreground)), fit_mixture(_sample(colors, background)), colors[undecided]
-    )
-    unary = np.rint(np.clip(ratios, -CERTAIN, CERTAIN) * _UNIT).astype(np.int32)
-    near_nodes, capacity = _graph(undecided, part, colors, unary, SMOOTHNESS * _UNIT, STEPS)
+    nats = evidence(colors, sure & part, sure & ~part, undecided)
+    if nats is None:
+        return out, None
+    unary, near_nodes, capacity = pixel_graph(undecided, part, colors, nats, SMOOTHNESS)
     return out, Band(window, undecided, unary, near_nodes, capacity)
-
-
-def _sample(rgb: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Colors of the pixels, evenly thinned to at most about ``_SAMPLES``, uint8 [n, 3]."""
-    places = np.flatnonzero(where)
-    return rgb.reshape(-1, 3)[places[:: max(1, places.size // _SAMPLES)]]
-
-
-def _window(around: NDArray[np.bool_], margin: float) -> Window | None:
-    """The pixels' bounding box with a margin on each side, cut at the image; None of nothing."""
-    rows, cols = np.flatnonzero(around.any(axis=1)), np.flatnonzero(around.any(axis=0))
-    if not rows.size:
-        return None
-    reach = int(np.ceil(margin))
-    return (
-        slice(max(0, int(rows[0]) - reach), int(rows[-1]) + reach + 1),
-        slice(max(0, int(cols[0]) - reach), int(cols[-1]) + reach + 1),
-    )
 
 
 def _with_fixed(mask: NDArray[np.bool_], fixed: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -181,55 +152,17 @@ def _edge_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.where(mask, _distance_to(~mask), _distance_to(mask))
 
 
+def _within(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """Pixels no further than ``reach`` from the mask, bool [H, W]."""
+    out = np.zeros(mask.shape, np.bool_)
+    around = window_around(mask, reach)
+    if around is not None:
+        out[around] = _distance_to(mask[around]) <= reach
+    return out
+
+
 def _distance_to(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Distance to the nearest pixel of the mask; very large where it is empty."""
     if not mask.any():
         return np.full(mask.shape, np.float32(1e9))
     return np.asarray(cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, 5), dtype=np.float32)
-
-
-@njit(cache=True, nogil=True)
-def _graph(open_, mask, rgb, unary, smoothness, steps):
-    """Neighbors and capacities of the open pixels, as ``min_cut`` takes them.
-
-    Neighbors of different labels cost smoothness·exp(-β|I_p-I_q|²)/|p-q|, with β such that the mean exponent is 1/2.
-    What an edge to a pixel that is not open would cost is added to ``unary``.
-    """
-    height, width = open_.shape
-    index = np.full((height, width), -1, np.int32)
-    rows, cols = np.nonzero(open_)
-    for i in range(rows.size):
-        index[rows[i], cols[i]] = i
-    total, count = 0.0, 0
-    for i in range(rows.size):
-        for d in range(0, 8, 2):
-            y, x = rows[i] + steps[d, 0], cols[i] + steps[d, 1]
-            if 0 <= y < height and 0 <= x < width:
-                total += _difference(rgb, rows[i], cols[i], y, x)
-                count += 1
-    beta = count / (2.0 * total) if total > 0 else 0.0
-    near = np.full((rows.size, 8), -1, np.int32)
-    capacity = np.zeros((rows.size, 8), np.int32)
-    for i in range(rows.size):
-        for d in range(8):
-            y, x = rows[i] + steps[d, 0], cols[i] + steps[d, 1]
-            if y < 0 or x < 0 or y >= height or x >= width or 0 <= index[y, x] < i:
-                continue
-            cost = smoothness * np.exp(-beta * _difference(rgb, rows[i], cols[i], y, x))
-            weight = np.int32((cost if d < 4 else cost * np.sqrt(0.5)) + 0.5)
-            j = index[y, x]
-            if j >= 0:
-                near[i, d], near[j, d ^ 1] = j, i
-                capacity[i, d], capacity[j, d ^ 1] = weight, weight
-            else:
-                unary[i] += weight if mask[y, x] else -weight
-    return near, capacity
-
-
-@njit(inline="always")
-def _difference(rgb, y, x, row, col):
-    total = 0.0
-    for c in range(3):
-        step = float(rgb[y, x, c]) - float(rgb[row, col, c])
-        total += step * step
-    return total

@@ -95,37 +95,28 @@ def quantize(markov_map: NDArray[np.float32], origin: float) -> QuantizedMap:
 @njit(cache=True, nogil=True)
 def _flood(cost, starts, levels):
     height, width = cost.shape
-    flat = cost.ravel()
-    out = np.zeros(height * width, cost.dtype)
-    known = np.zeros(height * width, np.bool_)
+    wide = width + 2  # a border of known pixels spares every question whether a neighbor is in the image
+    padded = np.zeros((height + 2, wide), cost.dtype)
+    padded[1:-1, 1:-1] = cost
+    flat = padded.ravel()
     # Buckets are linked lists: head[level] is the newest pixel, following[pixel] the one queued before it.
-    head = np.full(levels, -1, np.int32)
-    following = np.empty(height * width, np.int32)
+    last, unknown = -1, -2
+    head = np.full(levels, last, np.int32)
+    following = np.full((height + 2) * wide, last, np.int32)
+    following.reshape(height + 2, wide)[1:-1, 1:-1] = unknown
     for start in starts:
-        known[start] = True
-        following[start] = head[0]
-        head[0] = start
+        pixel = (start // width + 1) * wide + start % width + 1
+        flat[pixel] = 0
+        following[pixel] = head[0]
+        head[0] = pixel
     for level in range(levels):
-        while head[level] >= 0:
+        while head[level] != last:
             pixel = head[level]
             head[level] = following[pixel]
-            out[pixel] = level
-            y = pixel // width
-            x = pixel - y * width
-            for side in range(4):
-                if side == 0 and x + 1 < width:
-                    near = pixel + 1
-                elif side == 1 and x > 0:
-                    near = pixel - 1
-                elif side == 2 and y + 1 < height:
-                    near = pixel + width
-                elif side == 3 and y > 0:
-                    near = pixel - width
-                else:
-                    continue
-                if not known[near]:
-                    known[near] = True
+            for near in (pixel + 1, pixel - 1, pixel + wide, pixel - wide):
+                if following[near] == unknown:
                     bucket = max(level, np.int64(flat[near]))
+                    flat[near] = bucket
                     following[near] = head[bucket]
                     head[bucket] = near
-    return out.reshape(height, width)
+    return padded[1:-1, 1:-1].copy()

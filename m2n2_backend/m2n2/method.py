@@ -58,6 +58,7 @@ class Method:
         refine: Answer the clicks in their order, each bounded by its radius, and settle the edge by color; False is
             the paper's.
         kappa: A click may change this many times the area of its circle (``click_radius``).
+        cut: After a foreground click color has a say in the whole object (``object_cut``); only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
@@ -91,6 +92,7 @@ class Method:
     despeckle: float = 0.0
     refine: bool = False
     kappa: float = KAPPA
+    cut: bool = True
     band: float | None = None
     start: Literal["cell", "bilinear"] = "cell"
     crossing: Literal["interpolated", "released"] = "interpolated"

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.window import widened, window_around
+
 _MARGIN = 1.1  # of the stability score
 _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extremes falls halfway
 
@@ -25,8 +27,18 @@ def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[
         points: (row, col) of all prompts, of a scribble two arrays.
     """
     least = share * distance.size
-    _drop(distance, distance <= 1.0, 4, least, points, 1.0 + 1e-3, keep_largest=True)
-    _drop(distance, distance > 1.0, 8, least, points, 1.0, keep_largest=False)
+    tight = window_around(distance <= 1.0)
+    if tight is None:
+        return
+    # All islands and holes are in this window, and what is around the object has at least this area there: its margin
+    # is as wide, or reaches the image's border.
+    window = widened(tight, 1 + least / min(side.stop - side.start for side in tight))
+    near, prompted = distance[window], np.zeros(distance.shape, np.bool_)
+    for point in points:
+        prompted[point] = True
+    prompted = prompted[window]
+    _drop(near, near <= 1.0, 4, least, prompted, 1.0 + 1e-3, keep_largest=True)
+    _drop(near, near > 1.0, 8, least, prompted, 1.0, keep_largest=False)
 
 
 def _drop(
@@ -34,7 +46,7 @@ def _drop(
     mask: NDArray[np.bool_],
     connectivity: int,
     least: float,
-    points: Sequence[tuple[Any, Any]],
+    prompted: NDArray[np.bool_],
     value: float,
     *,
     keep_largest: bool,
@@ -43,8 +55,7 @@ def _drop(
     area = stats[:, cv2.CC_STAT_AREA]
     small = area < least
     small[0] = False
-    for point in points:
-        small[labels[point]] = False
+    small[labels[prompted]] = False
     if keep_largest and count > 1:
         small[1 + int(area[1:].argmax())] = False
     if small.any():

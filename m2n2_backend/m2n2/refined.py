@@ -66,8 +66,8 @@ class Bound:
     Attributes:
         radius: Of the click, in pixels; 0 where it agrees with the mask.
         most: Pixels that may change.
-        changed: Pixels that the paper's answer would change in the click's direction. Beyond ``most`` the click edits
-            the mask instead.
+        changed: Pixels that the answer to all clicks would change in the click's direction. Beyond ``most`` the click
+            edits the mask instead.
     """
 
     radius: float
@@ -142,10 +142,10 @@ def first_step(
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
 ) -> Step:
-    """The answer to the first prompts is the paper's, with its edge settled.
+    """The answer to the first prompts, with its edge settled.
 
     Args:
-        answer: The paper's mask, bool [H, W].
+        answer: The paper's mask or its cut (``object_cut``), bool [H, W].
         points: Of the clicks and scribbles.
         labels: Of the clicks.
         edge: Of the photograph.
@@ -169,11 +169,11 @@ def next_step(
     kappa: float,
     thresholds: tuple[float, ...],
 ) -> Step:
-    """One more click: what the paper's answer adds, or removes, if that is no more than it was about, else an edit.
+    """One more click: what the answer to all adds, or removes, if that is no more than it was about, else an edit.
 
     Args:
         previous: Without the click.
-        answer: The paper's mask for all clicks, bool [H, W].
+        answer: The paper's mask for all clicks, or its cut (``object_cut``), bool [H, W].
         click: The new one.
         edge: Of the photograph.
         kappa: Most pixels that may change, in circles of the click's radius.

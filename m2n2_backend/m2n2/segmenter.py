@@ -17,6 +17,7 @@ from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.object_cut import SmallCopy, cut_object
 from m2n2_backend.m2n2.places import Place, index_of, level_at
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
 from m2n2_backend.m2n2.prompt_maps import (
@@ -109,6 +110,7 @@ class Segmenter:
             upsample=upsample,
             device=attention.device,
             guide=encoded.guide,
+            copy=SmallCopy.of(encoded.guide) if self.method.refine and self.method.cut else None,
         )
 
     def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
@@ -211,7 +213,10 @@ class Segmenter:
     ) -> Step:
         """One more click, or the first prompts."""
         answer = self._answer(state, points, labels, boxes)
-        rough = answer.distance <= 1.0
+        if state.copy and not boxes and labels[-1]:
+            rough = cut_object(state.copy, answer.distance, points, labels)
+        else:
+            rough = answer.distance <= 1.0
         (height, width), (rows, cols) = state.working_size, state.grid
         edge = Edge(state.guide, math.sqrt(height * width / (rows * cols)), self.band)
         if previous is None:

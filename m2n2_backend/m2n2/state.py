@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
+from m2n2_backend.m2n2.object_cut import SmallCopy
 from m2n2_backend.m2n2.refined import Step
 from m2n2_backend.m2n2.relations import Relation
 from m2n2_backend.m2n2.released import RankedMap
@@ -82,6 +83,7 @@ class ImageState:
         upsample: JBU operator at working size.
         device: Of ``relation``.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
+        copy: Of the guide, where the method cuts whole objects.
         cells: Memo of h×w maps by where their chain starts.
         clicks: Memo of ``PromptMap`` by place at working size.
         ranked: Likewise, of the released rules.
@@ -94,6 +96,7 @@ class ImageState:
     upsample: JointBilateral
     device: torch.device
     guide: NDArray[np.uint8]
+    copy: SmallCopy | None = None
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
     clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
     ranked: ByteCache[RankedMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
@@ -106,8 +109,9 @@ class ImageState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of matrix, table and memos; it grows with new clicks."""
-        return self.relation.nbytes + self.upsample.nbytes + self.memo_bytes
+        """Bytes of matrix, table, small copy and memos; it grows with new clicks."""
+        copy = self.copy.nbytes if self.copy else 0
+        return self.relation.nbytes + self.upsample.nbytes + copy + self.memo_bytes
 
     @property
     def device_bytes(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from m2n2_backend.commands.bench.timing import summary, timed
 from m2n2_backend.m2n2.band import open_band
 from m2n2_backend.m2n2.click_radius import click_radius
+from m2n2_backend.m2n2.object_cut import cut_object
 from m2n2_backend.m2n2.prompt_maps import working_pixel
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
@@ -31,8 +32,9 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
 
     Returns:
         ``new_click``, ``paper_new_click``, ``repeated_click`` and ``paper_repeated_click`` (median and p95), and
-        ``parts``: medians of ``radius``, ``band`` (colors and graph) and ``cut``, both for the mask's whole edge, of
-        which a click settles the part that it changed.
+        ``parts``: medians of ``radius``, ``object`` (the cut of the whole object, after foreground clicks alone),
+        ``band`` (colors and graph) and ``cut``, both for the mask's whole edge, of which a click settles the part
+        that it changed.
     """
     first, *following = clicks
     device, method, table = segmenter.backbone.device, segmenter.method, segmenter.joint_bilateral(encoded)
@@ -48,6 +50,10 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
         for name in ("new_click", "repeated_click"):
             times[name].append(timed(device, partial(segmenter.segment, state, both)))
             times[f"paper_{name}"].append(timed(device, partial(paper.segment, other, both)))
+        if click.positive and state.copy:
+            distance = paper.segment(other, both).distance
+            places = [working_pixel(state, each) for each in both]
+            times["object"].append(timed(device, partial(cut_object, state.copy, distance, places, [True, True])))
         rough = segmenter.refined_step(state, Prompts(tuple(both))).rough.unpacked()
         times["radius"].append(
             timed(device, partial(click_radius, before, working_pixel(state, click), click.positive))
@@ -58,5 +64,5 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
         mask, band = settle()
         if band is not None:
             times["cut"].append(timed(device, partial(band.cut, mask)))
-    parts = {name: statistics.median(times.pop(name, [0.0])) for name in ("radius", "band", "cut")}
+    parts = {name: statistics.median(times.pop(name, [0.0])) for name in ("radius", "object", "band", "cut")}
     return {name: summary(each) for name, each in times.items()} | {"parts": parts}
