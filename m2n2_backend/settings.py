@@ -59,7 +59,8 @@ class Settings(BaseSettings):
         4.0, ge=0.0, le=100.0, description="One click's segment has at least this many attention cells; 0 = any size"
     )
     refine: bool = Field(
-        True, description="Bound each click by its radius and settle the edge by color; off = the paper's algorithm"
+        True,
+        description="Bound each click by its radius, let color decide in doubt and at the edge; off = the paper's",
     )
     device_cache: int | None = Field(
         None,

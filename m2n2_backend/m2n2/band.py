@@ -135,7 +135,7 @@ def open_band(
     out[window] = part
     if not undecided.any():
         return out, None
-    colors = np.ascontiguousarray(rgb[window])
+    colors = rgb[window].copy()
     nats = evidence(colors, sure & part, sure & ~part, undecided)
     if nats is None:
         return out, None

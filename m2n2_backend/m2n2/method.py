@@ -55,8 +55,8 @@ class Method:
             paper does.
         working_size: Longest side, in pixels, at which steps 4 to 7 run; larger photographs are reduced for them.
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
-        refine: Answer the clicks in their order, each bounded by its radius, and settle the edge by color; False is
-            the paper's.
+        refine: Answer the clicks in their order, each bounded by its radius, and let color decide in doubt
+            and at the edge; False is the paper's.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         cut: After a foreground click color has a say in the whole object (``object_cut``); only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.

@@ -138,9 +138,11 @@ class Engine:
             share: Of the device's free memory that is this process's.
         """
         started = time.monotonic()
-        state = self._segmenter.encode(np.zeros((64, 64, 3), np.uint8))
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # colors that a mixture is fitted to
+        state = self._segmenter.encode(noise)
         self.encode_seconds = self.slowest_encode = time.monotonic() - started
-        self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False)], Box(4, 4, 40, 40))
+        for box in (None, Box(4, 4, 40, 40)):
+            self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False), Click(30, 20)], box)
         if numba.threading_layer() not in ("omp", "tbb"):
             self._kernels = threading.Lock()  # that layer ends the process where two threads use it at once
         if not self._on_cpu:
