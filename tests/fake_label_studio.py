@@ -113,7 +113,7 @@ class FakeLabelStudio:
         project = len(self.projects) + 1
         self.projects[project] = config
         model = {"id": project, "state": state, "url": url, "is_interactive": True, "error_message": None}
-        self.models[project] = [{**model, "model_version": "m2n2-0.1.0-color-1-g40", **fields}]
+        self.models[project] = [{**model, "model_version": "m2n2-0.1.0-color-2-g40", **fields}]
         return project
 
     def add_task(self, project: int, *regions: dict[str, Any], drafts: bool = False, **data: Any) -> int:

@@ -119,7 +119,7 @@ def test_the_model_version_and_the_status_say_what_decides_the_mask(pool: Proces
     status = pool.status()
 
     assert answer.model_version == status.model_version
-    assert f"color-1-g{GRID}" in status.model_version
+    assert f"color-2-g{GRID}" in status.model_version
     assert (status.state, status.device) == ("ready", "cpu")
     assert "no neural network" in status.backbone
 
