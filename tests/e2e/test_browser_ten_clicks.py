@@ -14,42 +14,42 @@ from m2n2_backend.resources import sample_photographs
 
 Points = tuple[tuple[int, int, bool], ...]
 
-# Where the benchmark's user, who clicks the middle of the largest error, went on: a woman in a suit, a cup with its
-# saucer, a cat's head.
+# After the first clicks where the benchmark's user, who clicks the middle of the largest error, went on: a woman in a
+# suit, a cup with its saucer, a cat's head.
 ASTRONAUT: Points = (
     (228, 276, True),
-    (104, 307, True),
-    (230, 84, True),
-    (50, 205, False),
-    (21, 280, False),
-    (301, 360, True),
-    (261, 461, True),
-    (175, 482, True),
-    (12, 474, False),
-    (47, 492, True),
+    (103, 306, True),
+    (177, 385, True),
+    (22, 263, False),
+    (71, 213, False),
+    (178, 496, True),
+    (13, 340, False),
+    (12, 450, False),
+    (269, 493, True),
+    (63, 240, False),
 )
 COFFEE: Points = (
     (283, 214, True),
-    (295, 113, True),
-    (441, 223, True),
-    (413, 373, False),
-    (43, 126, False),
-    (131, 194, True),
-    (177, 100, True),
-    (343, 285, True),
-    (413, 79, False),
-    (265, 9, False),
+    (287, 113, True),
+    (161, 374, False),
+    (453, 350, False),
+    (403, 84, True),
+    (161, 91, False),
+    (145, 101, False),
+    (88, 282, False),
+    (131, 110, False),
+    (40, 40, False),
 )
 CAT: Points = (
-    (224, 129, True),
-    (105, 73, True),
-    (27, 162, False),
-    (113, 171, True),
-    (252, 251, True),
-    (222, 254, True),
-    (141, 210, True),
-    (73, 157, True),
-    (285, 261, True),
+    (240, 150, True),
+    (121, 88, True),
+    (261, 258, True),
+    (346, 31, True),
+    (181, 120, True),
+    (25, 166, False),
+    (97, 179, True),
+    (254, 23, True),
+    (287, 261, True),
     (336, 248, False),
 )
 
