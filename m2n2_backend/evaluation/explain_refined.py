@@ -42,7 +42,9 @@ def draw_refined(
         draw_image(
             panels[0], draw_overlay(rgb, np.zeros(size, np.bool_), clicks, boxes), "no mask before these clicks"
         )
-        title = f"the whole object cut: {_exchange(rough & ~paper, paper & ~rough)}"
+        added, removed = rough & ~paper, paper & ~rough
+        cut = (added | removed).any()
+        title = f"the whole object cut: {_exchange(added, removed)}" if cut else "taken as it is"
     else:
         before = segmenter.segment(state, clicks[:-1], boxes).mask
         picture = draw_overlay(rgb, before, clicks, boxes)
