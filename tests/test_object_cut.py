@@ -114,3 +114,13 @@ def test_the_whole_object_is_cut_after_foreground_clicks_and_neither_after_backg
     assert np.array_equal(rough_of(with_cut, box), rough_of(without, box))
     removing = Prompts((first, Click(60, 40, positive=False)))
     assert not (rough_of(with_cut, removing) & ~cut).any()
+
+
+def test_what_is_kept_of_a_photograph_counts_its_small_copy_and_is_not_made_for_nothing() -> None:
+    with_cut, without = (
+        Segmenter(FakeBackbone(), Method(refine=True, cut=cut)).encode(small_photograph()) for cut in (True, False)
+    )
+    assert with_cut.copy is not None
+    assert with_cut.nbytes - without.nbytes == with_cut.copy.nbytes > 80 * 96 * 64
+    assert without.copy is None
+    assert Segmenter(FakeBackbone(), Method()).encode(small_photograph()).copy is None
