@@ -59,7 +59,7 @@ class FaultyBackbone(ColorAffinity):
             (self.folder / f"threads-{os.getpid()}").write_text(threads)
         red, green, blue = (int(value) for value in rgb[0, 0])
         ground = (red, green, blue)
-        if rgb.any():  # the warm-up's picture is black
+        if rgb.shape[:2] != (64, 64):  # of the warm-up's picture
             self.calls.append(ground)
             self.entered.set()
             assert self.gate.wait(120)

@@ -214,7 +214,7 @@ def test_16_bit_powers_give_maps_within_one_percent_of_32_bit_ones(spread: float
 
 
 @needs_grabcut
-@pytest.mark.parametrize("stem", ["flower", "person7"])
+@pytest.mark.parametrize("stem", ["person1", "person7"])
 def test_16_bit_powers_hold_for_chains_of_hundreds_of_steps(stem: str) -> None:
     features = ColorAffinity().features(grabcut_photograph(stem))
     starts = torch.eye(1600)[[820, 100, 1500]]
