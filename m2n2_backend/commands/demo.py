@@ -25,8 +25,8 @@ from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config, sample_photograph
 
-CLICKS = (Click(230, 60), Click(228, 205), Click(60, 60, positive=False))
-"""On the sample photograph: hair, which is enough for the head, neck, and the wall behind."""
+CLICKS = (Click(228, 276), Click(228, 205), Click(60, 60, positive=False))
+"""On the sample photograph: the collar's ring, which is enough for head and collar, neck, and the flag behind."""
 
 _LOAD_SECONDS = 300
 
