@@ -6,7 +6,6 @@ from pathlib import Path
 
 PROGRAM = """
 import importlib, pkgutil, sys
-import numpy as np
 from numba.core.registry import CPUDispatcher
 import m2n2_backend.m2n2 as package
 from m2n2_backend.backbones.color import ColorAffinity

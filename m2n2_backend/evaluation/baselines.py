@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.resize import enlarged, reduced
 from m2n2_backend.prompts import Click
 
 DISC = 0.015
@@ -43,7 +44,7 @@ class GrabCut:
 
     def start(self, rgb: NDArray[np.uint8]) -> GrabCutSession:
         """Reduce the photograph."""
-        return GrabCutSession((rgb.shape[0], rgb.shape[1]), _reduce(rgb, GRABCUT_SIZE))
+        return GrabCutSession((rgb.shape[0], rgb.shape[1]), reduced(rgb, GRABCUT_SIZE))
 
 
 class RandomWalker:
@@ -51,7 +52,7 @@ class RandomWalker:
 
     def start(self, rgb: NDArray[np.uint8]) -> RandomWalkerSession:
         """Reduce the photograph."""
-        return RandomWalkerSession((rgb.shape[0], rgb.shape[1]), _reduce(rgb, WALKER_SIZE))
+        return RandomWalkerSession((rgb.shape[0], rgb.shape[1]), reduced(rgb, WALKER_SIZE))
 
 
 class Geodesic:
@@ -59,7 +60,7 @@ class Geodesic:
 
     def start(self, rgb: NDArray[np.uint8]) -> GeodesicSession:
         """Reduce the photograph and compute the cost of each pixel."""
-        small = _reduce(rgb, GEODESIC_SIZE)
+        small = reduced(rgb, GEODESIC_SIZE)
         smooth = cv2.GaussianBlur(small.astype(np.float32) / 255.0, (0, 0), 1.0)
         across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125)
         down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125)
@@ -92,7 +93,7 @@ class GrabCutSession:
         cv2.grabCut(
             self.small, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
         )
-        return _enlarge((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD), self.size)
+        return enlarged((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD), self.size)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class RandomWalkerSession:
 
         seeds = _seeds(clicks, self.size, self.small.shape[:2])
         labels = random_walker(self.small, seeds, beta=WALKER_BETA, mode="bf", channel_axis=-1)
-        return _enlarge(labels == _FOREGROUND, self.size)
+        return enlarged(labels == _FOREGROUND, self.size)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class GeodesicSession:
         positive = [self._distance(point) for point, click in zip(points, clicks, strict=True) if click.positive]
         negative = [self._distance(point) for point, click in zip(points, clicks, strict=True) if not click.positive]
         negative.append(self._distance(None))
-        return _enlarge(np.minimum.reduce(positive) < np.minimum.reduce(negative), self.size)
+        return enlarged(np.minimum.reduce(positive) < np.minimum.reduce(negative), self.size)
 
     def _distance(self, point: tuple[int, int] | None) -> NDArray[np.float64]:
         """From one pixel, or from the image's border, to every pixel."""
@@ -176,17 +177,3 @@ def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     border = np.ones(shape[:2], np.bool_)
     border[1:-1, 1:-1] = False
     return border
-
-
-def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    height, width = rgb.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8) if scale < 1 else rgb
-
-
-def _enlarge(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    if mask.shape == size:
-        return mask
-    soft = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(soft > 0.5)

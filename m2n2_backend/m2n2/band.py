@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.color_mixture import evidence
-from m2n2_backend.m2n2.min_cut import min_cut, pixel_graph
+from m2n2_backend.m2n2.min_cut import min_cut
+from m2n2_backend.m2n2.pixel_graph import pixel_graph
 from m2n2_backend.m2n2.window import Window, window_around
 
 WIDTH = 0.5

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.color_mixture import evidence
-from m2n2_backend.m2n2.min_cut import in_units, min_cut, pixel_graph
+from m2n2_backend.m2n2.min_cut import min_cut
+from m2n2_backend.m2n2.pixel_graph import in_units, pixel_graph
 from m2n2_backend.m2n2.places import Place, index_of
+from m2n2_backend.m2n2.resize import enlarged, reduced
 
 SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""
@@ -58,9 +59,7 @@ class SmallCopy:
     @staticmethod
     def of(rgb: NDArray[np.uint8]) -> SmallCopy:
         """Of the photograph at working size, uint8 [H, W, 3]."""
-        height, width = rgb.shape[:2]
-        scale = min(1.0, SIDE / max(height, width))
-        small = _reduced(rgb, (max(1, round(height * scale)), max(1, round(width * scale))))
+        small = reduced(rgb, SIDE).copy()  # a small photograph itself may be read-only
         everywhere = np.ones(small.shape[:2], np.bool_)
         _, near, capacity = pixel_graph(everywhere, everywhere, small, np.zeros(everywhere.size), SMOOTHNESS)
         return SmallCopy(small, near, capacity)
@@ -87,7 +86,8 @@ def cut_object(
     """
     (height, width), (rows, cols) = distance.shape, copy.rgb.shape[:2]
     rough = distance <= 1.0
-    nats = _reduced(-ATTENTION * np.log(np.clip(distance, 1.0 / FAR, FAR)), (rows, cols))
+    sure = -ATTENTION * np.log(np.clip(distance, 1.0 / FAR, FAR))
+    nats = np.asarray(cv2.resize(sure, (cols, rows), interpolation=cv2.INTER_AREA))
     before = nats >= 0.0
     of_color = evidence(copy.rgb, before, ~before, np.ones_like(before))
     if of_color is None:
@@ -97,14 +97,4 @@ def cut_object(
         row, col = index_of(place)
         nats[row * rows // height, col * cols // width] = _CLICKED if label else -_CLICKED
     after = min_cut(in_units(nats.ravel()), copy.near, copy.capacity).reshape(rows, cols)
-    return (rough | _enlarged(after & ~before, rough.shape)) & ~_enlarged(before & ~after, rough.shape)
-
-
-def _reduced(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    return np.ascontiguousarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA))
-
-
-def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The mask at another size, its corners rounded."""
-    larger = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(larger) > 0.5
+    return (rough | enlarged(after & ~before, (height, width))) & ~enlarged(before & ~after, (height, width))

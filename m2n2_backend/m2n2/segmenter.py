@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from m2n2_backend.m2n2.prompt_maps import (
 from m2n2_backend.m2n2.refined import Edge, NewClick, Step, first_step, next_step
 from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
 from m2n2_backend.m2n2.released import best_threshold, nearest_prompt
+from m2n2_backend.m2n2.resize import reduced
 from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import choose_threshold
@@ -84,7 +84,7 @@ class Segmenter:
             rgb: uint8 [H, W, 3].
         """
         features = self.backbone.features(rgb)
-        return EncodedImage((rgb.shape[0], rgb.shape[1]), features, _reduce(rgb, self.method.working_size))
+        return EncodedImage((rgb.shape[0], rgb.shape[1]), features, reduced(rgb, self.method.working_size))
 
     @torch.inference_mode()
     def prepare(self, encoded: EncodedImage, upsample: JointBilateral | None = None) -> ImageState:
@@ -337,13 +337,3 @@ def _transition(state: ImageState) -> Transition:
     if not isinstance(state.relation, MarkovRelation):
         raise ValueError("only the Markov relation has a transition matrix; a box needs the Markov relation too")
     return state.relation.transition
-
-
-def _reduce(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """The photograph with its longest side at most ``longest``."""
-    height, width = rgb.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1.0:
-        return rgb
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
