@@ -203,6 +203,10 @@ def predict_project(
     column: Annotated[
         str | None, typer.Option(help="Data column with prompts; those of annotations and drafts by default.")
     ] = None,
+    source: Annotated[
+        Literal["annotations", "predictions"],
+        typer.Option("--from", help="Where prompts are saved: annotations and drafts, or predictions."),
+    ] = "annotations",
     backbone: BackboneOption = None,
     model: ModelOption = None,
     layers: LayersOption = None,
@@ -214,7 +218,7 @@ def predict_project(
         settings = _settings(backbone, model, layers, grid, device)
         from m2n2_backend.commands.predict_project import predict_project as run_batch
 
-        complete = run_batch(settings, project, column, console)
+        complete = run_batch(settings, project, column, console, source)
     raise typer.Exit(0 if complete else 1)
 
 

@@ -20,12 +20,13 @@ from m2n2_backend.errors import (
     SettingsError,
 )
 from m2n2_backend.labelstudio.batch import ProjectBatch
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.label_config import ShownImage, parse_label_config
 from m2n2_backend.labelstudio.contract.saved_prompts import column_objects, saved_objects
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.prompts import Box, Click, Prompts
 
 SHIPPED = parse_label_config(BRUSH_CONFIG)
+SHOWN = ShownImage(SHIPPED.images[0])
 
 
 def point(x: float = 50.0, y: float = 50.0, label: str = "Person", **fields: Any) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def test_every_pixel_survives_the_way_through_percent() -> None:
     pool = DiscPool()
     for width in (7, 97, 640, 1365):
         for x in range(width):
-            ((item,),) = column_objects([{"x": x, "y": 0}], "data.clicks", (width, 5), SHIPPED)
+            ((item,),) = column_objects([{"x": x, "y": 0}], "data.clicks", (width, 5), SHOWN)
             assert int(item["value"]["x"] * width / 100) == x
     assert not pool.calls
 
@@ -158,7 +159,7 @@ def test_every_pixel_survives_the_way_through_percent() -> None:
 )
 def test_a_column_of_something_else_is_told_its_path(value: Any, cause: str) -> None:
     with pytest.raises(InvalidRequest, match=cause):
-        column_objects(value, "data.clicks", (64, 48), SHIPPED)
+        column_objects(value, "data.clicks", (64, 48), SHOWN)
 
 
 def test_a_second_run_posts_nothing_and_asks_no_model(studio: FakeLabelStudio) -> None:

@@ -4,7 +4,7 @@ import pytest
 from label_studio_fakes import CONFIG, labels
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.label_config import Control, LabelConfig, Target, parse_label_config
 from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
 
 SHIPPED = Path(__file__).parent.parent / "label_config"
@@ -20,23 +20,43 @@ def control(tag: str, *names: str, name: str = "out", smart: str = "false") -> s
     return f'<{tag} name="{name}" toName="image" smart="{smart}">{labels(*names)}</{tag}>'
 
 
+def output(parsed: LabelConfig) -> Control:
+    """The control that masks go to first."""
+    return parsed.images[0].outputs[0]
+
+
+def target(parsed: LabelConfig, *named: str) -> Target:
+    """Where the mask of a click with these labels goes."""
+    (found,) = parsed.images[0].targets(named, {})
+    return found
+
+
+def sound(xml: str) -> LabelConfig:
+    """A config as /setup takes it."""
+    parsed = parse_label_config(xml)
+    parsed.require_sound()
+    return parsed
+
+
 def test_the_usual_config_is_understood() -> None:
     parsed = parse_label_config(CONFIG)
-    assert (parsed.image_name, parsed.image_key, parsed.pages) == ("image", "image", False)
-    assert (parsed.output.name, parsed.output.kind, parsed.output.type) == ("brush", "brush", "brushlabels")
-    assert parsed.output.labels == ("Cat", "Dog")
+    (image,) = parsed.images
+    assert (image.name, image.pages) == ("image", False)
+    assert next(iter(parsed.addresses({"image": "a.png"})))[1:] == (0, "a.png")
+    assert (output(parsed).name, output(parsed).shape, output(parsed).type) == ("brush", "brush", "brushlabels")
+    assert [label.sent for label in output(parsed).labels] == ["Cat", "Dog"]
     assert parsed.prompts == {"kp", "rect"}
 
 
 @pytest.mark.parametrize("kind", ["brush", "polygon", "bitmask"])
 def test_a_shipped_config_is_valid_without_a_warning_and_has_the_same_labels_everywhere(kind: str) -> None:
     xml = (SHIPPED / f"{kind}.xml").read_text(encoding="utf-8")
-    parsed = parse_label_config(xml)
-    assert (parsed.output.kind, parsed.warnings) == (kind, ())
+    parsed = sound(xml)
+    assert (output(parsed).shape, parsed.warnings) == (kind, ())
     assert parsed.prompts == {"keypoint", "rectangle"}
-    assert len(parsed.output.labels) > 1
-    for label in parsed.output.labels:
-        assert xml.count(f'<Label value="{label}"') == 3
+    assert len(output(parsed).labels) > 1
+    for label in output(parsed).labels:
+        assert xml.count(f'<Label value="{label.value}"') == 3
 
 
 @pytest.mark.parametrize(
@@ -51,18 +71,18 @@ def test_a_shipped_config_is_valid_without_a_warning_and_has_the_same_labels_eve
 )
 def test_each_output_control_is_found(tag: str, kind: str) -> None:
     parsed = parse_label_config(config(POINTS, control(tag, "Cat")))
-    assert (parsed.output.kind, parsed.output.type) == (kind, f"{kind}labels")
+    assert (output(parsed).shape, output(parsed).type) == (kind, f"{kind}labels")
 
 
 def test_the_brush_wins_over_the_polygon_wherever_it_stands() -> None:
     xml = config(POINTS, control("PolygonLabels", "Cat", name="p"), control("BrushLabels", "Cat", name="b"))
-    assert parse_label_config(xml).output.name == "b"
+    assert target(parse_label_config(xml), "Cat").name == "b"
 
 
 def test_a_control_may_say_that_it_is_the_output() -> None:
     polygon = control("PolygonLabels", "Cat", name="poly").replace("smart=", 'm2n2="output" smart=')
     parsed = parse_label_config(config(control("BrushLabels", "Cat", name="brush"), polygon, POINTS))
-    assert (parsed.output.name, parsed.output.kind, parsed.warnings) == ("poly", "polygon", ())
+    assert (target(parsed, "Cat").name, target(parsed, "Cat").kind, parsed.warnings) == ("poly", "polygon", ())
 
 
 @pytest.mark.parametrize("tags", [["BrushLabels", "PolygonLabels"], ["KeyPointLabels"]])
@@ -78,19 +98,19 @@ def test_a_smart_rectangle_is_a_prompt_and_no_output() -> None:
         control("RectangleLabels", "Cat", name="shown", smart="false"),
     )
     parsed = parse_label_config(both)
-    assert (parsed.output.name, parsed.prompts) == ("shown", {"smart"})
+    assert (output(parsed).name, parsed.prompts) == ("shown", {"smart"})
 
 
 def test_a_smart_rectangle_is_the_output_where_nothing_else_could_be() -> None:
     parsed = parse_label_config(config(POINTS, control("RectangleLabels", "Cat", smart="true")))
-    assert (parsed.output.kind, parsed.output.name) == ("rectangle", "out")
+    assert (output(parsed).shape, output(parsed).name) == ("rectangle", "out")
 
 
 def test_brush_with_separate_labels_takes_them_from_there() -> None:
     tools = '<Brush name="brush" toName="image" smart="false"/><KeyPoint name="kp" toName="image" smart="true"/>'
     parsed = parse_label_config(config(control("Labels", "Cat", "Dog", name="labels"), tools))
-    assert (parsed.output.type, parsed.output.labels_name) == ("brush", "labels")
-    assert parsed.output.labels == ("Cat", "Dog")
+    assert output(parsed).type == "brush"
+    assert target(parsed, "Dog").separate == (("labels", ("Dog",)),)
     assert parsed.prompts == {"kp"}
 
 
@@ -98,7 +118,8 @@ def test_a_value_list_means_pages() -> None:
     parsed = parse_label_config(
         config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" valueList="$pages"/>')
     )
-    assert (parsed.image_key, parsed.pages) == ("pages", True)
+    found = parsed.addresses({"pages": ["a.png", "b.png"]})
+    assert [(page, address) for _, page, address in found] == [(0, "a.png"), (1, "b.png")]
 
 
 def test_smart_is_true_unless_it_is_denied() -> None:
@@ -114,23 +135,34 @@ def test_a_smart_output_control_is_warned_about(smart: str) -> None:
     assert '<BrushLabels name="out">' in warning
 
 
-def test_prompt_labels_the_output_lacks_are_warned_about() -> None:
-    (warning,) = parse_label_config(CONFIG).warnings
-    assert "Cow" in warning
+def test_a_prompt_label_that_no_output_knows_is_refused_where_the_backend_is_connected() -> None:
+    with pytest.raises(InvalidLabelConfig, match='add <Label value="Cow"/>'):
+        sound(CONFIG)
 
 
 def test_a_label_is_mapped_by_name() -> None:
-    assert parse_label_config(CONFIG).output_label("Dog") == "Dog"
+    assert target(parse_label_config(CONFIG), "Dog").labels == ("Dog",)
 
 
-def test_any_label_becomes_the_only_one_of_the_output() -> None:
-    parsed = parse_label_config(config(POINTS, control("BrushLabels", "Mask")))
-    assert [parsed.output_label(label) for label in ("Cat", None)] == ["Mask", "Mask"]
+def test_any_label_becomes_the_only_one_of_the_output_if_no_prompt_has_that_one() -> None:
+    parsed = sound(config(POINTS, control("BrushLabels", "Mask")))
+    assert [target(parsed, *named).labels for named in (("Cat",), ())] == [("Mask",), ("Mask",)]
+    (warning,) = parsed.warnings
+    assert "Cat come back as Mask" in warning
+
+
+def test_a_second_class_does_not_become_the_only_one_of_the_output() -> None:
+    points = f'<KeyPointLabels name="kp" toName="image">{labels("Cat", "Dog")}</KeyPointLabels>'
+    parsed = parse_label_config(config(points, control("BrushLabels", "Cat")))
+    with pytest.raises(InvalidLabelConfig, match='add <Label value="Dog"/>'):
+        target(parsed, "Dog")
+    with pytest.raises(InvalidLabelConfig, match='add <Label value="Dog"/>'):
+        parsed.require_sound()
 
 
 def test_an_unknown_label_is_an_error_that_names_label_control_and_cure() -> None:
     with pytest.raises(InvalidLabelConfig) as caught:
-        parse_label_config(CONFIG).output_label("Cow")
+        target(parse_label_config(CONFIG), "Cow")
     assert 'label "Cow"' in str(caught.value)
     assert '<BrushLabels name="brush">' in str(caught.value)
     assert 'add <Label value="Cow"/>' in str(caught.value)
@@ -138,16 +170,18 @@ def test_an_unknown_label_is_an_error_that_names_label_control_and_cure() -> Non
 
 def test_no_label_among_several_is_an_error() -> None:
     with pytest.raises(InvalidLabelConfig, match="select one"):
-        parse_label_config(CONFIG).output_label(None)
+        target(parse_label_config(CONFIG))
 
 
 def test_labels_that_only_the_task_knows_are_passed_on() -> None:
     brush = '<BrushLabels name="out" toName="image" smart="false" value="$labels"/>'
-    assert parse_label_config(config(POINTS, brush)).output_label("Whatever") == "Whatever"
+    assert target(parse_label_config(config(POINTS, brush)), "Whatever").labels == ("Whatever",)
 
 
 def test_an_xml_declaration_is_no_obstacle() -> None:
-    assert parse_label_config('<?xml version="1.0" encoding="UTF-8"?>\n' + CONFIG).output.name == "brush"
+    assert (
+        parse_label_config('<?xml version="1.0" encoding="UTF-8"?>\n' + CONFIG).images[0].outputs[0].name == "brush"
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +192,7 @@ def test_an_xml_declaration_is_no_obstacle() -> None:
         ("no xml", "cannot be parsed"),
         ("<View>\x00</View>", "cannot be parsed"),
         ("<View \ud800/>", "cannot be parsed"),
-        ('<View><?target name="a" toName="b"?></View>', "cannot be parsed"),
+        ('<View><?target name="a" toName="b"?></View>', "has no image"),
         ("<a>" * 5000, "cannot be parsed"),
         ("<View>" + " " * MAX_CHARS + "</View>", "more than"),
         ("<View/>", '<Image name="image" value="$image"/>'),
@@ -180,7 +214,7 @@ def test_an_xml_declaration_is_no_obstacle() -> None:
 )
 def test_a_config_that_cannot_work_is_refused_with_the_line_to_change(xml: str, cause: str) -> None:
     with pytest.raises(InvalidLabelConfig) as caught:
-        parse_label_config(xml)
+        sound(xml)
     assert cause in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -200,7 +234,8 @@ def test_entities_are_refused_before_any_parser_sees_them(declaration: str) -> N
 
 def test_the_config_of_every_prompt_is_valid_and_says_what_label_studio_does_not_send() -> None:
     parsed = parse_label_config((SHIPPED / "shapes.xml").read_text(encoding="utf-8"))
-    assert (parsed.output.name, parsed.output.kind, parsed.output.labels_name) == ("mask", "brush", "label")
+    assert (output(parsed).name, output(parsed).shape) == ("mask", "brush")
+    assert target(parsed, "Person").separate == (("label", ("Person",)),)
     assert parsed.prompts == {"keypoint", "rectangle", "stroke", "ellipse", "polygon"}
     assert [warning.split(">")[0].split("<")[1] for warning in parsed.warnings] == [
         'Bitmask name="stroke"',
@@ -217,10 +252,10 @@ def test_strokes_and_shapes_prompt_only_where_their_control_says_that_it_is_smar
     mask = control("BrushLabels", "Cat", name="mask")
     assert parse_label_config(config(mask, POINTS, said)).prompts == {"kp", "drawn"}
     assert parse_label_config(config(mask, POINTS, unsaid)).prompts == {"kp"}
-    assert parse_label_config(config(said, POINTS, mask)).output.name == "mask"
+    assert output(parse_label_config(config(said, POINTS, mask))).name == "mask"
 
 
 def test_the_only_control_that_can_show_masks_is_no_prompt_however_smart() -> None:
     parsed = parse_label_config(config(POINTS, control("BrushLabels", "Cat", smart="true")))
-    assert (parsed.output.name, parsed.prompts) == ("out", {"kp"})
+    assert (output(parsed).name, parsed.prompts) == ("out", {"kp"})
     assert "never sends a request" in parsed.warnings[0]

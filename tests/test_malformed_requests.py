@@ -78,7 +78,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "no data": (payload(POINT, data=None), 400, "tasks[0].data must be an object"),
     "no image in the data": (payload(POINT, data={"img": "a"}), 400, "tasks[0].data.image must be"),
     "image is a number": (payload(POINT, image=5), 400, "tasks[0].data.image must be"),
-    "image is a list": (payload(POINT, image=["/a.png"]), 400, "tasks[0].data.image must be"),
+    "image is an object": (payload(POINT, image={"url": "/a.png"}), 400, "tasks[0].data.image must be"),
     "task id is a list": (payload(POINT, id=[7]), 400, "tasks[0].id"),
     "a prompt is null": (payload(None), 400, "params.context.result[0] must be an object"),
     "a prompt without type": (payload(without(POINT, "type")), 400, "params.context.result[0].type"),
@@ -86,7 +86,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "from_name is unknown": (
         payload({**POINT, "from_name": "kp9"}),
         400,
-        'from_name "kp9" is no smart control',
+        'from_name "kp9" is not a smart control',
     ),
     "a prompt without value": (payload(without(POINT, "value")), 400, "result[0].value"),
     "a prompt without x": (payload(with_value(POINT, x=None)), 400, "result[0].value.x must be a number"),

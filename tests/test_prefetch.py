@@ -12,6 +12,7 @@ from fake_label_studio import Clock
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, settings
 
 from m2n2_backend.errors import ImageUnavailable
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.prefetch import MAX_WAITING, MAX_WAITING_CHARS, REPEAT_SECONDS, Prefetcher
 from m2n2_backend.server.app import create_app
@@ -59,6 +60,9 @@ class TellingPool(DiscPool):
             self.handed.get(timeout=60)
 
 
+USUAL = parse_label_config(CONFIG)
+
+
 def task(number: int) -> dict[str, Any]:
     return {"id": number, "data": {"image": f"/data/upload/{number}.png"}}
 
@@ -88,7 +92,7 @@ def prefetcher(pool: TellingPool, media: GatedMedia, clock: Clock) -> Iterator[P
 
 def opened(prefetcher: Prefetcher, *numbers: int, project: str = "1") -> None:
     for number in numbers:
-        prefetcher.opened(ImageRef(f"/data/upload/{number}.png", number), "image", project=project)
+        prefetcher.opened([ImageRef(f"/data/upload/{number}.png", number)], USUAL, project=project)
 
 
 def opened_while_the_first_is_read(prefetcher: Prefetcher, media: GatedMedia, *numbers: int, project: str) -> None:
@@ -246,8 +250,8 @@ def test_whole_images_in_the_addresses_are_not_kept(
     assert media.asked.get(timeout=20)[0].task_id == 1
     for number in range(8):
         url = f"data:image/png;base64,{number}{'A' * (MAX_WAITING_CHARS // 4)}"
-        prefetcher.opened(ImageRef(url, number), "image", project="")
-    assert sum(len(one.ref.url) for one in prefetcher._waiting) <= MAX_WAITING_CHARS
+        prefetcher.opened([ImageRef(url, number)], USUAL, project="")
+    assert sum(one.chars for one in prefetcher._waiting) <= MAX_WAITING_CHARS
     media.gate.set()
     pool.wait(1 + 3)
 

@@ -34,7 +34,7 @@ def test_a_click_arrives_in_pixels_of_the_natural_image() -> None:
     assert request.prompts.clicks == (Click(16, 36, True),)
     assert (request.width, request.height) == (WIDTH, HEIGHT)
     assert (request.image, request.task_id, request.label) == ("/data/upload/1/a.png", 7, "Cat")
-    assert (request.output.name, request.image_name, request.item_index) == ("brush", "image", None)
+    assert (request.targets[0].name, request.image_name, request.item_index) == ("brush", "image", None)
 
 
 def test_clicks_on_the_border_belong_to_the_outermost_pixels() -> None:
@@ -268,7 +268,7 @@ def test_an_unmapped_label_is_refused() -> None:
     [
         ({"data": None}, r"tasks\[0\]\.data"),
         ({"data": {}}, r"tasks\[0\]\.data\.image"),
-        ({"data": {"image": ["a"]}}, r"tasks\[0\]\.data\.image"),
+        ({"data": {"image": [5]}}, r"tasks\[0\]\.data\.image"),
         ({"data": {"image": ""}}, r"tasks\[0\]\.data\.image"),
         ({"id": True}, r"tasks\[0\]\.id"),
         ({"id": [1]}, r"tasks\[0\]\.id"),

@@ -53,10 +53,16 @@ def test_setup_answers_the_model_version(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("extra", [None, {"any": "object"}, "text", [1]])
 def test_setup_takes_any_extra_params_and_lists_warnings(client: FlaskClient, extra: Any) -> None:
-    body = {"project": "1.2", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
+    smart = CONFIG.replace('smart="false"', 'smart="true"').replace('"Cow"', '"Dog"')
+    body = {"project": "1.2", "schema": smart, "hostname": "http://localhost:8080", "access_token": "x"}
     answer = client.post("/setup", json={**body, "extra_params": extra})
     assert answer.status_code == 200
-    assert "Cow" in answer.json["warnings"][0]
+    assert 'smart="false"' in answer.json["warnings"][0]
+
+
+def test_setup_refuses_a_config_whose_clicks_could_not_all_be_answered(client: FlaskClient) -> None:
+    answer = client.post("/setup", json={"project": "1.2", "schema": CONFIG})
+    assert answer.status == '422 label "Cow" is not in <BrushLabels name="brush">: add <Label value="Cow"/> there'
 
 
 def test_setup_explains_a_bad_config_in_the_status_line(client: FlaskClient) -> None:

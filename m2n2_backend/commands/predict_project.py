@@ -8,18 +8,22 @@ from rich.console import Console
 
 from m2n2_backend.commands.progress import run_with_progress
 from m2n2_backend.labelstudio.batch import ProjectBatch
+from m2n2_backend.labelstudio.contract.saved_prompts import Source
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.process_pool import ProcessPool
 
 
-def predict_project(settings: Settings, project: int, column: str | None, console: Console) -> bool:
+def predict_project(
+    settings: Settings, project: int, column: str | None, console: Console, source: Source = "annotations"
+) -> bool:
     """Post predictions for the tasks of a project that hold prompts, and print what became of them.
 
     Args:
         settings: Label Studio, backbone, limits.
         project: Label Studio's id of the project.
-        column: Key of the tasks' data with the prompts; those saved in annotations and drafts if None.
+        column: Key of the tasks' data with the prompts; those drawn and saved if None.
         console: For the progress bar and the report.
+        source: Where the drawn ones are saved.
 
     Returns:
         True where no task failed.
@@ -27,7 +31,7 @@ def predict_project(settings: Settings, project: int, column: str | None, consol
     Raises:
         M2N2Error: Label Studio, the project or the model cannot be used at all.
     """
-    batch = ProjectBatch(settings, project, column=column)
+    batch = ProjectBatch(settings, project, column=column, source=source)
     pool = ProcessPool(settings)
     lines = logging.getLogger("m2n2_backend.labelstudio.predictor")
     level = lines.level

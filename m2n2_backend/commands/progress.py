@@ -1,4 +1,4 @@
-"""The progress bar beside long work, and the reasons of what failed."""
+"""The progress bar beside long work, and what there is to say of single outcomes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from m2n2_backend.labelstudio.outcome import Outcome, State
 T = TypeVar("T")
 
 MAX_REASONS = 20
-"""Failures that are told with their reason; there may be thousands, all with the same."""
+"""Outcomes that are told with their reason; there may be thousands, all with the same."""
 
 
 def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], console: Console) -> Counter[State]:
-    """Do the work, and print why some of it failed.
+    """Do the work, and print what there is to say of some of it, such as why it failed.
 
     Args:
         title: Beside the bar.
@@ -40,18 +40,18 @@ def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], consol
         How often each state came.
     """
     states: Counter[State] = Counter()
-    failed: list[Outcome] = []
+    told: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(title, total=size)
         for outcome in outcomes:
             states[outcome.state] += 1
-            failed += [outcome] if outcome.state == "failed" else []
+            told += [outcome] if outcome.detail else []
             progress.advance(bar)
-    for outcome in failed[:MAX_REASONS]:
+    for outcome in told[:MAX_REASONS]:
         console.print(f"{outcome.name}: {outcome.detail}", soft_wrap=True, highlight=False, markup=False)
-    if len(failed) > MAX_REASONS:
-        console.print(f"and {len(failed) - MAX_REASONS} more")
+    if len(told) > MAX_REASONS:
+        console.print(f"and {len(told) - MAX_REASONS} more")
     return states
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
-from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidRequest, M2N2Error, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidRequest, M2N2Error
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import PredictRequest, read
-from m2n2_backend.labelstudio.contract.saved_prompts import Region, column_objects, saved_objects
+from m2n2_backend.labelstudio.contract.saved_prompts import (
+    Region,
+    Source,
+    column_objects,
+    saved_objects,
+    without_prompts,
+)
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
@@ -28,13 +35,16 @@ _POLL_SECONDS = 0.1
 class ProjectBatch:
     """One project's tasks, one after the other."""
 
-    def __init__(self, settings: Settings, project: int, *, column: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, project: int, *, column: str | None = None, source: Source = "annotations"
+    ) -> None:
         """Ask Label Studio for the project.
 
         Args:
             settings: Label Studio's address and token, and the limits.
             project: Its id.
-            column: Key of the tasks' data that holds the prompts; those saved in annotations and drafts if None.
+            column: Key of the tasks' data that holds the prompts; those drawn and saved if None.
+            source: Where the drawn ones are saved.
 
         Raises:
             SettingsError: Address or token is not set.
@@ -45,6 +55,7 @@ class ProjectBatch:
         self._settings = settings
         self._project = project
         self._column = column
+        self._source: Source = source
         found = self._studio.project(project)
         self.size = int(found.get("task_number") or 0)
         self._xml = str(found.get("label_config"))
@@ -74,7 +85,8 @@ class ProjectBatch:
             try:
                 objects = self._objects(task, media)
                 if not objects:
-                    yield Outcome(name, "no prompts")
+                    found = without_prompts(task, self._config, self._source) if self._column is None else ""
+                    yield Outcome(name, "no prompts", found)
                     continue
                 self._studio.post_prediction(task["id"], self._predicted(predictor, task, objects))
             except BackboneUnavailable:
@@ -86,18 +98,18 @@ class ProjectBatch:
 
     def _objects(self, task: Mapping[str, Any], media: Media) -> list[list[Region]]:
         if self._column is None:
-            return saved_objects(task, self._config)
+            return saved_objects(task, self._config, self._source)
         data = task.get("data") or {}
         if data.get(self._column) is None:
             return []
-        if self._config.pages:
-            raise SettingsError("a column of prompts needs tasks with one image each, not valueList")
-        ref = next(ImageRef.of_task(task, self._config.image_key), None)
-        if ref is None:
-            raise InvalidRequest(f"data.{self._config.image_key} must be the address of an image")
-        image = media.fetch(ref, deadline=time.monotonic() + SECONDS)
+        shown = list(islice(self._config.addresses(data), 2))
+        if len(shown) != 1:
+            found = "several images" if shown else "no image that can be clicked"
+            raise InvalidRequest(f"a column of prompts needs a task with one image, and this one has {found}")
+        (on, _, url), *_ = shown
+        image = media.fetch(ImageRef(url, task["id"]), deadline=time.monotonic() + SECONDS)
         assert image.size is not None, "a reader tells the size"
-        return column_objects(data[self._column], f"data.{self._column}", image.size, self._config)
+        return column_objects(data[self._column], f"data.{self._column}", image.size, on)
 
     def _predicted(
         self, predictor: Predictor, task: Mapping[str, Any], objects: list[list[Region]]

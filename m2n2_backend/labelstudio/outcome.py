@@ -15,7 +15,7 @@ class Outcome:
     Attributes:
         name: What people call it: "task 7", the path of a file.
         state: ``present`` where there was nothing to do any more.
-        detail: Why it failed, else empty.
+        detail: What the user should know of it, such as why it failed; mostly empty.
     """
 
     name: str

@@ -12,6 +12,7 @@ from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.outcome import Outcome
+from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.engine import Engine
 from m2n2_backend.worker.pool import SourceImage
@@ -46,13 +47,10 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
         InvalidLabelConfig: Its labeling config cannot take masks.
     """
     config = parse_label_config(str(studio.project(project).get("label_config", "")))
-    found = {
-        f"task {ref.task_id}" + (f", page {page + 1}" if page else ""): ref
-        for task in studio.tasks(project)
-        for page, ref in enumerate(ImageRef.of_task(task, config.image_key))
-    }
+    found = {name: ref for task in studio.tasks(project) for name, ref in images_of_task(task, config)}
     if not found:
-        raise SettingsError(f"project {project} has no task with an image in {config.image_key!r}")
+        places = ", ".join(image.source.place() for image in config.images if image.source and image.prompts)
+        raise SettingsError(f"project {project} has no task with an image in {places}")
     return found
 
 

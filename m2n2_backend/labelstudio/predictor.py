@@ -14,6 +14,7 @@ from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
+from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
 
 logger = logging.getLogger(__name__)
@@ -71,12 +72,13 @@ class Predictor:
             return
         (task,) = request.tasks
         try:
-            image_key = self.configs.read(request.label_config).image_key
+            config = self.configs.read(request.label_config)
         except M2N2Error as error:
             logger.info("project %s, task %s: not prefetched: %s", request.project, task.id, error)
             return
-        for ref in islice(ImageRef.of_task({"id": task.id, "data": task.data}, image_key, hostname), 1):
-            self._prefetcher.opened(ref, image_key, project=request.project or "")
+        shown = islice(images_of_task({"id": task.id, "data": task.data}, config, hostname), MOST_SHOWN)
+        if refs := [ref for _, ref in shown]:
+            self._prefetcher.opened(refs, config, project=request.project or "")
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()
@@ -109,7 +111,7 @@ class Predictor:
         return result
 
     def _ask(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
-        is_brush = request.output.kind == "brush"
+        is_brush = any(target.kind == "brush" for target in request.targets)
         return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject, rle=is_brush)
 
 

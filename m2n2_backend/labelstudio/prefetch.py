@@ -14,8 +14,10 @@ from typing import Any
 from cachetools import TTLCache
 
 from m2n2_backend.errors import M2N2Error
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
+from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
 from m2n2_backend.worker.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -41,9 +43,14 @@ Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class _Opened:
-    ref: ImageRef
-    image_key: str
+    refs: tuple[ImageRef, ...]
+    config: LabelConfig
     project: str
+
+    @property
+    def chars(self) -> int:
+        """Of the addresses."""
+        return sum(len(ref.url) for ref in self.refs)
 
 
 class Prefetcher:
@@ -79,17 +86,17 @@ class Prefetcher:
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def opened(self, ref: ImageRef, image_key: str, *, project: str) -> None:
+    def opened(self, refs: Sequence[ImageRef], config: LabelConfig, *, project: str) -> None:
         """Note that a task was opened; returns at once.
 
         Args:
-            ref: The image that is shown first.
-            image_key: Key of the tasks' data that holds it.
-            project: As /predict names it; "" where only this image is wanted.
+            refs: The images that are shown first, at least one.
+            config: Tells where further tasks hold theirs.
+            project: As /predict names it; "" where only these images are wanted.
         """
         with self._changed:
-            self._waiting.append(_Opened(ref, image_key, project))
-            while sum(len(one.ref.url) for one in self._waiting) > MAX_WAITING_CHARS:
+            self._waiting.append(_Opened(tuple(refs), config, project))
+            while sum(one.chars for one in self._waiting) > MAX_WAITING_CHARS:
                 self._waiting.popleft()
             self._changed.notify()
 
@@ -110,18 +117,18 @@ class Prefetcher:
             try:
                 self._prefetch(opened)
             except M2N2Error as error:
-                logger.info("prefetch of task %s: %s", opened.ref.task_id, error)
+                logger.info("prefetch of task %s: %s", opened.refs[0].task_id, error)
             except Exception:
-                logger.exception("prefetch of task %s failed", opened.ref.task_id)
+                logger.exception("prefetch of task %s failed", opened.refs[0].task_id)
 
     def _prefetch(self, opened: _Opened) -> None:
-        self._image(opened.ref)
+        for ref in opened.refs:
+            self._image(ref)
         if self._upcoming is not None and opened.project and self._is_quick():
-            for task in self._upcoming(opened.project, opened.ref.task_id):
+            for task in self._upcoming(opened.project, opened.refs[0].task_id):
                 if self._waiting or self._closed:
                     break  # what was opened meanwhile goes first
-                # Of several pages the one that is shown first.
-                for ref in islice(ImageRef.of_task(task, opened.image_key, opened.ref.hostname), 1):
+                for _, ref in islice(images_of_task(task, opened.config, opened.refs[0].hostname), MOST_SHOWN):
                     self._image(ref)
 
     def _is_quick(self) -> bool:

@@ -119,11 +119,13 @@ class _Routes:
 
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
-        config = self._predictor.configs.read(body.label_config)
         project = body.project or ""
+        # First: clicks may come although the config is refused now, as one that was fine may have been changed.
+        self._hostnames.put(project, body.hostname)
+        config = self._predictor.configs.read(body.label_config)
+        config.require_sound()
         for warning in config.warnings:
             logger.warning("project %s: %s", project, warning)
-        self._hostnames.put(project, body.hostname)
         answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
         if config.warnings:
             answer["warnings"] = list(config.warnings)

@@ -126,6 +126,7 @@ def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
     name = f"labeling config of project {project['id']} ({project.get('title')})"
     try:
         config = parse_label_config(str(project.get("label_config")))
+        config.require_sound()
     except InvalidLabelConfig as error:
         cure = f"change it in {_CONFIG_PAGE}; label_config/brush.xml is a config that works"
         yield Check(name, "fail", str(error), cure)
@@ -133,7 +134,8 @@ def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
     for warning in config.warnings:
         yield Check(name, "warn", warning, f"change it in {_CONFIG_PAGE}")
     if not config.warnings:
-        yield Check(name, "ok", f"masks are returned to <{config.output.tag}>")
+        outputs = dict.fromkeys(str(one) for image in config.images if image.prompts for one in image.outputs)
+        yield Check(name, "ok", f"masks are returned to {', '.join(outputs)}")
 
 
 def _own_address(api: LabelStudioClient, address: str, connected: bool) -> Check:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract import shapes
-from m2n2_backend.labelstudio.contract.label_config import LabelConfig
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
 from m2n2_backend.labelstudio.contract.models import KeyPoint, Labels, Other, Rectangle, Shape
 from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush, DrawnPolygon, Ellipse
 from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_from_percent, pixel_from_percent
@@ -29,12 +29,16 @@ class Drawn:
     Attributes:
         path: Where it stands in the request, for messages.
         item: As it was sent.
-        label: Its own label, or that of the ``<Labels>`` item that belongs to it.
+        image: The image it was drawn on.
+        labels: Its labels, also those of further items of the same id, in the order in which they were sent.
+        separate: Whether its label comes from a separate ``<Labels>``.
     """
 
     path: str
     item: Prompt
-    label: str | None
+    image: ShownImage
+    labels: tuple[str, ...]
+    separate: bool
 
     @property
     def page(self) -> int:
@@ -51,32 +55,42 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
     """The prompts in the order in which they were made, each once; masks and other types are passed over.
 
     Raises:
-        InvalidRequest: A point or rectangle belongs to no smart control of the config, or a stroke or shape of one is
-            none.
+        InvalidRequest: A point or rectangle does not belong to a smart control of the config, or not to an image of
+            it; or a stroke or shape of one cannot be read.
     """
     # <KeyPoint> + <Labels> sends every point twice; the second item, of the same id, holds the label.
-    labels = {item.id: item.value.label for item in items if isinstance(item, Labels) and isinstance(item.id, str)}
+    separate: dict[str, list[str]] = {}
+    for item in items:
+        if isinstance(item, Labels) and isinstance(item.id, str):
+            separate.setdefault(item.id, []).extend(item.value.labels_of(item.type))
     drawn: dict[str, Drawn] = {}
     for index, item in enumerate(items):
         path = f"params.context.result[{index}]"
         prompt = _prompt(item, path, config)
         if prompt is not None:
-            label = prompt.value.label or (labels.get(prompt.id) if prompt.id else None)
-            drawn[prompt.id or path] = Drawn(path, prompt, label)
+            key = prompt.id or path
+            twin = drawn.get(key)
+            grouped = separate.get(key, [])
+            found = [*(twin.labels if twin else ()), *_own_labels(prompt, grouped), *grouped]
+            try:
+                image = config.shown(prompt.from_name, prompt.to_name)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{path}.{error}") from error
+            drawn[key] = Drawn(path, prompt, image, tuple(dict.fromkeys(found)), bool(grouped))
     return list(drawn.values())
+
+
+def _own_labels(prompt: Prompt, grouped: Sequence[str]) -> list[str]:
+    """The labels of the prompt's own control; without one, ``labels`` repeats those of a separate ``<Labels>``."""
+    is_separate = bool(grouped) and not prompt.type.lower().endswith("labels")
+    return [] if is_separate else prompt.value.labels_of(prompt.type)
 
 
 def _prompt(item: KeyPoint | Rectangle | Shape | Labels | Other, path: str, config: LabelConfig) -> Prompt | None:
     if isinstance(item, Labels | Other):
         return None
-    smart = isinstance(item.from_name, str) and item.from_name in config.prompts
     if isinstance(item, Shape):
-        return shapes.as_prompt(item, path) if smart else None
-    if not smart:
-        known = ", ".join(sorted(config.prompts))
-        raise InvalidRequest(
-            f'{path}.from_name "{item.from_name[:100]}" is no smart control of the labeling config (has: {known})'
-        )
+        return shapes.as_prompt(item, path) if config.is_prompt(item.from_name) else None
     return item
 
 

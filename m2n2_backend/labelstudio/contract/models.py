@@ -24,6 +24,9 @@ from m2n2_backend.errors import InvalidRequest
 MAX_ITEMS = 1000
 """Most prompts of one object; Label Studio sends the whole group with every click."""
 
+MAX_LABELS = 100
+"""Most labels of one prompt."""
+
 MAX_TASKS = 100_000
 """Label Studio sends all that are selected in one request."""
 
@@ -62,7 +65,7 @@ def _project(value: object) -> object:
 
 Text = Annotated[str, Field(min_length=1)]
 # The first mistake ends the reading of a list: a million of them would be a million complaints.
-Texts = Annotated[list[Text], Field(max_length=MAX_ITEMS, fail_fast=True)]
+Texts = Annotated[list[Text], Field(max_length=MAX_LABELS, fail_fast=True)]
 PointType = Annotated[Text, WithJsonSchema({"enum": list(POINTS)})]
 RectangleType = Annotated[Text, WithJsonSchema({"enum": list(RECTANGLES)})]
 ShapeType = Annotated[Text, WithJsonSchema({"enum": list(SHAPES)})]
@@ -119,10 +122,10 @@ class Value(_Model):
     def _none_if_empty(cls, value: object) -> object:
         return value or None
 
-    @property
-    def label(self) -> str | None:
-        """The first label of the first list that has one."""
-        return next((found[0] for key in LABEL_KEYS if (found := getattr(self, key))), None)
+    def labels_of(self, type: str) -> list[str]:
+        """The labels under the name of an item's type; those under ``labels`` where there are none."""
+        own = getattr(self, type.lower(), None) if type.lower() in LABEL_KEYS else None
+        return own or next((found for key in LABEL_KEYS if (found := getattr(self, key))), [])
 
 
 class PointValue(Value):
@@ -146,6 +149,7 @@ class DrawnItem(_Model):
     """What all prompts have beside their value."""
 
     from_name: Text
+    to_name: Text | None = None
     id: Text | None = None
     is_positive: bool | None = None
     item_index: Annotated[Whole, Field(ge=0, le=_MOST_PAGES)] | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidRequest
 from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
-from m2n2_backend.labelstudio.contract.label_config import LabelConfig, OutputControl
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig, Target
 from m2n2_backend.labelstudio.contract.models import PredictRequest, Task
 from m2n2_backend.prompts import Prompts
 
@@ -23,9 +23,8 @@ class InteractiveRequest:
         project: Label Studio's id of the project, "" where it was not sent.
         image: Address of the image as the task holds it.
         prompts: In pixels of the natural image.
-        label: The output control's label, None where that control has none.
-        output: The control the mask is returned as.
-        image_name: Name of the ``<Image>`` control.
+        targets: The controls that the mask is returned to, with the labels of their regions; mostly one.
+        image_name: Name of the ``<Image>`` tag.
         item_index: Page of a multi-page task, None for others.
         width: Width of the natural image in pixels, as the browser saw it.
         height: Its height.
@@ -38,8 +37,7 @@ class InteractiveRequest:
     project: str
     image: str
     prompts: Prompts
-    label: str | None
-    output: OutputControl
+    targets: tuple[Target, ...]
     image_name: str
     item_index: int | None
     width: int
@@ -47,6 +45,17 @@ class InteractiveRequest:
     image_rotation: float
     region_id: str
     prompt_ids: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str | None:
+        """The labels of all regions as one text, None where they have none."""
+        found = (
+            label
+            for one in self.targets
+            for part in (one.labels, *(held for _, held in one.separate))
+            for label in part
+        )
+        return ", ".join(found) or None
 
 
 def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRequest | None:
@@ -65,7 +74,7 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     Raises:
         InvalidRequest: The prompts do not go with the config, the task or each other; the message names the path.
         InvalidPrompt: A prompt lies outside of the image, or none is foreground.
-        InvalidLabelConfig: The output control has no label for the prompts.
+        InvalidLabelConfig: No control of the image knows the newest prompt's label.
     """
     if len(request.tasks) != 1:
         raise InvalidRequest(f"tasks must hold exactly one task where prompts are sent, not {len(request.tasks)}")
@@ -73,14 +82,14 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     drawn = drawn_prompts(request.items, config)
     if not drawn:
         return None
-    label = config.output_label(drawn[-1].label)
-    region_ids = {one.path: _region_id(task.id, config.output.name, label, one) for one in drawn}
+    targets = drawn[-1].image.targets(drawn[-1].labels, task.data, separate=drawn[-1].separate)
+    region_ids = {one.path: _region_id(task.id, targets, one) for one in drawn}
     finished = _finished(task, set(region_ids.values()))
     drawn = [one for one in drawn if one.item.id is None or one.item.id not in finished]
     if not drawn:
         return None
     newest = drawn[-1]
-    group = [one for one in drawn if one.page == newest.page]
+    group = [one for one in drawn if one.page == newest.page and one.image.name == newest.image.name]
     for one in group:
         if one.size != newest.size:
             raise InvalidRequest(f"{one.path}.original_width/height differ from those of the newest prompt")
@@ -91,12 +100,11 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     return InteractiveRequest(
         task_id=task.id,
         project=request.project or "",
-        image=_image(task, config, newest),
+        image=_address(task, newest),
         prompts=prompts,
-        label=label,
-        output=config.output,
-        image_name=config.image_name,
-        item_index=newest.item.item_index if config.pages else None,
+        targets=targets,
+        image_name=newest.image.name,
+        item_index=newest.item.item_index if newest.image.tag.pages else None,
         width=width,
         height=height,
         image_rotation=newest.item.image_rotation,
@@ -135,37 +143,23 @@ def _region_ids(entries: object) -> Iterator[list[str]]:
         ]
 
 
-def _image(task: Task, config: LabelConfig, newest: Drawn) -> str:
-    path = f"tasks[0].data.{config.image_key}"
+def _address(task: Task, newest: Drawn) -> str:
     if task.data is None:
         raise InvalidRequest("tasks[0].data must be an object, not missing or null")
-    value = task.data.get(config.image_key)
-    if not config.pages:
-        if newest.page:
-            raise InvalidRequest(
-                f"{newest.path}.item_index is {newest.page}, but the config's image has no valueList"
-            )
-        return _address(value, path)
-    if not isinstance(value, list):
-        raise InvalidRequest(f"{path} must be a list of addresses, as the config's image has a valueList")
-    if newest.page >= len(value):
-        raise InvalidRequest(f"{newest.path}.item_index is {newest.page}, but {path} has {len(value)} pages")
-    return _address(value[newest.page], f"{path}[{newest.page}]")
+    tag = newest.image.tag
+    if newest.page and not tag.pages:
+        raise InvalidRequest(f"{newest.path}.item_index is {newest.page}, but {tag} has no valueList")
+    return newest.image.address(task.data, newest.page)
 
 
-def _address(value: object, path: str) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise InvalidRequest(f"{path} must be the address of an image")
-
-
-def _region_id(task_id: int | str | None, from_name: str, label: str | None, first: Drawn) -> str:
+def _region_id(task_id: int | str | None, targets: Sequence[Target], first: Drawn) -> str:
     """Ten hexadecimal digits that stay the same while prompts are added to an object.
 
     Label Studio replaces a region by a new one of the same id, and the group always begins with the object's
     first prompt.
     """
     origin = first.item.id or first.item.value.model_dump(exclude_none=True)
+    shown = [[target.name, target.labels, target.separate] for target in targets]
     # The name of the task is part of it: ids of prompts are only unique within one page of the browser.
-    seed = json.dumps([str(task_id), from_name, label, first.page, origin])
+    seed = json.dumps([str(task_id), shown, first.image.name, first.page, origin])
     return hashlib.sha256(seed.encode()).hexdigest()[:10]

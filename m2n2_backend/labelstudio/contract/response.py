@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
 from m2n2_backend.labelstudio.contract.polygons import outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.worker.pool import Answer
@@ -40,7 +42,7 @@ def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
 def regions(
     mask: NDArray[np.bool_], score: float, request: InteractiveRequest, rle: bytes | None = None
 ) -> list[dict[str, Any]]:
-    """The regions that show a mask in the request's output control.
+    """The regions that show a mask in the request's output controls.
 
     Args:
         mask: bool [H, W], the size of the natural image.
@@ -49,50 +51,51 @@ def regions(
         rle: The mask as brush RLE, where whoever computed it did that too; it takes long for large ones.
 
     Returns:
-        One region; one per part where polygons are drawn; none where the mask is empty. Controls without
-        labels of their own get each region a second time, as ``labels``.
+        One region for each target; one per part where polygons are drawn; none where the mask is empty. Labels
+        of a separate ``<Labels>`` stand in a second item of the same id.
 
     Raises:
         ValueError: ``score`` is not a number in [0, 1].
     """
     if not mask.any():
         return []
-    described = []
-    for index, value in enumerate(_values(mask, request, rle)):
-        region = {
-            "id": request.region_id if index == 0 else _part_id(request.region_id, index),
-            "from_name": request.output.name,
-            "to_name": request.image_name,
-            "type": request.output.type,
-            "original_width": request.width,
-            "original_height": request.height,
-            "image_rotation": request.image_rotation,
-            "score": _checked(score),
-            "value": value,
-        }
-        if request.item_index is not None:
-            region["item_index"] = request.item_index
-        described.extend(_labeled(region, request))
+    described: list[dict[str, Any]] = []
+    for target in request.targets:
+        is_first = target is request.targets[0]
+        first_id = request.region_id if is_first else _derived_id(request.region_id, target.name)
+        for index, value in enumerate(_values(mask, target.kind, rle)):
+            region = {
+                "id": _derived_id(first_id, index) if index else first_id,
+                "from_name": target.name,
+                "to_name": request.image_name,
+                "type": target.control.type,
+                "original_width": request.width,
+                "original_height": request.height,
+                "image_rotation": request.image_rotation,
+                "score": _checked(score),
+                "value": value,
+            }
+            if request.item_index is not None:
+                region["item_index"] = request.item_index
+            described.extend(_labeled(region, target))
     return described
 
 
-def _labeled(region: dict[str, Any], request: InteractiveRequest) -> list[dict[str, Any]]:
-    if request.label is None:
-        return [region]
-    if request.output.labels_name is None:
-        return [{**region, "value": {**region["value"], request.output.type: [request.label]}}]
-    value = {**region["value"], "labels": [request.label]}
-    return [region, {**region, "from_name": request.output.labels_name, "type": "labels", "value": value}]
+def _labeled(region: dict[str, Any], target: Target) -> Iterator[dict[str, Any]]:
+    value = region["value"]
+    yield {**region, "value": {**value, target.control.type: list(target.labels)}} if target.labels else region
+    for name, labels in target.separate:
+        yield {**region, "from_name": name, "type": "labels", "value": {**value, "labels": list(labels)}}
 
 
-def _values(mask: NDArray[np.bool_], request: InteractiveRequest, rle: bytes | None) -> list[dict[str, Any]]:
-    match request.output.kind:
+def _values(mask: NDArray[np.bool_], kind: OutputKind, rle: bytes | None) -> list[dict[str, Any]]:
+    match kind:
         case "brush":
             return [{"format": "rle", "rle": list(rle or brush_rle(mask))}]
         case "bitmask":
             return [{"imageDataURL": _png_url(mask)}]
         case "polygon":
-            scale = 100.0 / np.array([request.width, request.height])
+            scale = 100.0 / np.array(mask.shape[::-1])
             return [{"points": (ring * scale).round(4).tolist(), "closed": True} for ring in outlines(mask)]
         case "rectangle":
             return [_bounding_box(mask)]
@@ -119,8 +122,8 @@ def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _part_id(region_id: str, index: int) -> str:
-    return hashlib.sha256(f"{region_id}/{index}".encode()).hexdigest()[:10]
+def _derived_id(region_id: str, part: int | str) -> str:
+    return hashlib.sha256(f"{region_id}/{part}".encode()).hexdigest()[:10]
 
 
 def _checked(score: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract.label_config import LabelConfig
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
 from m2n2_backend.labelstudio.contract.models import (
     BITMASKS,
     BRUSHES,
@@ -27,31 +27,64 @@ _OF_POINTS = (*POINTS, *BRUSHES, *BITMASKS)
 Region = dict[str, Any]
 """As a request's context would hold it."""
 
+Source = Literal["annotations", "predictions"]
+"""Where prompts are saved in a task; ``annotations`` are its drafts, too."""
 
-def saved_objects(task: Mapping[str, Any], config: LabelConfig) -> list[list[Region]]:
+
+def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source = "annotations") -> list[list[Region]]:
     """The prompts that were drawn and saved, as a request's context would hold them.
 
-    Each rectangle, ellipse and polygon is an object; the key points and strokes of one label (and page) are another.
-    Regions of a draft win over those of the same id in an annotation; skipped annotations do not count.
+    Each rectangle, ellipse and polygon is an object; the key points and strokes with the same labels on one image
+    (and page) are another. Regions of a draft win over those of the same id in an annotation; skipped annotations do
+    not count.
 
     Args:
-        task: As Label Studio's API tells it, with ``annotations`` and ``drafts``.
+        task: As Label Studio's API tells it, with ``annotations``, ``drafts`` and ``predictions``.
         config: The project's labeling config; only its smart controls prompt.
+        source: Where the prompts are saved.
+
+    Raises:
+        InvalidRequest: A prompt was saved without the size of its image.
     """
     items: dict[str, Region] = {}
-    twins: dict[str, Region] = {}
-    for key in ("annotations", "drafts"):
-        for entry in _objects(task.get(key)):
-            for region in () if entry.get("was_cancelled") else _objects(entry.get("result")):
-                name = str(region.get("id"))
-                if region.get("type") == LABELS:
-                    twins[name] = region
-                elif region.get("from_name") in config.prompts and _kind(region) in _PROMPTS:
-                    items[name] = region
+    twins: dict[str, list[Region]] = {}
+    for region in _saved(task, source):
+        name = str(region.get("id"))
+        if region.get("type") == LABELS:
+            twins.setdefault(name, []).append(region)
+        elif _is_prompt(region, config):
+            items[name] = region
+    for name, region in items.items():
+        if region.get("original_width") is None or region.get("original_height") is None:
+            raise InvalidRequest(
+                f"the {_kind(region).removesuffix(LABELS)} {name} in the task's {source} was saved without "
+                "original_width and original_height, the size of its image in pixels: add both to what imports it"
+            )
     return _grouped(list(items.values()), twins)
 
 
-def column_objects(value: object, path: str, size: tuple[int, int], config: LabelConfig) -> list[list[Region]]:
+def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source) -> str:
+    """What a task holds that looks like prompts, where :func:`saved_objects` finds none; "" if it holds nothing."""
+    if source == "annotations" and (count := sum(_is_prompt(one, config) for one in _saved(task, "predictions"))):
+        return f"{count} prompts are saved in its predictions: --from predictions uses them"
+    others = [one for one in _saved(task, source) if _kind(one) in (*POINTS, *RECTANGLES)]
+    if not others:
+        return ""
+    names = ", ".join(sorted({f'"{one.get("from_name")}"' for one in others}))
+    return f"its {len(others)} points and rectangles belong to {names}, not to a smart control of the labeling config"
+
+
+def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
+    for key in ("annotations", "drafts") if source == "annotations" else ("predictions",):
+        for entry in _objects(task.get(key)):
+            yield from () if entry.get("was_cancelled") else _objects(entry.get("result"))
+
+
+def _is_prompt(region: Region, config: LabelConfig) -> bool:
+    return _kind(region) in _PROMPTS and config.is_prompt(region.get("from_name"))
+
+
+def column_objects(value: object, path: str, size: tuple[int, int], image: ShownImage) -> list[list[Region]]:
     """The prompts of a column: a list, or its JSON, of points and boxes in pixels of the image.
 
     ``{"x": 320, "y": 240, "positive": false, "label": "Cat"}`` is a point, ``{"x0": 10, "y0": 10, "x1": 200,
@@ -62,7 +95,7 @@ def column_objects(value: object, path: str, size: tuple[int, int], config: Labe
         value: What the task's data holds.
         path: Where, for messages.
         size: Width and height of the image in pixels.
-        config: The project's labeling config.
+        image: The image that they are on.
 
     Raises:
         InvalidRequest: It is something else; the message names its path.
@@ -74,13 +107,12 @@ def column_objects(value: object, path: str, size: tuple[int, int], config: Labe
             raise InvalidRequest(f'{path} is no JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]') from error
     if not isinstance(value, list):
         raise InvalidRequest(f"{path} must be a list of points and boxes")
-    control = min(config.prompts)
-    return _grouped(
-        [_region(one, f"{path}[{index}]", size, control, str(index)) for index, one in enumerate(value)], {}
-    )
+    named = {"from_name": image.prompt, "to_name": image.name}
+    regions = [_region(one, f"{path}[{index}]", size, str(index)) for index, one in enumerate(value)]
+    return _grouped([{**region, **named} for region in regions], {})
 
 
-def _region(entry: object, path: str, size: tuple[int, int], control: str, name: str) -> Region:
+def _region(entry: object, path: str, size: tuple[int, int], name: str) -> Region:
     width, height = size
     is_box = isinstance(entry, dict) and "x0" in entry
     prompt = read(ColumnBox, entry, path) if is_box else read(ColumnPoint, entry, path)
@@ -98,7 +130,6 @@ def _region(entry: object, path: str, size: tuple[int, int], control: str, name:
     return {
         "id": name,
         "type": RECTANGLES[0] if is_box else POINTS[0],
-        "from_name": control,
         "original_width": width,
         "original_height": height,
         "is_positive": prompt.positive if isinstance(prompt, ColumnPoint) else True,
@@ -106,15 +137,17 @@ def _region(entry: object, path: str, size: tuple[int, int], control: str, name:
     }
 
 
-def _grouped(items: Sequence[Region], twins: Mapping[str, Region]) -> list[list[Region]]:
-    groups: dict[tuple[str, str, str], list[Region]] = {}
+def _grouped(items: Sequence[Region], twins: Mapping[str, list[Region]]) -> list[list[Region]]:
+    groups: dict[str, list[Region]] = {}
     for item in items:
-        twin = twins.get(str(item.get("id")))
-        if _kind(item) not in _OF_POINTS:
-            key = ("rectangle", str(item.get("id")), "")
+        name = str(item.get("id"))
+        with_labels = [item, *twins.get(name, ())]
+        if _kind(item) in _OF_POINTS:
+            labels = [_labels(one) for one in with_labels]
+            key = json.dumps(["points", labels, item.get("to_name"), item.get("item_index") or 0])
         else:
-            key = ("points", _label(item) or (_label(twin) if twin else ""), str(item.get("item_index") or 0))
-        groups.setdefault(key, []).extend([item] if twin is None else [item, twin])
+            key = json.dumps(["rectangle", name])
+        groups.setdefault(key, []).extend(with_labels)
     return list(groups.values())
 
 
@@ -122,10 +155,9 @@ def _kind(item: Mapping[str, Any]) -> str:
     return str(item.get("type")).lower()
 
 
-def _label(item: Mapping[str, Any]) -> str:
+def _labels(item: Mapping[str, Any]) -> object:
     value = item.get("value")
-    found = [value[key] for key in LABEL_KEYS if value.get(key)] if isinstance(value, dict) else []
-    return json.dumps(found[0]) if found else ""
+    return next((value[key] for key in LABEL_KEYS if value.get(key)), None) if isinstance(value, dict) else None
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -62,22 +62,6 @@ class ImageRef:
         task = self.task_id if scheme and scheme.group(1).lower() in _BUCKETS else None
         parts = (self.url, self.hostname, task)
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()
-
-    @staticmethod
-    def of_task(task: Mapping[str, Any], image_key: str, hostname: str | None = None) -> Iterator[ImageRef]:
-        """The images of a task, page by page; nothing where its data hold none.
-
-        Args:
-            task: As Label Studio sends it; whatever does not look like an address is passed over.
-            image_key: Key of its data; see
-                :class:`~m2n2_backend.labelstudio.contract.label_config.LabelConfig`.
-            hostname: As above.
-        """
-        data = task.get("data")
-        value = data.get(image_key) if isinstance(data, Mapping) else None
-        for url in value if isinstance(value, list) else [value]:
-            if isinstance(url, str):
-                yield ImageRef(url, task.get("id"), hostname)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,129 @@
+"""The controls of a labeling config: what is drawn with them, and which labels they know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written
+
+OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
+
+OUTPUT_KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
+"""What a mask can be shown as; where several controls know a label, the first of these is taken."""
+
+_MOST_TASK_LABELS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A ``<Label>``.
+
+    Attributes:
+        value: What the annotator reads.
+        alias: What regions hold instead of it; empty where they hold the value.
+    """
+
+    value: str
+    alias: str = ""
+
+    @property
+    def sent(self) -> str:
+        """What regions hold."""
+        return self.alias or self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A control of the labeling config that prompts, shows masks or holds labels.
+
+    Attributes:
+        name: Its ``name``; ``INDEX`` stands for the index of a ``<Repeater>``.
+        tag: Its tag as it is written, for messages.
+        labels: Its own labels.
+        task_labels: Where the task's data hold further labels (``value="$labels"``), None where they hold none.
+        allows_none: Whether a region may be without a label (``allowEmpty``).
+        is_marked: Whether it says that it is the output (``m2n2="output"``).
+    """
+
+    name: str
+    tag: str
+    labels: tuple[Label, ...] = ()
+    task_labels: TaskValue | None = None
+    allows_none: bool = False
+    is_marked: bool = False
+
+    @property
+    def type(self) -> str:
+        """The ``type`` of its regions: ``brushlabels``, ``brush``, …."""
+        return self.tag.lower()
+
+    @property
+    def shape(self) -> str:
+        """What is drawn with it: ``keypoint``, ``brush``, …."""
+        return self.type.removesuffix("labels")
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether it holds its labels itself; else a separate ``<Labels>`` does."""
+        return self.type.endswith("labels")
+
+    def __str__(self) -> str:
+        """The control for messages, such as ``<BrushLabels name="brush">``."""
+        return f'<{self.tag} name="{as_written(self.name)}">'
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A control that shows a mask, and what its region is labeled.
+
+    Attributes:
+        name: The control's name, the region's ``from_name``.
+        control: The control as the config holds it.
+        labels: The labels that the control holds itself.
+        separate: Names of ``<Labels>`` controls, each with its labels of the region.
+    """
+
+    name: str
+    control: Control
+    labels: tuple[str, ...] = ()
+    separate: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def kind(self) -> OutputKind:
+        """What a mask is turned into."""
+        return next(kind for kind in OUTPUT_KINDS if kind == self.control.shape)
+
+
+class KnownLabels:
+    """Which controls know a label, where some take their labels from the data of one task."""
+
+    def __init__(self, data: object) -> None:
+        """Set up the answer for one task.
+
+        Args:
+            data: The task's data.
+        """
+        self._data = data
+        self._of_task: dict[str, frozenset[object] | None] = {}
+
+    def knows(self, control: Control, label: str) -> bool:
+        """Whether a region of a control may hold a label; also where the task's data do not tell."""
+        if any(label == one.sent for one in control.labels):
+            return True
+        if control.task_labels is None:
+            return False
+        place = control.task_labels.text
+        if place not in self._of_task:
+            self._of_task[place] = _task_labels(control.task_labels.find(self._data))
+        known = self._of_task[place]
+        return known is None or label in known
+
+
+def _task_labels(value: object) -> frozenset[object] | None:
+    """The labels that a task's data hold; None where they cannot be read."""
+    if not isinstance(value, list):
+        return None
+    found = (one.get("alias") or one.get("value") for one in value[:_MOST_TASK_LABELS] if isinstance(one, Mapping))
+    return frozenset(name for name in found if isinstance(name, str))

@@ -1,0 +1,117 @@
+"""What a labeling config lacks so that every prompt can be answered, and what will confuse annotators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+
+from m2n2_backend.errors import InvalidLabelConfig
+from m2n2_backend.labelstudio.contract.label_config.controls import Control
+from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
+from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag
+from m2n2_backend.labelstudio.contract.label_config.task_value import FLAG, INDEX, TaskValue, as_written
+
+_SILENT = ("brush", "bitmask", "ellipse", "polygon")
+_MOST_NAMED = 10
+
+
+def problems_of(images: Sequence[ImageTag], tags: Sequence[ConfigTag]) -> Iterator[str]:
+    """Why some prompts could not be answered; one sentence each, with the line to change.
+
+    Args:
+        images: The images of the config, each with its controls.
+        tags: All named tags of the config.
+    """
+    names = {tag.name for tag in tags}
+    for tag in tags:
+        yield from _of_repeated(tag)
+    for tag in tags:
+        to_name = tag.attributes.get("toname", "")
+        for name in to_name.split(",") if to_name else ():
+            if name.strip() not in names:
+                yield f'{tag} has toName="{as_written(name.strip())}", but the config has no tag of that name there'
+    for image in images:
+        if image.prompts:
+            yield from _of_image(image)
+
+
+def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[str]:
+    """What will confuse annotators although it works; one sentence each, with the cure.
+
+    Args:
+        images: The images of the config, each with its controls.
+        smart: The names of the controls that the editor makes a smart tool for.
+    """
+    seen: dict[str, int] = {}
+    for image in images:
+        for control in image.outputs if image.prompts else ():
+            if control.name in smart and control not in image.prompts:
+                cause = "else the toolbar has a smart tool that never sends a request"
+                yield f'write smart="false" in {control}: {cause}'
+        for control in image.prompts:
+            seen[str(control)] = seen.get(str(control), 0) + 1
+            if control.shape in _SILENT:
+                yield (
+                    f"Label Studio (1.23.2) sends nothing when {control} is drawn with: predict-project "
+                    "reads what was saved; for an answer at once see smart_tools.user.js in label_config"
+                )
+        if image.renamed is not None and (
+            sent := sorted({one.sent for each in image.prompts for one in each.labels})
+        ):
+            shown = ", ".join(sent[:_MOST_NAMED])
+            yield f"prompts labeled {shown} come back as {image.renamed}, the only label of {image.outputs[0]}"
+    for control_text, count in seen.items():
+        if count > 1:
+            yield f"Label Studio (1.23.2) draws nothing with {control_text}: give each image a control of its own"
+
+
+def _of_image(image: ImageTag) -> Iterator[str]:
+    if image.source is None:
+        yield f'{image} must take its value from the task: value="$image"'
+    if not image.outputs:
+        yield image.lacks_output
+        return
+    empty = [one for one in image.holders if not (one.labels or one.task_labels or one.allows_none)]
+    if empty:
+        yield f'{empty[0]} has no label: add <Label value="Object"/>'
+        return
+    known = {label.sent for holder in image.holders for label in holder.labels}
+    from_task = {holder.task_labels.text for holder in image.holders if holder.task_labels}
+    for prompt in image.prompts:
+        sources = (prompt,) if prompt.holds_labels else image.groups
+        for source in sources:
+            if source.task_labels and source.task_labels.text not in from_task:
+                yield _other_labels(source, source.task_labels, image)
+        sent = {label.sent for source in sources for label in source.labels}
+        asked: list[tuple[str, ...]] = [] if from_task else [(label,) for label in sorted(sent - known)]
+        if not sources or prompt.allows_none:
+            asked.append(())
+        for labels in asked[:_MOST_NAMED]:
+            try:
+                image.targets(labels, {}, separate=not prompt.holds_labels)
+            except InvalidLabelConfig as error:
+                yield str(error) if labels else f"a prompt of {prompt} has no label, and {_needs_one(image)}"
+
+
+def _needs_one(image: ImageTag) -> str:
+    return f'{image.holders[0]} has several: use <KeyPointLabels>, or add <Labels toName="{as_written(image.name)}">'
+
+
+def _other_labels(source: Control, value: TaskValue, image: ImageTag) -> str:
+    line = f'value="{value.text}"'
+    return f"{source} takes its labels from the task ({line}): write {line} in {image.holders[0]} too"
+
+
+def _of_repeated(tag: ConfigTag) -> Iterator[str]:
+    """What keeps a tag inside of a ``<Repeater>`` from being told by its name."""
+    if tag.repeated is None:
+        return
+    names = [tag.name, *tag.attributes.get("toname", tag.name).split(",")]
+    if tag.nested:
+        yield f"{tag} stands in a <Repeater> inside of another one: use one <Repeater>"
+    elif not re.fullmatch(r"\$[\w\[\].]+", tag.repeated, re.ASCII):
+        yield f'the <Repeater> around {tag} must count a list of the task: on="$images"'
+    elif any(name.count(INDEX) != 1 for name in names):
+        yield f"{tag} stands in a <Repeater>: its name, and the name of its image, must hold {FLAG} once"
+    elif any(re.search(rf"[0-9]{INDEX}|{INDEX}[0-9]", name) for name in names):
+        yield f"{tag} has a digit beside {FLAG}: put another sign between them"

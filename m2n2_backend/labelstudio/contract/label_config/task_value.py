@@ -1,0 +1,86 @@
+"""Where a tag finds its value in a task's data: ``value="$photo.url"``, resolved as Label Studio's editor does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+INDEX = "\0"
+"""Stands in names and values for the index that a ``<Repeater>`` counts; XML can hold no such character."""
+
+FLAG = "{{idx}}"
+"""What a config writes for that index unless its ``<Repeater>`` has an ``indexFlag``."""
+
+_VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
+_PART = re.compile(r"[^.\[\]]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskValue:
+    """A value of the labeling config that names a place in the task's data.
+
+    Attributes:
+        text: As in the config: ``$image``, ``$photo.url``, ``$images[0]``, or a text around such names, such as
+            ``https://host/$folder/a.jpg``. ``INDEX`` stands for the index of a ``<Repeater>``.
+    """
+
+    text: str
+
+    @staticmethod
+    def of(text: str | None) -> TaskValue | None:
+        """The value of an attribute, None where it names nothing in the task's data."""
+        return TaskValue(text) if text and _VARIABLE.search(text) else None
+
+    def find(self, data: object, index: int | None = None) -> object:
+        """What the task's data hold there; None where they hold nothing.
+
+        Args:
+            data: The task's data, an object of JSON.
+            index: Of the ``<Repeater>``, where the tag stands in one.
+        """
+        text = at(self.text, index)
+        if _VARIABLE.fullmatch(text):
+            return _get(data, text[1:])
+        parts = [_written(_get(data, name[1:])) for name in _VARIABLE.findall(text)]
+        if None in parts:
+            return None
+        rest = iter(parts)
+        return _VARIABLE.sub(lambda _: str(next(rest)), text)
+
+    def place(self, index: int | None = None) -> str:
+        """The place, for messages: ``data.photo.url``."""
+        return "data." + as_written(at(self.text, index)).removeprefix("$")
+
+
+def at(text: str, index: int | None) -> str:
+    """A name or value of a tag inside of a ``<Repeater>``, at one index of it."""
+    return text if index is None else text.replace(INDEX, str(index))
+
+
+def as_written(name: str) -> str:
+    """A name of a tag inside of a ``<Repeater>``, with the flag that the config holds by default."""
+    return name.replace(INDEX, FLAG)
+
+
+def _get(data: object, path: str) -> object:
+    """Follow a path such as ``images[0].url``; a key that is written like the whole path goes first."""
+    if isinstance(data, Mapping) and path in data:
+        return data[path]
+    for part in _PART.findall(path):
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif isinstance(data, list) and part.isdecimal() and len(part) < 10 and int(part) < len(data):
+            data = data[int(part)]
+        else:
+            return None
+    return data
+
+
+def _written(value: object) -> str | None:
+    """A value inside of a text, as JavaScript writes it; None where there is nothing to write."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, (str, int, float)) else None
