@@ -146,6 +146,9 @@ class ImageTag:
                 line = f"write alias={name} in <Label value={quoteattr(found.value)}> of {holder_} too"
                 return f"label {quoteattr(found.value)} has the alias {name} in {prompt} alone: {line}"
         line = f"add <Label value={name}/>"
+        if not holders:
+            tag = self.outputs[0].tag
+            return f"the prompt is labeled {name}, but {self.outputs[0]} holds no labels: use <{tag}Labels>"
         if len(holders) == 1:
             return f"label {name} is not in {holders[0]}: {line} there"
         places = ", ".join(map(str, holders[:5])) + (", …" if len(holders) > 5 else "")

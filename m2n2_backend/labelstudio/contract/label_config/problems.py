@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from m2n2_backend.errors import InvalidLabelConfig
@@ -30,6 +31,10 @@ def problems_of(images: Sequence[ImageTag], tags: Sequence[ConfigTag]) -> Iterat
         for name in to_name.split(",") if to_name else ():
             if name.strip() not in names:
                 yield f'{tag} has toName="{as_written(name.strip())}", but the config has no tag of that name there'
+    shared = Counter(str(control) for image in images for control in image.prompts)
+    for control, number in shared.items():
+        if number > 1:
+            yield f"Label Studio (1.23.2) has no tool for {control} on {number} images: each needs its own"
     for image in images:
         if image.prompts:
             yield from _of_image(image)
@@ -42,14 +47,12 @@ def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[
         images: The images of the config, each with its controls.
         smart: The names of the controls that the editor makes a smart tool for.
     """
-    seen: dict[str, int] = {}
     for image in images:
         for control in image.outputs if image.prompts else ():
             if control.name in smart and control not in image.prompts:
                 cause = "else the toolbar has a smart tool that never sends a request"
                 yield f'write smart="false" in {control}: {cause}'
         for control in image.prompts:
-            seen[str(control)] = seen.get(str(control), 0) + 1
             if control.shape in _SILENT:
                 yield (
                     f"Label Studio (1.23.2) sends nothing when {control} is drawn with: predict-project "
@@ -60,9 +63,6 @@ def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[
         ):
             shown = ", ".join(sent[:_MOST_NAMED])
             yield f"prompts labeled {shown} come back as {image.renamed}, the only label of {image.outputs[0]}"
-    for control_text, count in seen.items():
-        if count > 1:
-            yield f"Label Studio (1.23.2) draws nothing with {control_text}: give each image a control of its own"
 
 
 def _of_image(image: ImageTag) -> Iterator[str]:
@@ -99,7 +99,8 @@ def _needs_one(image: ImageTag) -> str:
 
 def _other_labels(source: Control, value: TaskValue, image: ImageTag) -> str:
     line = f'value="{value.text}"'
-    return f"{source} takes its labels from the task ({line}): write {line} in {image.holders[0]} too"
+    holder = image.holders[0] if image.holders else f"a <Labels> of {image}"
+    return f"{source} takes its labels from the task ({line}): write {line} in {holder} too"
 
 
 def _of_repeated(tag: ConfigTag) -> Iterator[str]:

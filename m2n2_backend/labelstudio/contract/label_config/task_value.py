@@ -50,7 +50,8 @@ class TaskValue:
 
     def place(self, index: int | None = None) -> str:
         """The place, for messages: ``data.photo.url``."""
-        return "data." + as_written(at(self.text, index)).removeprefix("$")
+        text = as_written(at(self.text, index))
+        return f"data.{text[1:]}" if _VARIABLE.fullmatch(text) else f'data (value="{text}")'
 
 
 def at(text: str, index: int | None) -> str:
