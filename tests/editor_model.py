@@ -73,7 +73,7 @@ def page_of(xml: str, data: dict[str, Any]) -> list[EditorTag]:
         if "name" in attributes:
             own = [each.get("alias") or each.get("value", "") for each in node.iter("Label")]
             of_task = value_of(attributes.get("value", ""), data) if node.tag.endswith("abels") else None
-            more = [each.get("alias") or each["value"] for each in of_task or []]
+            more = [each.get("alias") or each["value"] for each in of_task or () if isinstance(each, dict)]
             found.append(EditorTag(node.tag.lower(), attributes, tuple(own + more)))
         for child in node:
             visit(child)

@@ -129,6 +129,15 @@ def test_a_label_that_no_control_knows_is_refused_with_the_control_to_change(cli
     assert setup(client, config).startswith(wanted)
 
 
+def test_a_label_of_a_separate_group_alone_does_not_become_the_only_one_of_the_output(client: FlaskClient) -> None:
+    group = f'<Labels name="group" toName="image">{labels("Tree", "House")}</Labels>'
+    config = view(IMAGE, group, TREES, '<KeyPoint name="kp" toName="image"/>')
+    point = click("House", type="keypoint")
+    told = refusal(client, config, point, {**point, "type": "labels", "from_name": "group"})
+    assert told == 'label "House" is not in <BrushLabels name="trees">: add <Label value="House"/> there'
+    assert setup(client, config) == told
+
+
 @pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels", "BitmaskLabels", "RectangleLabels"])
 def test_all_labels_of_a_prompt_come_back(client: FlaskClient, tag: str) -> None:
     output = f'<{tag} name="out" toName="image" smart="false" choice="multiple">{labels("Tree", "House")}</{tag}>'

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _HELPERS = """
 window.m2n2 = {
   annotation: () => window.Htx && Htx.annotationStore && Htx.annotationStore.selected,
-  image: () => [...m2n2.annotation().names.values()].find(tag => tag.type === 'image'),
+  image: () => [...m2n2.annotation().names.values()].find(
+    tag => tag.type === 'image' && (!m2n2.on || tag.name === m2n2.on)),
+  images: () => [...m2n2.annotation().names.values()].filter(tag => tag.type === 'image').map(tag => tag.name),
+  groups: () => [...m2n2.annotation().names.values()].filter(tag => tag.type.endsWith('labels')).map(tag => tag.name),
   ready: () => Boolean(m2n2.annotation() && m2n2.image() && m2n2.image().imageIsLoaded && m2n2.image().stageRef),
   tool: () => (m2n2.image().getToolsManager().findSelectedTool() || {}).fullName,
   selected: control => m2n2.annotation().names.get(control).selectedLabels.map(label => label.value),
@@ -91,6 +94,17 @@ class Editor:
         self.page.mouse.move(0, 0)
         self._blank = self._look()
 
+    def turn_to(self, image: str) -> None:
+        """Go on with one of several images, and take the only smart tool of its toolbar."""
+        self.page.evaluate("image => { m2n2.on = image }", image)
+        self.page.wait_for_function("m2n2.ready()")
+        number = self.page.evaluate("m2n2.images()").index(image)
+        button = self.page.locator(".lsf-toolbar__group > button.lsf-tool_smart").nth(number)
+        button.scroll_into_view_if_needed()
+        button.click()
+        self.page.wait_for_function("m2n2.tool().endsWith('-dynamic')")
+        self.page.evaluate("m2n2.image().stageRef.container().scrollIntoView({block: 'center'})")
+
     def choose_tool(self, tool: str) -> None:
         """A plain tool of the toolbar: ``bitmask-tool``, ``ellipse-tool`` or ``polygon-tool``."""
         self.page.locator(f".lsf-toolbar__group > button[aria-label={tool}]").click()
@@ -121,13 +135,15 @@ class Editor:
         self.page.keyboard.press("Escape")
         self.page.wait_for_function("!m2n2.annotation().hasSelection && !m2n2.selected('label').length")
 
-    def choose_label(self, label: str, control: str = "keypoint") -> None:
-        """Select a label, as is needed before each prompt."""
+    def choose_label(self, label: str, control: str = "keypoint", *, further: bool = False) -> None:
+        """Select a label, as is needed before each prompt; a further one stands beside those selected before."""
+        before = self.page.evaluate("name => m2n2.selected(name)", control) if further else []
         if self.page.evaluate("name => m2n2.selected(name)", control) != [label]:
             # The groups of labels stand in the order of the controls in the config.
-            group = self.page.locator(".lsf-labels").nth({"mask": 0, "keypoint": 1, "rectangle": 2}[control])
+            number = self.page.evaluate("m2n2.groups()").index(control)
+            group = self.page.locator(".lsf-labels").nth(number)
             group.locator(".lsf-label", has_text=label).click()
-        arguments = [control, label]
+        arguments = [control, ",".join([*before, label])]
         self.page.wait_for_function("([name, label]) => m2n2.selected(name).join() === label", arg=arguments)
 
     def click(self, x: int, y: int, label: str = "Object", *, positive: bool = True) -> Response:
@@ -147,9 +163,11 @@ class Editor:
         return self.shown(answer())
 
     @contextmanager
-    def answering(self, label: str, control: str = "keypoint") -> Iterator[Callable[[], Response]]:
+    def answering(
+        self, label: str, control: str = "keypoint", *, further: bool = False
+    ) -> Iterator[Callable[[], Response]]:
         """Select a label; after the block the yielded function gives the answer to the prompt made in it."""
-        self.choose_label(label, control)
+        self.choose_label(label, control, further=further)
         with self.page.expect_response(lambda response: "interactive-annotating" in response.url) as info:
             yield lambda: info.value
 

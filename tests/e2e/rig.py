@@ -70,8 +70,9 @@ class Studio:
     def project(
         self, title: str, config: str, images: Sequence[Path], model: str, **more: Any
     ) -> tuple[int, list[int]]:
-        """A new project with a shipped config (``brush`` …), connected; its id and those of its tasks."""
-        number = project.create_project(self.api, title, label_config(config).read_text(encoding="utf-8"), **more)
+        """A new project with a config, or a shipped one by its name, connected; its id and those of its tasks."""
+        xml = config if config.startswith("<") else label_config(config).read_text(encoding="utf-8")
+        number = project.create_project(self.api, title, xml, **more)
         project.upload(self.api, number, images)
         self.api.connect_backend(number, model)
         return number, self.tasks(number)

@@ -97,6 +97,8 @@ class ImageTag:
                 shown.setdefault(owner.name, (owner, []))[1].append(label)
             elif not any(known.knows(group, label) for group in self.groups):
                 raise InvalidLabelConfig(self._unknown(label))
+        if not shown and labels:
+            raise InvalidLabelConfig(self._unknown(labels[0]))
         if not shown:
             owner, only = self._for_no_label(outputs)
             shown[owner.name] = (owner, only)
