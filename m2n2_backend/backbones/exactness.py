@@ -98,8 +98,9 @@ def _check_layer(watched: Watched, layer: int, name: str, *, tokens: int) -> Non
         raise _scattered(name)
     if not moved <= TOLERANCE:
         raise BackboneUnavailable(
-            f"{name} cannot be read exactly: in layer {layer} its own attention has {moved:.2g} of a row's mass elsewhere "
-            f"than queries and keys tell ({TOLERANCE:g} is allowed), as with a bias for relative positions; {_CURE}"
+            f"{name} cannot be read exactly: in layer {layer} its own attention has {moved:.2g} of a row's mass "
+            f"elsewhere than queries and keys tell ({TOLERANCE:g} is allowed), as a bias for relative positions does; "
+            f"{_CURE}"
         )
 
 

@@ -120,8 +120,9 @@ def select_files(names: Iterable[str], kind: Kind) -> list[str]:
     """
     present = set(names)
     chosen = {name for name in present if re.fullmatch(_EXTRA_FILES[kind], name)}
-    if kind == "stable-diffusion" and not any(name.startswith("tokenizer/") for name in chosen):
-        raise ValueError("lacks tokenizer/")
+    vocabulary = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
+    if kind == "stable-diffusion" and not (vocabulary <= present or "tokenizer/tokenizer.json" in present):
+        raise ValueError(f"lacks {max(vocabulary - present)}")
     for component, candidates in _COMPONENTS[kind].items():
         prefix = f"{component}/" if component else ""
         weights = _best(candidates, present, prefix)
