@@ -99,7 +99,7 @@ def _check_layer(watched: Watched, layer: int, name: str, *, tokens: int) -> Non
     if not moved <= TOLERANCE:
         raise BackboneUnavailable(
             f"{name} cannot be read exactly: in layer {layer} its own attention has {moved:.2g} of a row's mass "
-            f"elsewhere than queries and keys tell ({TOLERANCE:g} is allowed), as a bias for relative positions does; "
+            f"elsewhere than queries and keys tell ({TOLERANCE:g} is allowed), like a bias for relative positions; "
             f"{_CURE}"
         )
 
