@@ -57,6 +57,16 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path) -> None
     assert len(str(caught.value)) < 500
 
 
+def test_a_pickle_of_code_is_refused_without_the_advice_to_run_it(tmp_path: Path) -> None:
+    save_family("ViT", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weight": print}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BackboneUnavailable, match="cannot be loaded, fetch it again") as caught:
+        load_vit(tmp_path)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("lost", ["embeddings.position_embedding", "embeddings.cls_token", ".1.", "layernorm_before"])
 def test_a_weight_that_a_layer_needs_may_not_be_missing(tmp_path: Path, lost: str) -> None:
     save_family("ViT", tmp_path)
