@@ -57,6 +57,15 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path) -> None
     assert len(str(caught.value)) < 500
 
 
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    save_family("ViT", tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {name: tensor * float("nan") if "norm" in name else tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(BackboneUnavailable, match="not finite"):
+        load_vit(tmp_path)
+
+
 def test_a_pickle_of_code_is_refused_without_the_advice_to_run_it(tmp_path: Path) -> None:
     save_family("ViT", tmp_path)
     (tmp_path / "model.safetensors").unlink()

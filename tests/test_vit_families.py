@@ -112,7 +112,7 @@ def test_a_file_in_16_bit_is_run_in_32_bit_unless_asked_otherwise(tmp_path: Path
         ({"architecture": "vit_base_patch16_224", "num_classes": 0}, r"timm \(vit_base_patch16_224\)"),
         ({"hidden_size": 24}, "lacks model_type"),
         ({"model_type": "vit_of_tomorrow"}, "kind vit_of_tomorrow, which transformers .* later release"),
-        ({"model_type": "radio", "auto_map": {"AutoModel": "x.Y"}}, "radio"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "x.Y"}}, "kind own, .* its own code is not run"),
     ],
 )
 def test_a_folder_of_another_library_or_release_is_refused_with_its_kind(

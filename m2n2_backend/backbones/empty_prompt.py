@@ -85,7 +85,7 @@ def _padding(tokenizer: Path) -> dict[str, str]:
 
 
 def _content(mark: object) -> str:
-    """Of a token that is written as itself, or as an object with its content."""
+    """The text of a token that is written as itself, or as an object with its content."""
     return str(mark.get("content", "") if isinstance(mark, dict) else mark or "")
 
 

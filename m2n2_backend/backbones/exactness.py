@@ -96,7 +96,7 @@ def _check_layer(watched: Watched, layer: int, name: str, *, tokens: int) -> Non
     queries, moved = watched.layers[layer].queries, watched.moved[layer]
     if len(queries) != 1 or queries.shape[2] != tokens:
         raise _scattered(name)
-    if not moved <= TOLERANCE:
+    if not moved <= TOLERANCE:  # NaN is refused, too
         raise BackboneUnavailable(
             f"{name} cannot be read exactly: in layer {layer} its own attention has {moved:.2g} of a row's mass "
             f"elsewhere than queries and keys tell ({TOLERANCE:g} is allowed), like a bias for relative positions; "
@@ -113,6 +113,10 @@ def _first_keys(run: Run, name: str, pixels: torch.Tensor) -> torch.Tensor:
         raise BackboneUnavailable(
             f"{name} runs without a self-attention that can be read, as convolutional networks do, and models that "
             f"transformers does not run with scaled_dot_product_attention; {_CURE}"
+        )
+    if not torch.isfinite(read[0].keys).all():
+        raise BackboneUnavailable(
+            f"{name} gives values that are not finite: its weights are damaged, fetch them again"
         )
     return read[0].keys
 

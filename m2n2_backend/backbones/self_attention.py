@@ -126,7 +126,7 @@ class _Watcher(_Calls):
         self.moved.append(_moved(self.layers[-1], call))
 
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: object) -> None:
-        if isinstance(result, torch.Tensor):  # to ask for a shape or a dtype is no use of a tensor
+        if isinstance(result, torch.Tensor):  # asking for a shape or a dtype does not use a tensor
             self._use([*args, *kwargs.values()])
 
     def _use(self, values: Sequence[Any]) -> None:

@@ -110,7 +110,7 @@ class VisionTransformer:
             layers: Counted from 0, negative from the end; None is the last.
             grid: Cells per side.
             device: Where the model is put.
-            dtype: Of weights and computation, whatever the file holds; part of the fingerprint.
+            dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
             released: As for the constructor.
 
         Raises:
@@ -210,7 +210,8 @@ def _check_kind(config: dict[str, Any], name: str) -> None:
         )
     raise BackboneUnavailable(
         f"{name} is of the kind {kind}, which transformers {transformers.__version__} does not know: "
-        "install a later release, or name another model with --model"
+        + ("its own code is not run" if "auto_map" in config else "install a later release")
+        + ", or name another model with --model"
     )
 
 

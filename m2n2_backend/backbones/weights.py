@@ -195,7 +195,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _needed_files(folder: Path, model: str, kind: Kind) -> list[str]:
-    """Of a folder that was named.
+    """Files of a folder that a user names.
 
     Raises:
         BackboneUnavailable: Some of them are not there, or the folder may not be listed.
