@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from local_hub import COMMIT, COMMON, HALF, NOT_NEEDED, PICKLED, PLAIN, Hub
+from local_hub import COMMIT, COMMON, HALF, NOT_NEEDED, PICKLED, PLAIN, Hub, content_of
 
 from m2n2_backend.backbones.weights import content_hash, loading_options, resolve, revision_of, select_files
 from m2n2_backend.errors import BackboneUnavailable
@@ -21,7 +20,7 @@ from m2n2_backend.errors import BackboneUnavailable
 def write(folder: Path, names: list[str]) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"content of {name}")
+        (folder / name).write_bytes(content_of(name))
     return folder
 
 
@@ -56,11 +55,12 @@ def test_a_whole_folder_is_its_own_answer(tmp_path: Path) -> None:
     assert resolve(str(folder), "stable-diffusion", local_only=True) == folder
 
 
-@pytest.mark.parametrize("lost", ["unet/config.json", PLAIN[1], PLAIN[0], "tokenizer/vocab.json"])
+@pytest.mark.parametrize(
+    "lost", ["unet/config.json", PLAIN[1], PLAIN[0], "tokenizer/vocab.json", "tokenizer/merges.txt"]
+)
 def test_a_folder_that_lacks_a_part_is_refused_with_the_part_and_the_cure(tmp_path: Path, lost: str) -> None:
     folder = write(tmp_path, COMMON + PLAIN)
     (folder / lost).unlink()
-    shutil.rmtree(folder / "tokenizer") if "tokenizer" in lost else None
     with pytest.raises(BackboneUnavailable, match=f"lacks {lost.split('/')[0]}/.*--model") as caught:
         resolve(str(folder), "stable-diffusion")
     assert "\n" not in str(caught.value)
@@ -102,7 +102,7 @@ def test_the_revision_sees_a_change_at_either_end_of_a_large_file(tmp_path: Path
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    Hub.requested, Hub.closing = [], threading.Event()
+    Hub.requested, Hub.closing, Hub.proxied = [], threading.Event(), b""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -153,13 +153,38 @@ def test_a_download_takes_the_needed_files_only_and_is_found_offline_afterwards(
     folder = Path(answer)
     assert folder.name == COMMIT
     assert sorted(Hub.requested) == sorted(COMMON + HALF)
-    assert (folder / HALF[1]).read_text() == f"content of {HALF[1]}"
+    assert (folder / HALF[1]).read_bytes() == content_of(HALF[1])
     resolved = "weights.resolve('some/whole', 'stable-diffusion', local_only=True)"
     assert call(resolved, tmp_path, hub, HF_HUB_OFFLINE="1") == answer
     (folder / HALF[1]).unlink()
     assert "refused: " in call(resolved, tmp_path, hub)
     assert call("weights.available('some/whole', 'stable-diffusion')", tmp_path, hub) == answer
     assert (folder / HALF[1]).exists()
+
+
+def test_a_damaged_file_of_the_cache_is_told_offline_and_fetched_again_online(hub: str, tmp_path: Path) -> None:
+    folder = Path(call("weights.resolve('some/whole', 'stable-diffusion')", tmp_path, hub))
+    damaged = folder / HALF[1]
+    assert damaged.is_symlink()
+    damaged.write_bytes(content_of(HALF[1])[:-3])  # through the link, as a broken download leaves it
+    Hub.requested.clear()
+    local = "weights.resolve('some/whole', 'stable-diffusion', local_only=True)"
+    told = call(local, tmp_path, hub)
+    assert f"{damaged} is cut off" in told
+    assert "`m2n2-backend fetch-weights --model some/whole`" in told
+    offline = call("weights.resolve('some/whole', 'stable-diffusion')", tmp_path, hub, HF_HUB_OFFLINE="1")
+    assert f"{damaged} is cut off" in offline
+    assert damaged.exists(), "nothing may be removed before the hub has answered"
+    assert call("weights.resolve('some/whole', 'stable-diffusion')", tmp_path, hub) == str(folder)
+    assert Hub.requested == [HALF[1]]
+    assert damaged.read_bytes() == content_of(HALF[1])
+
+
+def test_a_proxys_page_in_the_place_of_the_files_is_not_taken_for_weights(hub: str, tmp_path: Path) -> None:
+    Hub.proxied = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
+    answer = call("weights.resolve('some/whole', 'stable-diffusion')", tmp_path, hub)
+    assert "is a web page" in answer
+    assert "proxy" in answer
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.weights import content_hash, loading_options
 from m2n2_backend.errors import BackboneUnavailable
 
@@ -35,7 +37,7 @@ def empty_prompt_embedding(folder: Path, cache_dir: Path) -> torch.Tensor:
         BackboneUnavailable: The text encoder or the tokenizer cannot be loaded.
     """
     encoder = content_hash(folder / "text_encoder", folder / "tokenizer")
-    path = cache_dir / f"empty-prompt-{encoder}.safetensors"
+    path = cache_dir / f"empty-prompt-2-{encoder}.safetensors"  # 1 believed other files about the padding
     cached = _read(path)
     if cached is not None:
         return cached
@@ -49,14 +51,42 @@ def _encode_empty(folder: Path) -> torch.Tensor:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     part = folder / "text_encoder"
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(part, **loading_options(part))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        detail = " ".join(str(error).split())
-        raise BackboneUnavailable(f"the text encoder in {folder} cannot be loaded: {detail}") from error
-    tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-    return encoder.float().eval()(tokens.input_ids)[0].contiguous()  # type: ignore[no-any-return]
+    with loading(f"the text encoder in {folder}"):
+        encoder, report = CLIPTextModel.from_pretrained(part, output_loading_info=True, **loading_options(part))
+    refuse_missing(f"the text encoder in {folder}", report["missing_keys"])
+    vocabulary, length = encoder.config.vocab_size, encoder.config.max_position_embeddings
+    with loading(f"the tokenizer in {folder}"):
+        tokenizer = CLIPTokenizer.from_pretrained(
+            folder / "tokenizer", local_files_only=True, **_padding(folder / "tokenizer")
+        )
+        tokens = tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
+    if len(tokenizer) < vocabulary:
+        raise BackboneUnavailable(
+            f"the tokenizer in {folder} knows {len(tokenizer):,} tokens and the text encoder {vocabulary:,}: "
+            "fetch both again"
+        )
+    return encoder.float().eval()(tokens)[0].contiguous()  # type: ignore[no-any-return]
+
+
+def _padding(tokenizer: Path) -> dict[str, str]:
+    """The token that fills the prompt up: the one that is not the end token, if either file names such a one.
+
+    Stable Diffusion 2 was trained with ``!``, number 0. Its ``special_tokens_map.json`` says so, while its
+    ``tokenizer_config.json`` repeats the end token, and releases of transformers differ in which file they believe.
+    """
+    named: list[str] = []
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = tokenizer / name
+        marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        pad, end = (_content(marks.get(key)) for key in ("pad_token", "eos_token"))
+        if pad:
+            named.insert(0 if pad != end else len(named), pad)
+    return {"pad_token": named[0]} if named else {}
+
+
+def _content(mark: object) -> str:
+    """The text of a token that is written as itself, or as an object with its content."""
+    return str(mark.get("content", "") if isinstance(mark, dict) else mark or "")
 
 
 def _read(path: Path) -> torch.Tensor | None:

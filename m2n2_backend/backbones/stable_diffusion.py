@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from m2n2_backend.backbones.attention_capture import (
 )
 from m2n2_backend.backbones.device_memory import default_grid, is_out_of_memory, memory_advice
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
+from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.quiet import quiet_diffusers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.backbones.weights import loading_options, revision_of
@@ -43,6 +44,8 @@ VAE_FACTOR = 8
 
 GRID_CHOICES: Mapping[Version, tuple[int, ...]] = {"sd2": (128, 96, 64), "sd1": (112, 96, 64)}
 """Grids tried by free memory, largest first: the paper's own (Sec. 4.1, 13), then smaller ones."""
+
+_UNUSED_OF_VAE = ("decoder", "post_quant_conv")
 
 _TITLES: Mapping[Version, str] = {"sd2": "Stable Diffusion 2", "sd1": "Stable Diffusion 1.1"}
 
@@ -87,7 +90,7 @@ class StableDiffusion:
         self._weights = normalized_weights(weights)
         attentions = top_attentions(unet)
         self._attentions = [attentions[block] for block in self._weights]
-        for part in ("decoder", "post_quant_conv"):
+        for part in _UNUSED_OF_VAE:
             if hasattr(vae, part):
                 delattr(vae, part)
         with memory_advice(grid, device):
@@ -99,8 +102,9 @@ class StableDiffusion:
         self.device = device
         blocks = weights_label(self._weights)
         self._released = released
-        self.fingerprint = f"{name}-{revision[:12]}-{blocks}-g{grid}" + ("-released" if released else "")
         precision = str(self._unet.dtype).removeprefix("torch.")
+        ending = "-released" if released else ""
+        self.fingerprint = f"{name}-{revision[:12]}-{precision}-{blocks}-g{grid}{ending}"
         self.description = f"{_TITLES[name]}, attention {blocks}, grid {grid}, {precision} on {device}"
 
     @classmethod
@@ -140,7 +144,7 @@ class StableDiffusion:
         with memory_advice(chosen, device):
             embedding = empty_prompt_embedding(folder, cache_dir)
             unet = _load_part(UNet2DConditionModel, folder, "unet", precision)
-            vae = _load_part(AutoencoderKL, folder, "vae", precision)
+            vae = _load_part(AutoencoderKL, folder, "vae", precision, unused=_UNUSED_OF_VAE)
         return cls(
             vae,
             unet,
@@ -226,22 +230,23 @@ def prepare_image(rgb: NDArray[np.uint8], side: int, *, area: bool = False) -> t
     return (pixels / 127.5 - 1.0).permute(2, 0, 1)[None].contiguous()
 
 
-def _load_part(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """One diffusers model, on the CPU."""
-    try:
-        model = model_class.from_pretrained(
+def _load_part(
+    model_class: Any, folder: Path, part: str, dtype: torch.dtype, unused: Collection[str] = ()
+) -> torch.nn.Module:
+    """One diffusers model, on the CPU; only weights below its ``unused`` modules may be missing."""
+    with loading(str(folder / part)):
+        model, report = model_class.from_pretrained(
             folder,
             subfolder=part,
             torch_dtype=dtype,
             # Without accelerate diffusers would fall back by itself, but with a warning to install it.
             low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
+            output_loading_info=True,
             **loading_options(folder / part),
         )
-    except (OSError, ValueError, KeyError) as error:
-        detail = " ".join(str(error).split())
-        raise BackboneUnavailable(f"{folder / part} cannot be loaded, fetch it again: {detail}") from error
     gc.collect()  # diffusers leaves a cycle that holds on to the file's memory map, 1.7 GB for the U-Net
-    return model
+    refuse_missing(str(folder / part), [name for name in report["missing_keys"] if name.split(".")[0] not in unused])
+    return model  # type: ignore[no-any-return]
 
 
 def _finite(tensors: Sequence[torch.Tensor]) -> bool:

@@ -1,10 +1,10 @@
-"""Any Hugging Face vision transformer: ViT, DINO, DINOv2 with or without registers (Sec. 13)."""
+"""Any Hugging Face vision transformer whose attention can be read exactly (Sec. 13): ViT, DINOv2, DINOv3, CLIP."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.backbones.exactness import check_layers, check_tokens
+from m2n2_backend.backbones.loading import loading
 from m2n2_backend.backbones.quiet import quiet_transformers
+from m2n2_backend.backbones.self_attention import read_layers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
@@ -20,12 +23,6 @@ from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_QUERY_NAMES = ("query", "q_proj")
-_KEY_NAMES = ("key", "k_proj")
-
-
-class _Captured(Exception):  # a signal that ends the forward pass, no failure
-    """The last wanted layer has been read."""
 
 
 class VisionTransformer:
@@ -48,11 +45,12 @@ class VisionTransformer:
         std: Sequence[float],
         device: torch.device,
         released: bool = False,
+        missing: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Wrap a loaded model.
+        """Wrap a loaded model, after it has been tried out on noise.
 
         Args:
-            model: A transformers vision model without head.
+            model: A transformers vision model without head, on the CPU.
             name: For logs, e.g. the hub id.
             revision: Of the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last. All count equally.
@@ -61,27 +59,34 @@ class VisionTransformer:
             std: Per channel.
             device: Where the model is put.
             released: Resize the image and cut the special tokens as the released code does.
+            missing: Tensors of the model that its file lacks, by their names.
 
         Raises:
-            BackboneUnavailable: A layer that the model lacks, or no separate query and key projections.
+            BackboneUnavailable: A layer that the model lacks, a missing tensor that is needed, or an attention that
+                cannot be read exactly.
         """
-        self._attentions = _attention_projections(model, name)
-        count = len(self._attentions)
-        wanted = [count - 1] if layers is None else [layer % count for layer in layers if -count <= layer < count]
-        if not wanted or (layers is not None and len(wanted) != len(layers)):
-            raise BackboneUnavailable(f"{name} has layers 0 to {count - 1}; asked for {list(layers or [])}")
-        self._layers = sorted(set(wanted))
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._heads = int(model.config.num_attention_heads)
-        self._patch = int(model.config.patch_size)
+        kind = f"{name} ({model.config.model_type})"
+        self._model = model.eval().requires_grad_(False)
+        self._dtype = next(model.parameters()).dtype
+        self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self._patch = _patch_size(model.config, kind)
         self._mean = np.asarray(mean, np.float32)
         self._std = np.asarray(std, np.float32)
         self.grid = grid
+        self.device = torch.device("cpu")
+        with torch.inference_mode():
+            special = check_tokens(self._run, kind, grid=grid, patch=self._patch)
+            self._layers, count = check_layers(
+                self._run, kind, layers, special=special, patch=self._patch, missing=missing or {}
+            )
         self.device = device
+        self._model.to(device)
         self._released = released
+        precision = str(self._dtype).removeprefix("torch.")
+        numbers = [str(layer) for layer in self._layers]
         ending = "-released" if released else ""
-        self.fingerprint = f"vit-{revision}-l{'.'.join(map(str, self._layers))}-g{grid}{ending}"
-        self.description = f"{name} layer {', '.join(map(str, self._layers))} of {count}, grid {grid}"
+        self.fingerprint = f"vit-{revision}-{precision}-l{'.'.join(numbers)}-g{grid}{ending}"
+        self.description = f"{name} layer {', '.join(numbers)} of {count}, grid {grid}"
 
     @classmethod
     def load(
@@ -93,23 +98,29 @@ class VisionTransformer:
         layers: Sequence[int] | None,
         grid: int,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
         released: bool = False,
     ) -> VisionTransformer:
-        """Load ``config.json`` and weights from a folder.
+        """Load ``config.json`` and weights from a folder; of a model of images and texts the part for images.
+
+        Args:
+            folder: See ``weights.resolve``.
+            name: For logs, e.g. the hub id.
+            revision: Of the weights; part of the fingerprint.
+            layers: Counted from 0, negative from the end; None is the last.
+            grid: Cells per side.
+            device: Where the model is put.
+            dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
+            released: As for the constructor.
 
         Raises:
-            BackboneUnavailable: The folder holds no vision transformer, or ``layers`` are not in it.
+            BackboneUnavailable: The folder holds no vision transformer that can be read exactly, its weights do not
+                belong to its ``config.json``, or ``layers`` are not in it.
         """
-        from transformers import AutoModel
-
-        quiet_transformers()
-        try:
-            model = AutoModel.from_pretrained(folder, local_files_only=True, **_without_pooler(folder))
-        except (OSError, ValueError, KeyError) as error:
-            raise BackboneUnavailable(f"{folder} cannot be loaded as a vision transformer: {error}") from error
+        model, missing = _load_model(folder, name, dtype)
         mean, std = _normalization(folder, str(model.config.model_type))
         return cls(
-            model,
+            getattr(model, "vision_model", model),
             name=name,
             revision=revision,
             layers=layers,
@@ -118,6 +129,7 @@ class VisionTransformer:
             std=std,
             device=device,
             released=released,
+            missing=missing,
         )
 
     @torch.inference_mode()
@@ -135,73 +147,84 @@ class VisionTransformer:
         """
         side = self.grid * self._patch
         normalized = (squash(rgb, side, area=self._released) / 255.0 - self._mean) / self._std
-        pixels = torch.from_numpy(normalized).permute(2, 0, 1)[None].to(self.device, self._model.dtype)
-        with _capture([self._attentions[layer] for layer in self._layers]) as captured, suppress(_Captured):
-            self._forward(pixels)
+        pixels = torch.from_numpy(normalized).permute(2, 0, 1)[None]
+        cells = self.grid**2
         blocks = []
-        for queries, keys in captured:
-            q, k = self._patch_tokens(queries), self._patch_tokens(keys)
-            special = self._heads_of(keys[0, : -self.grid * self.grid]) if self._released else None
-            blocks.append(AttentionBlock(q, k, q.shape[-1] ** -0.5, 1.0 / len(captured), special))
+        for layer in read_layers(lambda: self._run(pixels), self._layers):
+            queries, keys = _stored(layer.queries[0, :, -cells:]), _stored(layer.keys[0, :, -cells:])
+            special = _stored(layer.keys[0, :, :-cells]) if self._released else None
+            blocks.append(AttentionBlock(queries, keys, layer.scale, 1.0 / len(self._layers), special))
         return AttentionFeatures(tuple(blocks), self.grid, self.grid)
 
-    def _forward(self, pixels: torch.Tensor) -> None:
-        if self._model.config.model_type.startswith("dinov2"):
-            self._model(pixels)  # interpolates its positions by itself
-        else:
-            self._model(pixels, interpolate_pos_encoding=True)
-
-    def _patch_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[1, special + n, heads*d] → [heads, n, d]; the special tokens come first in every such model."""
-        return self._heads_of(tokens[0, -self.grid * self.grid :])
-
-    def _heads_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[t, heads*d] → [heads, t, d] in 16-bit where that holds the values."""
-        split = tokens.reshape(len(tokens), self._heads, -1).transpose(0, 1)
-        half = split.to(torch.float16).contiguous()
-        return half if torch.isfinite(half).all() else split.float().contiguous()
+    def _run(self, pixels: torch.Tensor) -> None:
+        options = {"interpolate_pos_encoding": True} if self._resizes else {}  # others do it without being asked
+        self._model(pixels.to(self.device, self._dtype), **options)
 
 
-def _attention_projections(model: Any, name: str) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
-    """(query, key) projections of every layer, in order, under the names of any transformers release."""
-    found: list[tuple[torch.nn.Module, torch.nn.Module]] = []
-    for module in model.modules():
-        children = dict(module.named_children())
-        query = next((children[key] for key in _QUERY_NAMES if key in children), None)
-        key = next((children[key] for key in _KEY_NAMES if key in children), None)
-        if query is not None and key is not None:
-            found.append((query, key))
-    if not found:
-        raise BackboneUnavailable(f"{name} has no query and key projections: not a vision transformer this can read")
-    return found
+def _stored(tokens: torch.Tensor) -> torch.Tensor:
+    """[heads, t, d] in 16-bit where that holds the values."""
+    half = tokens.to(torch.float16).contiguous()
+    return half if torch.isfinite(half).all() else tokens.float().contiguous()
 
 
-@contextmanager
-def _capture(
-    projections: Sequence[tuple[torch.nn.Module, torch.nn.Module]],
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Collect the outputs of the projections; end the pass when the last pair is complete."""
-    outputs: dict[torch.nn.Module, torch.Tensor] = {}
-    captured: list[tuple[torch.Tensor, torch.Tensor]] = []
+def _load_model(folder: Path, name: str, dtype: torch.dtype) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The model, and those of its tensors that the file lacks, by their names."""
+    import transformers
 
-    def keep(module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        outputs[module] = output
-        if all(part in outputs for part in projections[-1]):
-            captured.extend((outputs[query], outputs[key]) for query, key in projections)
-            raise _Captured
-
-    handles = [part.register_forward_hook(keep) for pair in projections for part in pair]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
+    quiet_transformers()
+    # Releases from 5 on take the file's own type where none is named, earlier ones know the older name only.
+    precision = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    with loading(f"{name} in {folder}"):
+        _check_kind(json.loads((folder / "config.json").read_text(encoding="utf-8")), name)
+        model, report = transformers.AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **{precision: dtype},
+        )
+    tensors = model.state_dict(keep_vars=True)
+    return model, {key: tensors[key] for key in report["missing_keys"] if key in tensors}
 
 
-def _without_pooler(folder: Path) -> dict[str, bool]:
-    """The pooler is never run, and classifier checkpoints lack its weights."""
-    config = json.loads((folder / "config.json").read_text())
-    return {"add_pooling_layer": False} if config.get("model_type") == "vit" else {}
+def _check_kind(config: dict[str, Any], name: str) -> None:
+    """Tell what transformers would not: why it does not know a model.
+
+    Raises:
+        BackboneUnavailable: A model of timm, of code of its own, or of a later release.
+    """
+    import transformers
+
+    kind = config.get("model_type")
+    if kind in transformers.CONFIG_MAPPING:
+        return
+    if kind is None:
+        found = (
+            f"a model of timm ({config['architecture']})"
+            if "architecture" in config
+            else "of a kind it does not tell"
+        )
+        raise BackboneUnavailable(
+            f"{name} is {found}, not of transformers: config.json lacks model_type; name one of transformers, "
+            "such as google/vit-base-patch16-224, with --model"
+        )
+    raise BackboneUnavailable(
+        f"{name} is of the kind {kind}, which transformers {transformers.__version__} does not know: "
+        + ("its own code is not run" if "auto_map" in config else "install a later release")
+        + ", or name another model with --model"
+    )
+
+
+def _patch_size(config: Any, name: str) -> int:
+    """Pixels per side of a patch; files write one number or two."""
+    size = getattr(config, "patch_size", None)
+    sides = set(size) if isinstance(size, (tuple, list)) else {size}
+    side = sides.pop()
+    if sides or not isinstance(side, int):
+        raise BackboneUnavailable(
+            f"{name} has no square patches (patch_size: {size}): not a vision transformer to read"
+        )
+    return side
 
 
 def _normalization(folder: Path, model_type: str) -> tuple[Sequence[float], Sequence[float]]:

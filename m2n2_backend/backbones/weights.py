@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from m2n2_backend.backbones import hub
+from m2n2_backend.backbones.intact import POINTER, damaged_files, first_finding
 from m2n2_backend.errors import BackboneUnavailable
 
 logger = logging.getLogger(__name__)
@@ -58,41 +60,49 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MIB = 1024**2
 
 
-def resolve(model: str, kind: Kind, *, local_only: bool = False) -> Path:
-    """Folder that holds the weights; what is missing is downloaded with the hub client's progress bars, or resumed.
+def resolve(model: str, kind: Kind, *, local_only: bool = False, timeout_s: float = LISTING_SECONDS) -> Path:
+    """Folder that holds the weights, each file of them whole; what the local cache lacks is downloaded, or resumed.
 
     Args:
         model: An existing folder, or a hub id ``owner/name``.
-        kind: Decides which files are needed; nothing else is downloaded.
+        kind: Decides which files are needed; nothing else is looked at or downloaded.
         local_only: Never use the network.
+        timeout_s: Bounds the attempt to reach the hub, name lookup included; not the download itself.
 
     Returns:
         The folder itself, or the hub's snapshot folder in the local cache.
 
     Raises:
-        BackboneUnavailable: Not there; the message names the cause and the cure.
+        BackboneUnavailable: Not there, or damaged; the message names the file, the cause and the cure.
     """
-    found = _on_disk(model, kind)
-    if found is not None:
-        return found
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if damaged := damaged_files(folder, _needed_files(folder, model, kind)):
+            raise BackboneUnavailable(_told(folder, damaged, model))
+        return folder
+    cached = _cached(model, kind)
+    if cached is None:
+        if local_only:
+            raise BackboneUnavailable(f"the weights {model} are not in the local cache; {_cure(model)}")
+        return _download(model, kind, timeout_s)
+    snapshot, names = cached
+    damaged = damaged_files(snapshot, names)
+    if not damaged:
+        return snapshot
     if local_only:
-        raise BackboneUnavailable(f"the weights {model} are not in the local cache; {_cure(model)}")
-    return _download(model, kind, LISTING_SECONDS)
+        raise BackboneUnavailable(_told(snapshot, damaged, model))
+    finding = first_finding(snapshot, damaged)
+    logger.warning("%s: fetching it again", finding)
+    try:
+        return _download(model, kind, timeout_s, [snapshot / name for name in damaged])
+    except BackboneUnavailable as error:
+        raise BackboneUnavailable(f"{finding}; {error}") from error
 
 
 def available(model: str, kind: Kind, timeout_s: float = ATTEMPT_SECONDS) -> Path | None:
-    """Folder of the weights if they are on disk, or if the hub answers in time and the download succeeds.
-
-    Args:
-        model: As for ``resolve``.
-        kind: As for ``resolve``.
-        timeout_s: Bounds the attempt to reach the hub, name lookup included; not the download itself.
-
-    Returns:
-        None if there is nothing to be had; the reason is logged.
-    """
+    """As ``resolve``, but None where there is nothing to be had; the reason is logged."""
     try:
-        return _on_disk(model, kind) or _download(model, kind, timeout_s)
+        return resolve(model, kind, timeout_s=timeout_s)
     except BackboneUnavailable as error:
         logger.info("%s", error)
         return None
@@ -110,8 +120,9 @@ def select_files(names: Iterable[str], kind: Kind) -> list[str]:
     """
     present = set(names)
     chosen = {name for name in present if re.fullmatch(_EXTRA_FILES[kind], name)}
-    if kind == "stable-diffusion" and not any(name.startswith("tokenizer/") for name in chosen):
-        raise ValueError("lacks tokenizer/")
+    vocabulary = {"tokenizer/vocab.json", "tokenizer/merges.txt"}
+    if kind == "stable-diffusion" and not (vocabulary <= present or "tokenizer/tokenizer.json" in present):
+        raise ValueError(f"lacks {max(vocabulary - present)}")
     for component, candidates in _COMPONENTS[kind].items():
         prefix = f"{component}/" if component else ""
         weights = _best(candidates, present, prefix)
@@ -183,36 +194,72 @@ def _files_below(folder: Path) -> Iterator[str]:
             yield relative.as_posix()
 
 
-def _on_disk(model: str, kind: Kind) -> Path | None:
-    """The folder itself, or a complete snapshot in the local cache."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        try:
-            select_files(_files_below(folder), kind)
-        except ValueError as error:
-            raise BackboneUnavailable(f"the folder {model} {error}: no {kind} weights; {_cure(model)}") from None
-        return folder
+def _needed_files(folder: Path, model: str, kind: Kind) -> list[str]:
+    """Files of a folder that a user names.
+
+    Raises:
+        BackboneUnavailable: Some of them are not there, or the folder may not be listed.
+    """
+    try:
+        for _ in os.walk(folder, onerror=_raise):
+            pass  # Path.rglob leaves out what may not be listed
+        return select_files(_files_below(folder), kind)
+    except OSError as error:
+        raise BackboneUnavailable(f"the folder {error.filename} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BackboneUnavailable(f"the folder {model} {error}: no {kind} weights; {_cure(model)}") from None
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _cached(model: str, kind: Kind) -> tuple[Path, list[str]] | None:
+    """The snapshot in the local cache and its files; None where it is not complete.
+
+    It may be partial, after an interrupted download or one made for another purpose.
+
+    Raises:
+        BackboneUnavailable: ``model`` cannot be a hub id.
+    """
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BackboneUnavailable(f"{model} is no existing folder and no hub id like {REPOSITORIES['sd2']}")
     component = next(iter(_COMPONENTS[kind]))
     snapshot = hub.cached_snapshot(model, f"{component}/config.json" if component else "config.json")
-    if snapshot is not None:
-        try:
-            # A snapshot may be partial, after an interrupted download or one made for another purpose.
-            select_files(_files_below(snapshot), kind)
-            return snapshot
-        except ValueError:
-            pass
-    return None
-
-
-def _download(model: str, kind: Kind, timeout_s: float) -> Path:
+    if snapshot is None:
+        return None
     try:
-        return hub.download(model, select_files(hub.listing(model, timeout_s), kind))
+        return snapshot, select_files(_files_below(snapshot), kind)
+    except ValueError:
+        return None
+
+
+def _told(folder: Path, damaged: dict[str, str], model: str) -> str:
+    pointers = any(finding == POINTER for finding in damaged.values()) and Path(model).is_dir()
+    return f"{first_finding(folder, damaged)}; {f'run `git lfs pull` in {folder}' if pointers else _cure(model)}"
+
+
+def _download(model: str, kind: Kind, timeout_s: float, damaged: Iterable[Path] = ()) -> Path:
+    """Fetch what the cache lacks, and damaged files anew: the hub's client takes any file that is there for whole."""
+    try:
+        names = select_files(hub.listing(model, timeout_s), kind)
+        for path in damaged:
+            path.resolve().unlink(missing_ok=True)  # the content; the name in the snapshot is a link to it
+            path.unlink(missing_ok=True)
+        folder = hub.download(model, names)
     except ValueError as error:
         raise BackboneUnavailable(f"the repository {model} {error}: no {kind} weights; {_cure(model)}") from None
+    except OSError as error:
+        raise BackboneUnavailable(f"{error.filename} cannot be replaced: {error.strerror}") from None
     except BackboneUnavailable as error:
         raise BackboneUnavailable(f"{error}; {_cure(model)}") from error
+    still = damaged_files(folder, names)
+    if still:
+        raise BackboneUnavailable(
+            f"{first_finding(folder, still)}, though it has just been fetched: a proxy or a mirror (HF_ENDPOINT) may "
+            f"have answered in the hub's place; {_cure(model)}"
+        )
+    return folder
 
 
 def _cure(model: str) -> str:

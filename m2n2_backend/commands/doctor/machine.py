@@ -12,7 +12,7 @@ import torch
 
 from m2n2_backend import __version__
 from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
-from m2n2_backend.backbones.weights import resolve
+from m2n2_backend.backbones.weights import REPOSITORIES, resolve
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.errors import M2N2Error
 from m2n2_backend.server.access import open_to_strangers
@@ -69,8 +69,18 @@ def _weights(settings: Settings, device: torch.device) -> Check:
     try:
         check_backbone(settings.backbone, model=settings.model)
     except M2N2Error as error:
-        return Check(name, "fail", str(error), f"m2n2-backend fetch-weights --backbone {settings.backbone}")
-    return Check(name, "ok", "on disk")
+        return Check(name, "fail", *_finding_and_cure(settings, str(error)))
+    return Check(name, "ok", "on disk, every file of them whole")
+
+
+def _finding_and_cure(settings: Settings, message: str) -> tuple[str, str]:
+    """What is wrong with the weights, and the command that gets them or the cure that the message names."""
+    finding, _, cure = message.rpartition("; ")
+    if not finding:
+        return message, "set M2N2_BACKBONE and M2N2_MODEL"
+    if "fetch-weights" in cure and settings.backbone in REPOSITORIES:
+        return message, f"m2n2-backend fetch-weights --backbone {settings.backbone}"
+    return finding, cure
 
 
 def _automatic_weights(device: torch.device) -> Check:

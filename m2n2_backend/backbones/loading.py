@@ -1,0 +1,63 @@
+"""What goes wrong while libraries load a model, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from m2n2_backend.backbones.device_memory import is_out_of_memory
+from m2n2_backend.errors import BackboneUnavailable, M2N2Error
+
+_LONGEST = 240
+_SHOWN = 3
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Explain errors of the body; running out of memory passes through.
+
+    Args:
+        what: The model or its folder, the beginning of the message.
+
+    Raises:
+        BackboneUnavailable: Whatever a library raised.
+    """
+    try:
+        yield
+    except M2N2Error:
+        raise
+    except (
+        Exception
+    ) as error:  # a damaged file comes out as pickle's, safetensors', zip's, KeyError, AttributeError …
+        if is_out_of_memory(error):
+            raise
+        raise BackboneUnavailable(f"{what} cannot be loaded, fetch it again: {one_line(error)}") from error
+
+
+def refuse_missing(what: str, missing: Collection[str]) -> None:
+    """Weights that the file lacks would be random numbers.
+
+    Args:
+        what: The model or its folder, the beginning of the message.
+        missing: Names of needed weights that the file has not got.
+
+    Raises:
+        BackboneUnavailable: There are some.
+    """
+    if missing:
+        names = ", ".join(sorted(missing)[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise BackboneUnavailable(
+            f"{what} cannot be loaded: its file lacks the weights {names}{more}, which would be random numbers; "
+            "config.json and the weights must be of the same model: fetch both again"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """Cause of an error of a library, shortened."""
+    text = " ".join(str(error).split())
+    if "weights_only" in text:  # PyTorch's advice to run whatever code is in the file
+        return "the file is damaged, or holds other things than tensors"
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST].rsplit(" ", 1)[0] + " …"
+    return text or type(error).__name__
