@@ -255,3 +255,64 @@ def test_the_command_reports_what_failed_and_fails(studio: FakeLabelStudio, monk
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0
     assert "0 posted, 1 had one already, 0 without prompts, 0 failed" in done.stderr
+
+
+def with_predictions(studio: FakeLabelStudio, *regions: dict[str, Any]) -> int:
+    """A task whose prompts another model has left as its prediction."""
+    task = studio.add_task(1)
+    studio.tasks[task - 1]["predictions"] = [{"id": 1, "model_version": "detector", "result": list(regions)}]
+    return task
+
+
+def test_boxes_that_another_model_predicted_are_prompts_where_they_are_asked_for(studio: FakeLabelStudio) -> None:
+    task = with_predictions(studio, box(0, 0, 50, 50, id="a"), box(50, 50, 50, 50, id="b"))
+    pool = DiscPool()
+    assert list(batch(studio, source="predictions").run(pool)) == [Outcome(f"task {task}", "posted")]
+    assert [prompts.boxes for prompts in prompts_of(pool)] == [(Box(0, 0, 32, 24),), (Box(32, 24, 64, 48),)]
+
+
+def test_a_task_without_prompts_tells_what_it_holds_instead(studio: FakeLabelStudio) -> None:
+    with_predictions(studio, box(0, 0, 50, 50, id="a"))
+    studio.add_task(1, box(0, 0, 50, 50, id="b", from_name="bbox"))
+    studio.add_task(1)
+    predicted, other, empty = batch(studio).run(DiscPool())
+    assert [one.state for one in (predicted, other, empty)] == ["no prompts"] * 3
+    assert predicted.detail == "its predictions hold prompts (1): --from predictions uses them"
+    assert 'its points and rectangles (1) belong to "bbox", not to a smart control' in other.detail
+    assert empty.detail == ""
+
+
+@pytest.mark.parametrize("source", ["annotations", "predictions"])
+def test_a_prompt_saved_without_the_size_of_its_image_is_told_in_words_of_its_import(
+    studio: FakeLabelStudio, source: Any
+) -> None:
+    bare = box(0, 0, 50, 50, id="a")
+    del bare["original_width"]
+    _ = studio.add_task(1, bare) if source == "annotations" else with_predictions(studio, bare)
+    (outcome,) = batch(studio, source=source).run(DiscPool())
+    assert outcome.state == "failed"
+    assert outcome.detail == (
+        f"the rectangle a in the task's {source} was saved without original_width and original_height, "
+        "the size of its image in pixels: add both to what imports it"
+    )
+
+
+def test_points_on_two_images_are_two_objects() -> None:
+    controls = "".join(
+        f'<Image name="{name}" value="${name}"/><KeyPointLabels name="kp_{name}" toName="{name}"><Label value="A"/>'
+        f'</KeyPointLabels><BrushLabels name="b_{name}" toName="{name}" smart="false"><Label value="A"/>'
+        "</BrushLabels>"
+        for name in ("left", "right")
+    )
+    regions = [key_point(50, 50, "A", id=name, from_name=f"kp_{name}", to_name=name) for name in ("left", "right")]
+    objects = saved_objects({"annotations": [{"result": regions}]}, parse_label_config(f"<View>{controls}</View>"))
+    assert [[item["id"] for item in items] for items in objects] == [["left"], ["right"]]
+
+
+def test_a_column_of_prompts_does_not_go_with_several_images(studio: FakeLabelStudio) -> None:
+    image = '<Image name="image" value="$image"'
+    several = BRUSH_CONFIG.replace(image, image.replace("value=", "valueList="))
+    studio.projects[1] = several
+    studio.add_task(1, image=["/data/upload/1/a.png", "/data/upload/1/b.png"], clicks=[{"x": 1, "y": 1}])
+    (outcome,) = batch(studio, column="clicks").run(DiscPool())
+    assert outcome.detail == "a column of prompts needs a task with one image, and this one has several images"

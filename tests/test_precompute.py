@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
+from label_studio_fakes import CONFIG
 from rich.console import Console
 from small_data_set import one_thread, write_data
 
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.commands.precompute import precompute
 from m2n2_backend.errors import LabelStudioUnavailable, SettingsError
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.engine import Engine
@@ -104,3 +108,21 @@ def test_a_projects_images_are_read_through_label_studio_task_by_task(
     assert run(settings, project=project) == (False, "1 encoded, 1 were there, 1 failed")
     with pytest.raises(LabelStudioUnavailable, match="404"):
         run(settings, project=2)
+
+
+def test_every_image_and_page_of_a_task_is_named_and_first_pages_come_first() -> None:
+    controls = CONFIG[CONFIG.index("<BrushLabels") : CONFIG.index("</View>")]
+    config = parse_label_config(
+        f'<View><Image name="image" valueList="$pages"/>{controls}<Repeater on="$list">'
+        f'<Image name="i{{{{idx}}}}" value="$list[{{{{idx}}}}].url"/>'
+        + re.sub(r'name="([a-z]+)" toName="image"', 'name="\1_{{idx}}" toName="i{{idx}}"', controls)
+        + '</Repeater><Image name="shown" value="$other"/></View>'
+    )
+    data = {"pages": ["/0.png", 5, "/2.png"], "list": [{"url": "/a.png"}, {"url": "/b.png"}], "other": "/other.png"}
+    found = [(name, ref.url) for name, ref in images_of_task({"id": 7, "data": data}, config)]
+    assert found == [
+        ("task 7, image", "/0.png"),
+        ("task 7, i0", "/a.png"),
+        ("task 7, i1", "/b.png"),
+        ("task 7, image, page 3", "/2.png"),
+    ]

@@ -66,12 +66,14 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
 def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source) -> str:
     """What a task holds that looks like prompts, where :func:`saved_objects` finds none; "" if it holds nothing."""
     if source == "annotations" and (count := sum(_is_prompt(one, config) for one in _saved(task, "predictions"))):
-        return f"{count} prompts are saved in its predictions: --from predictions uses them"
+        return f"its predictions hold prompts ({count}): --from predictions uses them"
     others = [one for one in _saved(task, source) if _kind(one) in (*POINTS, *RECTANGLES)]
     if not others:
         return ""
     names = ", ".join(sorted({f'"{one.get("from_name")}"' for one in others}))
-    return f"its {len(others)} points and rectangles belong to {names}, not to a smart control of the labeling config"
+    return (
+        f"its points and rectangles ({len(others)}) belong to {names}, not to a smart control of the labeling config"
+    )
 
 
 def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
