@@ -115,7 +115,7 @@ def test_every_image_and_page_of_a_task_is_named_and_first_pages_come_first() ->
     config = parse_label_config(
         f'<View><Image name="image" valueList="$pages"/>{controls}<Repeater on="$list">'
         f'<Image name="i{{{{idx}}}}" value="$list[{{{{idx}}}}].url"/>'
-        + re.sub(r'name="([a-z]+)" toName="image"', 'name="\1_{{idx}}" toName="i{{idx}}"', controls)
+        + re.sub(r'name="([a-z]+)" toName="image"', r'name="\1_{{idx}}" toName="i{{idx}}"', controls)
         + '</Repeater><Image name="shown" value="$other"/></View>'
     )
     data = {"pages": ["/0.png", 5, "/2.png"], "list": [{"url": "/a.png"}, {"url": "/b.png"}], "other": "/other.png"}
