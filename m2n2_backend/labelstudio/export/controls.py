@@ -41,7 +41,7 @@ class Controls:
         prompts: Names of the controls whose regions are prompts, each with its tag for messages.
         key_points: Names of the key point controls that hold work, each with its labels.
         classes: The labels of all other controls that hold work, each once.
-        images: Names of the images that work is drawn on, each with the key of the task's data that holds the address.
+        images: Names of the images that work is drawn on, each with its key in the data of tasks.
         only_rectangles: The controls that hold work draw rectangles and nothing else.
     """
 
