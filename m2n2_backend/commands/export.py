@@ -19,7 +19,7 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     Args:
         settings: Label Studio.
         project: Label Studio's id of the project.
-        format: Of the files.
+        format: The files' format.
         out: New or empty folder for them.
         console: For the progress bar and the report.
 

@@ -125,11 +125,15 @@ class Own:
     def named(self, ending: str) -> list[bytes]:
         return [content for name, content in self.files.items() if name.endswith(ending)]
 
-    def classes_of_objects(self) -> list[str]:
+    def objects(self) -> list[tuple[str, float]]:
+        """Class and area of each."""
         (text,) = [content for name, content in self.files.items() if name.startswith("result")]
         data = json.loads(text)
         names = {one["id"]: one["name"] for one in data["categories"]}
-        return [names[one["category_id"]] for one in data["annotations"]]
+        return [(names[one["category_id"]], one["area"]) for one in data["annotations"]]
+
+    def classes(self) -> list[str]:
+        return [name for name, _ in self.objects()]
 
 
 @pytest.mark.parametrize("config", ["brush", "bitmask", "polygon", "shapes"])
@@ -142,7 +146,7 @@ def test_label_studios_own_export_of_the_shipped_configs_is_as_the_readme_says(
     stored = with_labels_control if config == "shapes" else list
     submit(studio, task, *stored(regions))
 
-    assert Own(studio, number, "COCO").classes_of_objects() == (["default"] * 2 if config == "polygon" else [])
+    assert Own(studio, number, "COCO").classes() == (["default"] * 2 if config == "polygon" else [])
     assert Own(studio, number, "YOLO").named("scene.txt") == [b""]
     voc = Own(studio, number, "VOC")
     assert voc.status == (500 if config == "shapes" else 200)
@@ -154,7 +158,9 @@ def test_label_studios_own_export_of_the_shipped_configs_is_as_the_readme_says(
     assert brush & enabled == (brush if kind == "brush" else set())
     if kind == "brush":
         outlined = Own(studio, number, "BRUSH_TO_COCO")
-        assert outlined.classes_of_objects() == (["Person", "Vehicle"] if config == "brush" else [])
+        assert outlined.classes() == (["Person", "Vehicle"] if config == "brush" else [])
+        if config == "brush":
+            assert outlined.objects()[0][1] > masks()["Person"].sum(), "it fills the hole"
         assert len(Own(studio, number, "BRUSH_TO_PNG").named(".png")) == 2
 
     submit(studio, task, *stored([*regions, prompt()]))

@@ -109,7 +109,7 @@ def converter_config(controls: Controls, emitted: Mapping[str, Emitted], classes
     """The config for the SDK's converter: one image, and the controls that regions belong to.
 
     Args:
-        controls: Of the project.
+        controls: The project's controls.
         emitted: Names of the controls, each with what its regions are given as.
         classes: Names that regions carry, which a config with labels from the tasks does not tell.
     """

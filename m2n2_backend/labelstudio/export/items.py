@@ -34,8 +34,8 @@ class Items:
         """Nothing is read yet.
 
         Args:
-            controls: Of the project.
-            format: Of the export; tasks are passed through for ``json``.
+            controls: The project's controls.
+            format: The files' format; tasks are passed through for ``json``.
             folder: For files that bear the images' names.
         """
         self._controls = controls

@@ -27,7 +27,7 @@ class Image:
         name: In the exported files.
         task: Label Studio's id of the task.
         annotation: Its id of the annotation.
-        page: Of a task with several pages, else 0.
+        page: The page of the task that it is, counted from 0.
         address: As the task's data hold it; empty for one that holds the file itself.
     """
 
@@ -50,7 +50,7 @@ class Names:
         """The name of a file; no two differ in their ending alone, or in capital letters.
 
         Args:
-            key: Of what it is the name.
+            key: What the name stands for.
             address: Where the image is; its last part begins the name.
             more: What is appended where another key has that name, and stands alone where there is no address.
         """

@@ -69,7 +69,7 @@ class ProjectExport:
         Args:
             settings: Label Studio's address and token.
             project: Its id.
-            format: Of the files.
+            format: The files' format.
             out: Folder for them; made where it is missing.
 
         Raises:

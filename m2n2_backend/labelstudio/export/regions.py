@@ -49,9 +49,9 @@ class Region:
         kind: What ``value`` describes.
         label: Its class.
         image: Name of the image it was drawn on.
-        page: Of a task with several pages, else 0.
-        width: Of the image in pixels.
-        height: Of the image in pixels.
+        page: The page of the task that it was drawn on, counted from 0.
+        width: The image's width in pixels.
+        height: The image's height in pixels.
         value: As Label Studio stores it; lengths in percent of the image's sides.
         parent: Id of the region it belongs to, None where it has none.
     """
@@ -100,7 +100,7 @@ def without_prompts(result: object, prompts: Container[str]) -> Sorted:
     """Take the saved prompts out of an annotation, with their labels, answers and relations.
 
     Args:
-        result: Of an annotation or a draft.
+        result: The items of an annotation or a draft.
         prompts: Names of the controls that prompt.
     """
     items = [item for item in result if isinstance(item, dict)] if isinstance(result, list) else []

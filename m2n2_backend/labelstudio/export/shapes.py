@@ -24,7 +24,7 @@ Format = Literal["coco", "yolo", "voc", "png", "json"]
 Ring = NDArray[np.float64]
 
 _INSIDE = 0.01
-"""Of a pixel: the converter cuts off what follows the point, and 57.999… pixels are 58."""
+"""Pixels added to whole ones: the converter cuts off what follows the point, and 57.999… pixels are 58."""
 
 
 class Empty(ValueError):
@@ -78,7 +78,7 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
     """The pixels of a region, bool [H, W]: those whose center lies inside, or that a brush touched.
 
     Raises:
-        Empty: There are none.
+        Empty: It covers no pixel.
         ValueError: It cannot be read.
     """
     if region.kind == "brush":

@@ -64,7 +64,7 @@ class CocoImage:
     """What the converter is not told of an image.
 
     Attributes:
-        name: Of its file.
+        name: The name of its file.
         size: Width and height in pixels, None where nothing tells.
     """
 
@@ -80,7 +80,7 @@ def complete_coco(folder: Path, images: Sequence[CocoImage], masks: Sequence[dic
     Args:
         folder: With the converter's ``result.json``.
         images: In the order in which the converter was given them.
-        masks: Of each shape in that order what :func:`coco_mask` gave, None for what is no mask.
+        masks: What :func:`coco_mask` gave for each shape, in the same order; None for boxes and polygons.
 
     Returns:
         Number of images that had to be left out, because nothing tells their size.
