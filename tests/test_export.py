@@ -45,7 +45,7 @@ def ring() -> Mask:
 
 def plate() -> Mask:
     mask = np.zeros(SHAPE, bool)
-    mask[29:58, 7:93] = True
+    mask[28:56, 7:93] = True  # 28 of 120 pixels are 27.999… where the SDK computes them
     return mask
 
 
@@ -303,6 +303,21 @@ def test_objects_that_the_converter_leaves_out_are_counted_and_the_status_is_1(
     status, printed = export(studio, "yolo", tmp_path / "out")
     assert status == 1
     assert "the files hold 1 objects of 1 objects and 1 key points" in printed
+
+
+def test_where_the_converter_fails_its_reason_is_told_and_no_file_is_left(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    work = POINTS.replace("true", "false")
+    studio.connect("http://backend:9090", config=config(output("RectangleLabels", "rectangle"), work))
+    studio.add_task(1, prompt_box(), point())
+    (tmp_path / "empty").mkdir()
+    for out in ("new", "empty"):
+        status, printed = export(studio, "coco", tmp_path / out)
+        assert status == 1
+        assert "the SDK's converter failed: No keypoint order found" in printed
+        assert "model_index" in printed
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 @pytest.mark.parametrize("format", ["voc", "png"])

@@ -34,7 +34,7 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
             run_with_progress(f"project {project}", work.size, work.read(), console)
             summary = work.write()
     except OSError as error:
-        raise ExportError(f"the tasks cannot be kept in the temporary folder: {error}") from error
+        raise ExportError(f"{out} cannot be written: {error}") from error
     for note in summary.notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     if summary.unreadable:

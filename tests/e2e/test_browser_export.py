@@ -35,7 +35,7 @@ CONTROLS = {"brush": "mask", "polygon": "polygon", "bitmask": "bitmask", "rectan
 
 
 def masks() -> dict[str, Mask]:
-    """Of two classes; the disc has a hole."""
+    """Masks of two classes; the disc has a hole."""
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     return {"Person": disc() & (np.hypot(x - DISC[0], y - DISC[1]) > 30), "Vehicle": plate()}
 

@@ -88,7 +88,7 @@ def read_controls(xml: str) -> Controls:
         for control in work
         if _kind(control) == "keypoint"
     }
-    holders = [control for control in work if control.tag.lower().endswith("labels") and _kind(control) != "keypoint"]
+    holders = [control for control in work if _kind(control) != "keypoint"]
     classes = {name_of(label.attrib): dict(label.attrib) for control in holders for label in _labels(control)}
     kinds = {_kind(control) for control in work} & {*_OUTPUTS, "ellipse"}
     return Controls(

@@ -61,7 +61,7 @@ class Summary:
 
 
 class ProjectExport:
-    """Reads a project and writes its files; a context, as what was read waits in a temporary folder."""
+    """Reads a project and writes its files; a context, at whose end a folder without files is not there any more."""
 
     def __init__(self, settings: Settings, project: int, format: Format, out: Path) -> None:
         """Ask Label Studio for the project.
@@ -90,7 +90,13 @@ class ProjectExport:
         self._kept = 0
         self._skipped = 0
         self._only_drafts = 0
-        self._temporary = tempfile.TemporaryDirectory(prefix="m2n2-export-")
+        self._is_new = not out.exists()
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            # In the folder itself, so that what is done moves in one step and what failed leaves nothing behind.
+            self._temporary = tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out)
+        except OSError as error:
+            raise ExportError(f"{out} cannot be written: {error}") from error
         self._folder = Path(self._temporary.name)
         self._items = Items(self._controls, format, self._folder)
 
@@ -101,6 +107,8 @@ class ProjectExport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._temporary.cleanup()
+        if self._is_new and not any(self._out.iterdir()):
+            self._out.rmdir()
 
     def read(self) -> Iterator[Outcome]:
         """Read all tasks.
@@ -135,13 +143,16 @@ class ProjectExport:
         self._require_something()
         summary, items = self._summary, self._items
         config = converter_config(self._controls, items.emitted, sorted(items.classes))
+        files = self._folder / "files"
         try:
-            self._out.mkdir(parents=True, exist_ok=True)
-            _convert(config, self._folder / "tasks.json", self._out, self._format)
-            sizeless = complete_coco(self._out, items.coco_images, items.masks) if self._format == "coco" else 0
+            files.mkdir()
+            _convert(config, self._folder / "tasks.json", files, self._format)
+            sizeless = complete_coco(files, items.coco_images, items.masks) if self._format == "coco" else 0
             if self._format != "json":
-                write_table(self._out, items.images)
-                summary.written = written(self._out, self._format, pose=bool(self._controls.key_points))
+                write_table(files, items.images)
+                summary.written = written(files, self._format, pose=bool(self._controls.key_points))
+            for path in files.iterdir():
+                path.rename(self._out / path.name)
         except OSError as error:
             raise ExportError(f"{self._out} cannot be written: {error}") from error
         summary.given = items.given
