@@ -222,6 +222,23 @@ def predict_project(
     raise typer.Exit(0 if complete else 1)
 
 
+@app.command()
+def export(
+    project: Annotated[int, typer.Option(help="Label Studio's id of the project.")],
+    format: Annotated[
+        Literal["coco", "yolo", "voc", "png", "json"], typer.Option(help="coco, yolo, voc, png or json.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the files; a new or an empty one.")],
+) -> None:
+    """Export the annotations of a project without the saved prompts; exit with 1 if anything could not be."""
+    with _explained():
+        settings = _settings(None, None, None, None, None)
+        from m2n2_backend.commands.export import export as run_export
+
+        complete = run_export(settings, project, format, out, console)
+    raise typer.Exit(0 if complete else 1)
+
+
 @app.command("fetch-weights")
 def fetch_weights(backbone: BackboneOption = None, model: ModelOption = None, device: DeviceOption = None) -> None:
     """Download a backbone's weights into the Hugging Face cache, resuming what was begun."""

@@ -81,5 +81,9 @@ class ClusterUnavailable(SettingsError):
     """There is no Ray cluster to join from this machine, or nothing can be deployed there."""
 
 
+class ExportError(SettingsError):
+    """There is nothing to export, the folder cannot take it, or the SDK's converter failed."""
+
+
 class StudioError(SettingsError):
     """Label Studio, or the backend beside it, cannot be started or does not answer."""

@@ -57,6 +57,15 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
     return [ring / 2.0 + (left, top) for ring in rings]
 
 
+def joined(rings: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One ring [n, 2] that walks around all of them, each joined to it by a bridge of no width.
+
+    Args:
+        rings: Rings [m, 2] that do not overlap, at least one.
+    """
+    return _with_holes(rings[0], rings[1:])
+
+
 def _lattice(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The mask on a grid [2H+1, 2W+1] whose even points are pixel corners.
 
@@ -77,7 +86,7 @@ def _simplified(contour: NDArray[np.int32], tolerance: float) -> NDArray[np.floa
 
 
 def _with_holes(ring: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """A ring that also walks around its holes, each joined to it by a bridge.
+    """A ring that also walks around its holes, or other parts, each joined to it by a bridge.
 
     OpenCV walks holes against the direction of their outline, as both the even-odd and the nonzero rule need.
     """

@@ -1,0 +1,176 @@
+"""What annotators saved → regions with one label each; prompts and answers of other kinds apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Json = dict[str, Any]
+
+Kind = Literal["brush", "bitmask", "polygon", "ellipse", "rectangle", "keypoint"]
+
+NO_LABEL = "no_label"
+"""The class of regions that carry no label; the SDK's converter calls them so, too."""
+
+_KINDS = ("brush", "bitmask", "polygon", "ellipse", "rectangle", "keypoint")
+_LABELS = "labels"
+_SHAPES: Mapping[str, Kind] = {
+    "rle": "brush",
+    "imageDataURL": "bitmask",
+    "points": "polygon",
+    "radiusX": "ellipse",
+    "height": "rectangle",
+    "x": "keypoint",
+}
+"""A key of a region's value → what the value describes; the first that is there counts."""
+
+_ANSWERS = (
+    "choices",
+    "taxonomy",
+    "textarea",
+    "rating",
+    "number",
+    "datetime",
+    "pairwise",
+    "ranker",
+    "relation",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A shape on an image, with one label.
+
+    Attributes:
+        id: Label Studio's id; a region with two labels gives two of the same.
+        control: Name of the control it was drawn with.
+        kind: What ``value`` describes.
+        label: Its class.
+        image: Name of the image it was drawn on.
+        page: The page of the task that it was drawn on, counted from 0.
+        width: The image's width in pixels.
+        height: The image's height in pixels.
+        value: As Label Studio stores it; lengths in percent of the image's sides.
+        parent: Id of the region it belongs to, None where it has none.
+    """
+
+    id: str
+    control: str
+    kind: Kind
+    label: str
+    image: str
+    page: int
+    width: int
+    height: int
+    value: Json
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The items of an annotation.
+
+    Attributes:
+        kept: All but the prompts, as they are stored.
+        prompts: How many saved prompts there are of each control.
+    """
+
+    kept: list[Json]
+    prompts: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The regions of an annotation.
+
+    Attributes:
+        regions: Those that can be read.
+        answers: Number of items that are not drawn on an image: choices, texts, relations.
+        unreadable: Why each of the others cannot be read.
+    """
+
+    regions: list[Region]
+    answers: int
+    unreadable: list[str]
+
+
+def without_prompts(result: object, prompts: Container[str]) -> Sorted:
+    """Take the saved prompts out of an annotation, with their labels, answers and relations.
+
+    Args:
+        result: The items of an annotation or a draft.
+        prompts: Names of the controls that prompt.
+    """
+    items = [item for item in result if isinstance(item, dict)] if isinstance(result, list) else []
+    found = [item for item in items if item.get("from_name") in prompts]
+    rest = [item for item in items if item.get("from_name") not in prompts]
+    # A mask that was accepted twice may share its id with the second one, which looks like a key point.
+    gone = {item.get("id") for item in found} - {item.get("id") for item in rest if _is_shape(item)} - {None}
+    kept = [item for item in rest if not {item.get("id"), item.get("from_id"), item.get("to_id")} & gone]
+    return Sorted(kept, Counter(str(item["from_name"]) for item in found))
+
+
+def read_regions(items: Sequence[Json]) -> Read:
+    """Read what is left without the prompts.
+
+    ``<Brush>`` with ``<Labels>`` stores a region twice under one id, the second time with its label.
+    """
+    twins = {str(item["id"]): _labels_of(item) for item in items if item.get("type") == _LABELS and item.get("id")}
+    drawn = {item["id"] for item in items if _is_shape(item) and item.get("id")}
+    regions: list[Region] = []
+    unreadable: list[str] = []
+    answers = 0
+    for item in items:
+        if item.get("type") == _LABELS and item.get("id") in drawn:
+            continue
+        if not _is_on_image(item):
+            answers += 1
+            continue
+        try:
+            regions += _regions(item, twins)
+        except (KeyError, TypeError, ValueError) as error:
+            unreadable.append(f"region {item.get('id')} ({item.get('type')}): {error}")
+    return Read(regions, answers, unreadable)
+
+
+def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]:
+    value = item.get("value")
+    if not isinstance(value, dict):
+        raise ValueError("it has no value")
+    kind = next((kind for key, kind in _SHAPES.items() if key in value), None)
+    if kind is None or not (_is_shape(item) or item.get("type") == _LABELS):
+        raise ValueError("only JSON can hold regions of this type")
+    width, height = item.get("original_width"), item.get("original_height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise ValueError("the size of its image is not stored")
+    page = item.get("item_index")
+    for label in _labels_of(item) or twins.get(str(item.get("id"))) or [NO_LABEL]:
+        yield Region(
+            id=str(item.get("id")),
+            control=str(item.get("from_name") or kind),
+            kind=kind,
+            label=label,
+            image=str(item.get("to_name")),
+            page=page if isinstance(page, int) else 0,
+            width=width,
+            height=height,
+            value=value,
+            parent=item.get("parentID"),
+        )
+
+
+def _labels_of(item: Json) -> list[str]:
+    value = item.get("value")
+    found = (value.get(str(item.get("type"))) or value.get(_LABELS)) if isinstance(value, dict) else None
+    return list(dict.fromkeys(str(label) for label in found)) if isinstance(found, list) else []
+
+
+def _is_shape(item: Json) -> bool:
+    return str(item.get("type")).lower().removesuffix(_LABELS) in _KINDS
+
+
+def _is_on_image(item: Json) -> bool:
+    """Whether an item is a region of an image; answers about a region repeat its size and shape."""
+    return _is_shape(item) or ("original_width" in item and item.get("type") not in _ANSWERS)

@@ -1,0 +1,447 @@
+"""What annotators saved comes out of every format again, class by class, and the prompts beside it do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exported_files import READERS, Mask, box_of, drawn, iou, region, table, with_labels_control
+from fake_label_studio import LEGACY, FakeLabelStudio
+from label_studio_fakes import labels
+from typer.testing import CliRunner
+
+from m2n2_backend.cli import app
+from m2n2_backend.resources import label_config
+
+SHAPE = (120, 160)
+FORMATS = ("coco", "yolo", "voc", "png")
+IMAGE = '<Image name="image" value="$image"/>'
+POINTS = f'<KeyPointLabels name="keypoint" toName="image" smart="true">{labels("Person", "Vehicle")}</KeyPointLabels>'
+NAMES = labels("Person", "Vehicle")
+
+
+def config(*controls: str, image: str = IMAGE) -> str:
+    return f"<View><Style>.a {{color: red}}</Style>{image}{''.join(controls)}</View>"
+
+
+def output(tag: str, name: str = "mask", names: str = NAMES, **attributes: str) -> str:
+    more = "".join(f' {key}="{value}"' for key, value in {"toName": "image", "smart": "false", **attributes}.items())
+    return f'<{tag} name="{name}"{more}>{names}</{tag}>'
+
+
+SHIPPED = {kind: label_config(kind).read_text(encoding="utf-8") for kind in ("brush", "bitmask", "polygon", "shapes")}
+CONFIGS = {**SHIPPED, "rectangle": config(output("RectangleLabels"), POINTS)}
+
+
+def ring() -> Mask:
+    """With a hole, and a second part."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    distance = np.hypot(x - 60, y - 60)
+    return (distance < 45) & (distance > 15) | (x > 130) & (x < 150) & (y > 20) & (y < 70)
+
+
+def plate() -> Mask:
+    mask = np.zeros(SHAPE, bool)
+    mask[28:56, 7:93] = True  # 28 of 120 pixels are 27.999… where the SDK computes them
+    return mask
+
+
+def point(name: str = "p", x: float = 40.0, **more: Any) -> dict[str, Any]:
+    value = {"x": x, "y": 50.0, "width": 0.3}
+    return region("keypoint", value, ["Person"], name, **{"shape": SHAPE, "from_name": "keypoint", **more})
+
+
+def prompt_box(name: str = "r", **more: Any) -> dict[str, Any]:
+    (box,) = drawn("rectangle", plate(), "Person", name=name, **{"from_name": "rectangle", **more})
+    return box
+
+
+def export(studio: FakeLabelStudio, format: str, out: Path, project: int = 1) -> tuple[int, str]:
+    """Exit status and what was printed."""
+    environment = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": LEGACY, "COLUMNS": "250"}
+    arguments = ["export", "--project", str(project), "--format", format, "--out", str(out)]
+    done = CliRunner(env=environment).invoke(app, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stderr
+
+
+def annotate(studio: FakeLabelStudio, task: int, *results: dict[str, Any], **more: Any) -> None:
+    """One annotation more."""
+    annotations = studio.tasks[task - 1]["annotations"]
+    annotations.append({"id": 100 * task + len(annotations), "result": list(results), "was_cancelled": False, **more})
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ["brush", "bitmask", "polygon", "rectangle", "shapes"])
+def test_two_classes_come_out_as_they_were_saved(
+    kind: str, format: str, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    studio.connect("http://backend:9090", config=CONFIGS[kind])
+    shape = "brush" if kind == "shapes" else kind
+    saved = [*drawn(shape, ring(), "Person", name="a"), *drawn(shape, plate(), "Vehicle", name="b")]
+    prompts = [point()] if kind == "rectangle" else [point(), prompt_box()]
+    if kind == "shapes":
+        saved, prompts = with_labels_control(saved), with_labels_control(prompts)
+    studio.add_task(1, *saved, *prompts, image="/data/upload/1/street 7.jpg")
+
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    assert f"{1 if kind == 'rectangle' else 2} saved prompts left out" in printed
+
+    found = READERS[format](tmp_path / "out", SHAPE)
+    expected = {("street 7", "Person"): ring(), ("street 7", "Vehicle"): plate()}
+    assert set(found) == set(expected)
+    exact = kind in ("brush", "bitmask", "shapes", "rectangle") and format != "yolo"
+    for key, mask in expected.items():
+        wanted = mask
+        if format == "voc" and kind == "polygon" and key[1] == "Person":
+            wanted = found[key]  # one box for each part, as each is a region of its own
+        elif format == "voc" or kind == "rectangle":
+            wanted = box_of(mask)
+        assert iou(found[key], wanted) >= (1.0 if exact else 0.97)
+
+
+def test_json_is_the_project_without_the_saved_prompts(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["shapes"])
+    mask = with_labels_control(drawn("brush", plate(), "Person", name="a"))
+    choice = {"id": "c", "type": "choices", "from_name": "quality", "to_name": "image", "value": {"choices": ["x"]}}
+    relations = [{"type": "relation", "from_id": "a", "to_id": end, "direction": "right"} for end in ("a", "p")]
+    prompts = with_labels_control([point("p")])
+    task = studio.add_task(1, *mask, *prompts, choice, *relations)
+    studio.tasks[0]["drafts"] = [{"id": 9, "result": [*prompts, choice]}]
+    studio.tasks[0]["predictions"] = [{"id": 8, "result": prompts}]
+    before = json.loads(json.dumps(studio.tasks[0]))
+
+    status, printed = export(studio, "json", tmp_path / "out")
+    assert (status, "2 saved prompts left out" in printed) == (0, True)
+    (exported,) = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert exported["id"] == task
+    assert exported["data"] == before["data"]
+    assert exported["annotations"][0]["result"] == [*mask, choice, relations[0]]
+    assert exported["drafts"][0]["result"] == [choice]
+    assert exported["predictions"] == before["predictions"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_region_with_two_labels_is_an_object_of_both(format: str, studio: FakeLabelStudio, tmp_path: Path) -> None:
+    several = config(output("BrushLabels", choice="multiple"), POINTS)
+    studio.connect("http://backend:9090", config=several)
+    studio.add_task(1, *drawn("brush", plate(), "Person", "Vehicle"), image="a.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    found = READERS[format](tmp_path / "out", SHAPE)
+    assert {key: iou(mask, plate()) for key, mask in found.items()} == {("a", "Person"): 1.0, ("a", "Vehicle"): 1.0}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_labels_may_have_spaces_slashes_and_any_letters(format: str, studio: FakeLabelStudio, tmp_path: Path) -> None:
+    names = ("traffic light", "Fußgänger", "車", "a/b", "a\\b", "a_b")
+    studio.connect("http://backend:9090", config=config(output("BrushLabels", names=labels(*names)), POINTS))
+    studio.add_task(1, *(one for name in names for one in drawn("brush", plate(), name, name=name)), image="i.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    found = READERS[format](tmp_path / "out", SHAPE)
+    safe = {"a/b": "a-b", "a\\b": "a-b~"} if format == "png" else {}
+    assert {label for _, label in found} == {safe.get(name, name) for name in names}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_page_of_a_task_is_an_image_of_its_own(format: str, studio: FakeLabelStudio, tmp_path: Path) -> None:
+    pages = config(output("BrushLabels"), POINTS, image='<Image name="image" valueList="$pages"/>')
+    studio.connect("http://backend:9090", config=pages)
+    first, second = drawn("brush", plate(), "Person", name="a"), drawn("brush", ring(), "Person", name="b")
+    saved = [{**first[0], "item_index": 0}, {**second[0], "item_index": 1}, point(item_index=1)]
+    studio.add_task(1, *saved, pages=["/x/one.jpg", "/x/two.jpg", "/x/blank.jpg"])
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    assert [(row["name"], row["page"]) for row in table(tmp_path / "out")] == [
+        ("one.jpg", "0"),
+        ("two.jpg", "1"),
+        ("blank.jpg", "2"),
+    ]
+    if format == "png":
+        assert len(list((tmp_path / "out").glob("task-1-image-*.png"))) == 2
+    else:
+        wanted = {("one", "Person"): plate(), ("two", "Person"): ring()}
+        found = READERS[format](tmp_path / "out", SHAPE)
+        assert set(found) == set(wanted)
+        for key, mask in wanted.items():
+            assert iou(found[key], box_of(mask) if format == "voc" else mask) >= 0.97
+    assert ("1 images without a region left out" in printed) == (format == "coco")
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo", "voc"])
+def test_each_image_of_a_task_has_its_own_regions(format: str, studio: FakeLabelStudio, tmp_path: Path) -> None:
+    images = "".join(f'<Image name="{side}" value="${side}"/>' for side in ("left", "right", "reference"))
+    both = config(
+        output("BrushLabels", "mask", toName="left"),
+        output("BrushLabels", "other", toName="right"),
+        '<KeyPointLabels name="keypoint" toName="left,right"/>',
+        image=images,
+    )
+    studio.connect("http://backend:9090", config=both)
+    (one,) = drawn("brush", plate(), "Person", name="a", to_name="left")
+    (two,) = drawn("brush", ring(), "Person", name="b", to_name="right", from_name="other")
+    studio.add_task(1, one, two, point(to_name="right"), left="/a/l.jpg", right="/a/r.jpg", reference="/a/x.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    found = READERS[format](tmp_path / "out", SHAPE)
+    assert set(found) == {("l", "Person"), ("r", "Person")}
+    assert iou(found["r", "Person"], box_of(ring()) if format == "voc" else ring()) >= 0.97
+    assert [row["name"] for row in table(tmp_path / "out")] == ["l.jpg", "r.jpg"], "nobody draws on the reference"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_images_of_one_name_and_annotations_of_one_image_do_not_overwrite_each_other(
+    format: str, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    task = studio.add_task(1, *drawn("brush", plate(), "Person"), image="https://images.example/1/a.jpg?token=secret")
+    annotate(studio, task, *drawn("brush", ring(), "Person"))
+    studio.add_task(1, *drawn("brush", ~plate(), "Vehicle"), image="/data/local-files/?d=2/a.png")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    assert "1 tasks have several annotations" in printed
+    found = READERS[format](tmp_path / "out", SHAPE)
+    if format in ("yolo", "voc"):
+        wanted = {("a", "Person"): ring(), ("a-annotation-1", "Person"): plate(), ("a-task-2", "Vehicle"): ~plate()}
+        assert set(found) == set(wanted)
+        for key, mask in wanted.items():
+            assert iou(found[key], box_of(mask) if format == "voc" else mask) >= 0.97
+    elif format == "coco":
+        assert iou(found["a", "Person"], ring() | plate()) == 1.0
+        assert iou(found["a-task-2", "Vehicle"], ~plate()) == 1.0
+        assert [row["name"] for row in table(tmp_path / "out")] == ["a.jpg", "a.jpg", "a-task-2.png"]
+    else:
+        assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_skipped_annotations_and_drafts_are_left_out_and_told(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    task = studio.add_task(1, *drawn("brush", plate(), "Person"), image="a.jpg")
+    annotate(studio, task, *drawn("brush", ring(), "Vehicle"), was_cancelled=True)
+    studio.add_task(1, *drawn("brush", ring(), "Vehicle"), image="b.jpg", drafts=True)
+    studio.add_task(1, image="c.jpg")
+    status, printed = export(studio, "yolo", tmp_path / "out")
+    assert status == 0
+    assert "1 skipped annotations left out" in printed
+    assert "1 tasks left out whose drafts were not submitted" in printed
+    assert set(READERS["yolo"](tmp_path / "out", SHAPE)) == {("a", "Person")}
+
+
+def test_an_annotation_without_a_region_is_an_empty_file_of_yolo(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.add_task(1, *drawn("brush", plate(), "Person"), image="a.jpg")
+    annotate(studio, studio.add_task(1, image="b.jpg"))
+    assert export(studio, "yolo", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "labels" / "b.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("tasks", "reason"),
+    [
+        ([], "project 1 has no task with an annotation"),
+        ([[]], "project 1 has no task with an annotation"),
+        ([[point("a"), point("b"), prompt_box()]], "all 3 saved regions of project 1 are prompts"),
+    ],
+)
+@pytest.mark.parametrize("format", [*FORMATS, "json"])
+def test_where_nothing_would_be_left_no_file_is_written(
+    format: str, tasks: list[Any], reason: str, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    for regions in tasks:
+        studio.add_task(1, *regions)
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 1
+    assert reason in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("smart", "status"), [(' smart="true"', 1), (' smart="false"', 0), ("", 0)])
+def test_key_points_alone_are_prompts_only_where_they_say_so(
+    smart: str, status: int, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    names = '<Label value="Person" model_index="0"/><Label value="Vehicle" model_index="1"/>'
+    alone = config(f'<KeyPointLabels name="keypoint" toName="image"{smart}>{names}</KeyPointLabels>')
+    studio.connect("http://backend:9090", config=alone)
+    studio.add_task(1, point("a"))
+    found, printed = export(studio, "coco", tmp_path / "out")
+    assert found == status, printed
+    if status == 0:
+        assert "pose data set" in printed
+        (pose,) = json.loads((tmp_path / "out" / "result.json").read_text())["annotations"]
+        assert pose["keypoints"] == [64, 60, 2, 0, 0, 0]
+
+
+def test_key_points_that_are_work_stay_with_their_rectangles(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    eyes = (
+        '<KeyPointLabels name="keypoint" toName="image" smart="false"><Label value="Eye" model_index="0"/>'
+        "</KeyPointLabels>"
+    )
+    studio.connect("http://backend:9090", config=config(output("RectangleLabels", "rectangle"), eyes))
+    eye = point("e", parentID="r")
+    eye["value"]["keypointlabels"] = ["Eye"]
+    studio.add_task(1, prompt_box(), eye, image="a.jpg")
+    status, printed = export(studio, "yolo", tmp_path / "out")
+    assert status == 0, printed
+    row = (tmp_path / "out" / "labels" / "a.txt").read_text().split()
+    assert row[0] == "0"
+    assert [float(number) for number in row[5:]] == [0.4, 0.5, 2]
+
+
+def test_objects_that_the_converter_leaves_out_are_counted_and_the_status_is_1(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    eyes = '<KeyPointLabels name="keypoint" toName="image" smart="false"><Label value="Eye" model_index="0"/>'
+    pose = config(output("RectangleLabels", "rectangle"), f"{eyes}</KeyPointLabels>")
+    studio.connect("http://backend:9090", config=pose)
+    studio.add_task(1, prompt_box(), point("of nobody"), image="a.jpg")
+    status, printed = export(studio, "yolo", tmp_path / "out")
+    assert status == 1
+    assert "the files hold 1 objects of 1 objects and 1 key points" in printed
+
+
+def test_where_the_converter_fails_its_reason_is_told_and_no_file_is_left(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    work = POINTS.replace("true", "false")
+    studio.connect("http://backend:9090", config=config(output("RectangleLabels", "rectangle"), work))
+    studio.add_task(1, prompt_box(), point())
+    (tmp_path / "empty").mkdir()
+    for out in ("new", "empty"):
+        status, printed = export(studio, "coco", tmp_path / out)
+        assert status == 1
+        assert "the SDK's converter failed: No keypoint order found" in printed
+        assert "model_index" in printed
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("format", ["voc", "png"])
+def test_key_points_in_a_format_without_them_are_told(format: str, studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect(
+        "http://backend:9090", config=config(output("RectangleLabels", "rectangle"), POINTS.replace("true", "false"))
+    )
+    studio.add_task(1, prompt_box(), point(), image="a.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 1
+    assert f"{format} holds no key points: export them as coco, yolo or json" in printed
+    assert len(READERS[format](tmp_path / "out", SHAPE)) == 1, "the rectangle is exported all the same"
+
+
+def test_a_smart_rectangle_is_work_where_masks_go_to_it(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    smart = config(output("RectangleLabels", "rectangle", smart="true"), POINTS)
+    studio.connect("http://backend:9090", config=smart)
+    studio.add_task(1, prompt_box(), point(), image="a.jpg")
+    status, printed = export(studio, "voc", tmp_path / "out")
+    assert status == 0
+    assert '1 saved prompts left out (1 of <KeyPointLabels name="keypoint">)' in printed
+    assert iou(READERS["voc"](tmp_path / "out", SHAPE)["a", "Person"], plate()) == 1.0
+
+
+def test_a_config_that_cannot_answer_clicks_is_exported(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    fixed = config(output("BrushLabels"), POINTS, image='<Image name="image" value="https://images.example/a.jpg"/>')
+    studio.connect("http://backend:9090", config=fixed)
+    studio.add_task(1, *drawn("brush", plate(), "Person"), point())
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert (status, "1 saved prompts left out" in printed) == (0, True)
+    (mask,) = READERS["coco"](tmp_path / "out", SHAPE).values()
+    assert iou(mask, plate()) == 1.0
+
+
+def test_answers_beside_the_masks_are_no_classes_and_are_told(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    choices = '<Choices name="quality" toName="image"><Choice value="Blurred"/></Choices>'
+    studio.connect("http://backend:9090", config=config(output("BrushLabels"), POINTS, choices))
+    answer = {"id": "c", "type": "choices", "from_name": "quality", "to_name": "image"}
+    about_mask = {"original_width": SHAPE[1], "original_height": SHAPE[0], "value": {"choices": ["Blurred"]}}
+    studio.add_task(1, {**answer, "value": {"choices": ["Blurred"]}}, *drawn("brush", plate(), "Person", name="m"))
+    studio.tasks[0]["annotations"][0]["result"].append({**answer, **about_mask, "id": "m"})
+    status, printed = export(studio, "yolo", tmp_path / "out")
+    assert status == 0
+    assert "2 answers that are not drawn" in printed
+    assert (tmp_path / "out" / "classes.txt").read_text().split() == ["Person", "Vehicle"]
+
+
+def test_rectangles_are_boxes_of_yolo_and_polygons_beside_masks(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    both = config(output("BrushLabels"), output("RectangleLabels", "rectangle"), POINTS)
+    studio.connect("http://backend:9090", config=config(output("RectangleLabels", "rectangle"), POINTS))
+    studio.connect("http://backend:9090", config=both)
+    for project in (1, 2):
+        studio.add_task(project, prompt_box(), image="a.jpg")
+        assert export(studio, "yolo", tmp_path / str(project), project)[0] == 0
+        row = (tmp_path / str(project) / "labels" / "a.txt").read_text().split()
+        assert len(row) == {1: 5, 2: 9}[project], "one file must not hold both, or YOLO's tools misread the boxes"
+        assert iou(READERS["yolo"](tmp_path / str(project), SHAPE)["a", "Person"], plate()) == 1.0
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_turned_rectangles_and_ellipses_keep_their_pixels(
+    format: str, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    shapes = config(output("RectangleLabels", "rectangle"), output("EllipseLabels", "ellipse"), POINTS)
+    studio.connect("http://backend:9090", config=shapes)
+    square = {"x": 50.0, "y": 25.0, "width": 25.0, "height": 100 / 3, "rotation": 45}  # 40 pixels on each side
+    turned = region("rectangle", square, ["Person"], "r", shape=SHAPE, from_name="rectangle")
+    round_one = {"x": 50.0, "y": 50.0, "radiusX": 20.0, "radiusY": 25.0, "rotation": 0}
+    ellipse = region("ellipse", round_one, ["Vehicle"], "e", shape=SHAPE, from_name="ellipse")
+    studio.add_task(1, turned, ellipse, image="a.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] + 0.5
+    diamond = abs(x - 80) + abs(y - 30 - 40 / 2**0.5) < 40 / 2**0.5
+    wanted = {"Person": diamond, "Vehicle": ((x - 80) / 32) ** 2 + ((y - 60) / 30) ** 2 < 1}
+    for label, mask in wanted.items():
+        found = READERS[format](tmp_path / "out", SHAPE)["a", label]
+        assert iou(found, box_of(mask) if format == "voc" else mask) >= 0.96
+
+
+def test_regions_without_a_label_are_a_class_of_their_own(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=config('<Brush name="mask" toName="image" smart="false"/>', POINTS))
+    (bare,) = drawn("brush", plate())
+    studio.add_task(1, {**bare, "type": "brush"}, image="a.jpg")
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert (status, '1 regions have no label and are of class "no_label"' in printed) == (0, True)
+    assert set(READERS["coco"](tmp_path / "out", SHAPE)) == {("a", "no_label")}
+
+
+def test_a_region_that_cannot_be_read_is_named_and_the_others_are_exported(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    (broken,) = drawn("brush", plate()[:, :-1], "Vehicle", name="broken")
+    vector = region("vector", {"vertices": []}, ["Vehicle"], "path", shape=SHAPE)
+    studio.add_task(1, *drawn("brush", plate(), "Person"), {**broken, "original_width": SHAPE[1]}, vector)
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert status == 1
+    assert "task 1: region path (vectorlabels): only JSON can hold regions of this type; region broken" in printed
+    assert "2 regions could not be exported" in printed
+    assert {label for _, label in READERS["coco"](tmp_path / "out", SHAPE)} == {"Person"}
+
+
+def test_a_mask_saved_a_second_time_as_key_points_keeps_its_first(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    (mask,) = drawn("brush", plate(), "Person", name="m")
+    twin = {**mask, "type": "keypointlabels", "from_name": "keypoint"}
+    studio.add_task(1, mask, twin, image="a.jpg")
+    assert export(studio, "png", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_a_folder_with_files_is_not_written_to(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.add_task(1, *drawn("brush", plate(), "Person"))
+    (tmp_path / "mine.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "mine.txt"):
+        status, printed = export(studio, "coco", out)
+        assert status == 1
+        assert "is there already: name a folder that is new or empty" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_project_that_is_not_there_is_told(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    status, printed = export(studio, "coco", tmp_path / "out", 7)
+    assert status == 1
+    assert "404 for GET /api/projects/7/" in printed
