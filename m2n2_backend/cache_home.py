@@ -30,7 +30,7 @@ def settle_cache_home() -> None:
     cannot even be imported without one. All of them read ``HOME`` and ``XDG_CACHE_HOME``.
 
     Raises:
-        SettingsError: There is no folder to write to, and the settings do not name one.
+        SettingsError: No folder can be written, and the settings do not name one.
     """
     usual = _usual()
     if usual is not None and _is_writable(usual):
