@@ -8,10 +8,12 @@ LOWEST_VENV ?= .venv-lowest
 # Ray brings pins of its own, too, and is needed by nobody with one machine.
 CLUSTER_VENV ?= .venv-cluster
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
+# What `make compose-test` runs beside the images.
+PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
 # Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
-.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test studio serve bench install clean
+.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test podman studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
@@ -40,12 +42,21 @@ e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, 
 latency: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## from click to painted mask, beside a backend that answers at once
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python tests/e2e/latency.py
 
-compose-test:  ## images and compose.yaml with podman, as root on Debian; about ten minutes
+compose-test: podman  ## images and compose.yaml with podman, as root on Debian; about ten minutes
 	docker/compose_test.sh
 
 cluster-test: $(CLUSTER_VENV)/installed  ## replicas on Ray, killed and scaled, a bucket, a load; about ten minutes, out/cluster.json
 	$(CLUSTER_VENV)/bin/python -m pytest tests/test_store.py tests/test_cluster.py tests/cluster
 	$(CLUSTER_VENV)/bin/python tests/cluster/load.py out/cluster.json
+
+podman:
+	@if ! dpkg -s $(PODMAN_PACKAGES) > /dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+			apt-get update -qq && apt-get install -qq --no-install-recommends $(PODMAN_PACKAGES); \
+		else \
+			echo "it takes root on Debian to install what is needed: $(PODMAN_PACKAGES)"; \
+		fi; \
+	fi
 
 chromium:
 	@if [ ! -x /usr/bin/chromium ]; then \

@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
 # The images and compose.yaml for real, with podman and without a registry: build, up, click, closed addresses, restart,
-# outage, down and up again, SIGTERM. `make compose-test`, as root on Debian; about ten minutes at first. It needs
-#   apt-get install podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
+# outage, down and up again, SIGTERM. `make compose-test`, as root on Debian, installs the packages that it needs; about
+# ten minutes at first.
 #   PYTHON_IMAGE      base image; if unset, one is made with debootstrap from this machine's own apt mirror
 #   STUDIO=pull       take the real Label Studio image from a registry; the default builds one from PyPI that looks like it,
 #                     under the same name in podman's own storage
-#   TORCH_INDEX_URL   as the Dockerfile's argument (its default if unset)
-#   BUILD_OPTIONS     further options of podman build: what this machine's network, pip and apt need
+#   TORCH_INDEX_URL, PIP_INDEX_URL, DEBIAN_MIRROR   as the Dockerfile's arguments (their defaults if unset)
+#   AUTHORITY         file with a certificate authority of your own, which the builds trust; that of pip (PIP_CERT) if unset
+#   BUILD_OPTIONS     further options of podman build, such as --network host
 #   WORK, PORT, KEEP  scratch folder, host port, KEEP=1 leaves all running
 set -euo pipefail
 
 SUITE=bookworm PORT=${PORT:-18080} WORK=${WORK:-$(mktemp -d)} STUDIO=${STUDIO:-build} PROJECT=m2n2-check
 for tool in podman debootstrap jq openssl; do
-    command -v "$tool" > /dev/null || { echo "no $tool: see the head of $0 for what to install" >&2; exit 1; }
+    command -v "$tool" > /dev/null || { echo "no $tool: make compose-test installs it, as root on Debian" >&2; exit 1; }
 done
 STUDIO_IMAGE=$(sed -n 's/.*image: *\(heartexlabs[^ ]*\)/\1/p' docker/compose.yaml)
-read -ra OPTIONS <<< "${BUILD_OPTIONS:-} ${TORCH_INDEX_URL:+--build-arg TORCH_INDEX_URL=$TORCH_INDEX_URL}"
+AUTHORITY=${AUTHORITY:-${PIP_CERT:-}}
+read -ra OPTIONS <<< "${BUILD_OPTIONS:-} ${AUTHORITY:+--secret id=authority,src=$AUTHORITY}"
+for argument in TORCH_INDEX_URL PIP_INDEX_URL DEBIAN_MIRROR; do
+    [ -z "${!argument:-}" ] || OPTIONS+=(--build-arg "$argument=${!argument}")
+done
 # HEALTHCHECK is dropped from images of podman's default format.
 export BUILDAH_FORMAT=docker CONTAINERS_CONF=$WORK/containers.conf
 LAST=$SECONDS
@@ -85,6 +90,9 @@ if [ "$STUDIO" = build ]; then
     podman build -q --tag "$STUDIO_IMAGE" --build-arg PYTHON_IMAGE="$PYTHON_IMAGE" "${OPTIONS[@]}" --file - . <<'DOCKERFILE'
 ARG PYTHON_IMAGE
 FROM ${PYTHON_IMAGE} AS build
+ARG PIP_INDEX_URL=https://pypi.org/simple
+ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_CERT=/authorities.pem
+RUN --mount=type=secret,id=authority cat /etc/ssl/certs/ca-certificates.crt $(ls /run/secrets/authority 2> /dev/null) > /authorities.pem
 COPY constraints-studio.txt /
 RUN python -m venv /label-studio/.venv && /label-studio/.venv/bin/pip install --no-cache-dir --constraint /constraints-studio.txt label-studio
 FROM ${PYTHON_IMAGE}

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,8 @@ from rich.markup import escape
 
 from m2n2_backend import __version__
 from m2n2_backend.backbones.quiet import quiet_downloads
-from m2n2_backend.errors import M2N2Error
+from m2n2_backend.cache_home import settle_cache_home
+from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.settings import BackboneName, DeviceName, Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
@@ -93,6 +95,7 @@ def serve(
     """Serve Label Studio until stopped."""
     with _explained():
         settings = _settings(backbone, model, layers, grid, device, host=host, port=port)
+        _require_posix()
         from m2n2_backend.server.run import serve as run_server
 
         if cluster:
@@ -391,7 +394,16 @@ def _settings(
         level=settings.log_level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     quiet_downloads()
+    settle_cache_home()
     return settings
+
+
+def _require_posix() -> None:
+    """Raise ``SettingsError`` on Windows, where gunicorn, which watches the web process, cannot be imported."""
+    if sys.platform == "win32" or find_spec("fcntl") is None:
+        raise SettingsError(
+            "m2n2-backend serve runs on Linux and macOS: on Windows, run it in Docker (docker/README.md) or in WSL 2"
+        )
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from m2n2_backend.cache_home import cache_home
 from m2n2_backend.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,18 +22,30 @@ if TYPE_CHECKING:
 BackboneName = Literal["auto", "sd2", "sd1", "dinov2", "vit", "color"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
+logger = logging.getLogger(__name__)
+
 _PREFIX = "M2N2_"
+
+# What Kubernetes puts into every pod for a Service whose name begins with "m2n2"; those of ports hold an address.
+_SERVICE_NAME = re.compile(
+    r"M2N2_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
 def default_cache_dir() -> Path:
-    """Where files are kept that can be made again, if no setting names another folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2n2_backend"
+    """Where files are kept that can be made again, if no setting names another folder.
+
+    Raises:
+        SettingsError: There is no folder to write to.
+    """
+    return cache_home() / "m2n2_backend"
 
 
 class Settings(BaseSettings):
     """Frozen settings of one process; every field is an environment variable ``M2N2_<FIELD>``.
 
-    Build it with :func:`load_settings`, which also refuses unknown names.
+    Build it with :func:`load_settings`, which also warns of unknown names.
     """
 
     model_config = SettingsConfigDict(
@@ -157,20 +174,39 @@ class Settings(BaseSettings):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value else None
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _explain_service(cls, value: object) -> object:
+        if isinstance(value, str) and _SERVICE_ADDRESS.match(value):
+            raise ValueError(
+                "M2N2_PORT is not a port but the address of a Service called m2n2, which Kubernetes puts into every "
+                "pod: set enableServiceLinks: false in the pod's spec, or M2N2_PORT in the container's env"
+            )
+        return value
+
+
+def unknown_names(environment: Mapping[str, str]) -> list[str]:
+    """A sentence about each variable that looks like a setting and is not read; Kubernetes' own are passed over."""
+    known = [
+        str(field.validation_alias or f"{_PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()
+    ]
+    return [
+        f"unknown setting {name}: {_nearest(name.upper(), known)}"
+        for name, value in sorted(environment.items())
+        if name.upper().startswith(_PREFIX) and name.upper() not in known and not _is_of_service(name, value)
+    ]
+
 
 def load_settings(**overrides: object) -> Settings:
     """Read the environment; ``overrides`` (None = not given) win over it.
 
+    Unknown ``M2N2_`` variables of the environment are warned of in the log and change nothing.
+
     Raises:
-        SettingsError: An ``M2N2_`` variable is unknown, or a value is out of range; the message names it.
+        SettingsError: A value is out of range, or an override is unknown; the message names it.
     """
-    known = {
-        f"{_PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if not field.validation_alias
-    }
-    ours = (name for name in os.environ if name.upper().startswith(_PREFIX))
-    unknown = sorted(name for name in ours if name.upper() not in known)
-    if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}; the README lists all of them")
+    for sentence in unknown_names(os.environ):
+        logger.warning("%s", sentence)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
@@ -178,3 +214,15 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"setting {name}: {first['msg']} (got {first['input']!r})") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    by_end = {one.removeprefix(_PREFIX): one for one in known}  # the prefix that all share makes all of them alike
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX), by_end, n=1)
+    return f"did you mean {by_end[near[0]]}?" if near else "the README lists all settings"
+
+
+def _is_of_service(name: str, value: str) -> bool:
+    if _SERVICE_NAME.fullmatch(name):
+        return True
+    return name.upper().endswith("_PORT") and _SERVICE_ADDRESS.match(value) is not None

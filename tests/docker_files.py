@@ -79,6 +79,28 @@ def compose(*names: str) -> dict[str, Any]:
     return merged
 
 
+def manifests(name: str) -> list[dict[str, Any]]:
+    """The objects of a file for Kubernetes."""
+    return list(yaml.safe_load_all((DOCKER / name).read_text()))
+
+
+def pods(name: str) -> list[dict[str, Any]]:
+    """The specs of all pods that a file for Kubernetes makes, at any depth."""
+    found: list[dict[str, Any]] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            if "containers" in value:
+                found.append(value)
+            value = list(value.values())
+        for one in value if isinstance(value, list) else []:
+            look(one)
+
+    look(manifests(name))
+    assert found, "a file for Kubernetes without pods"
+    return found
+
+
 def example() -> dict[str, str]:
     """The variables of .env.example."""
     lines = (DOCKER / ".env.example").read_text().splitlines()

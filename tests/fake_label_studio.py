@@ -10,6 +10,7 @@ import io
 import ipaddress
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class Clock:
 class FakeLabelStudio:
     """Projects are ``id → label config``, models lists of what GET /api/ml tells about each."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.posted: list[tuple[str, Any]] = []
         self.generation = 0
@@ -79,6 +80,12 @@ class FakeLabelStudio:
         self.held = threading.Event()
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
@@ -88,7 +95,7 @@ class FakeLabelStudio:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def close(self) -> None:
         self._stop.set()

@@ -19,6 +19,7 @@ from typing import Any
 import docker_files as files
 import pytest
 from docker_files import DOCKER, ROOT
+from kubernetes_services import services
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -184,6 +185,33 @@ def test_label_studio_reaches_the_subnet_of_its_own_network_and_no_other_private
             assert closed(str(address)) or address in subnet, default
 
 
+def test_no_pod_is_told_of_the_services_beside_it() -> None:
+    assert all(pod["enableServiceLinks"] is False for pod in files.pods("rayservice.yaml"))
+
+
+def test_the_service_of_the_manifest_makes_a_variable_that_looks_like_a_setting() -> None:
+    names = [one["metadata"]["name"] for one in files.manifests("rayservice.yaml") if one["kind"] == "Service"]
+    assert names == ["m2n2-backend"]
+
+
+def test_every_pip_of_the_build_reads_the_same_index_and_trusts_the_same_authorities() -> None:
+    steps = [(name, word, rest) for name, (_, own) in files.stages().items() for word, rest in own]
+    installing = {name for name, word, rest in steps if word == "RUN" and "pip install" in rest}
+    assert installing == {"venv-cpu", "venv-cuda", "project"}
+    for stage in installing:
+        assert {"PIP_INDEX_URL", "PIP_CERT"} <= set(files.environment(stage))
+        assert ("ARG", "PIP_INDEX_URL=https://pypi.org/simple") in files.lineage(stage)
+    commands = [rest.split("pip install")[1].split("&&")[0] for _, word, rest in steps if "pip install" in rest]
+    for command in commands:
+        # Without versions of the list, or with a build environment of its own, it would fetch what it likes.
+        assert "constraint" in command or "torch==" in command or "--no-build-isolation --no-deps" in command
+
+
+def test_folders_that_are_written_are_open_to_the_group_of_arbitrary_users() -> None:
+    (made,) = re.findall(r"install --directory ([^&]*)", " && ".join(rest for _, rest in files.lineage("cpu")))
+    assert {"--group=root", "--mode=0775", "/data/cache", "/data/huggingface"} <= set(made.split())
+
+
 def test_one_service_builds_each_image() -> None:
     services = files.compose(*COMPOSE[1])["services"].values()
     built = [service["image"] for service in services if "build" in service]
@@ -284,6 +312,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         port = str(probe.getsockname()[1])
     environment = {name: value.replace("/data", str(folder)) for name, value in files.environment("cpu").items()}
     environment |= backend_environment(COMPOSE[0], FILLED)
+    environment |= services("m2n2-backend", "m2n2-head-svc", "m2n2-serve-svc")
     environment |= {
         "PATH": str(Path(sys.executable).parent),
         "PYTHONPATH": str(ROOT),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from doctor_checks import BANNED, checks, with_studio
 from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, jwt
+from kubernetes_services import services
 from label_studio_fakes import DiscPool, serving
 from typer.testing import CliRunner
 
@@ -74,6 +75,23 @@ def test_a_server_that_other_machines_reach_without_a_password_is_warned_of(
     check = checks(folder, host=host, **given).get("access")
     assert (check is not None) == is_open
     assert check is None or (check.state == "warn" and "M2N2_BASIC_AUTH_USER" in check.cure)
+
+
+def test_an_unknown_setting_fails_with_the_nearest_known_name_and_a_services_variable_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in services("m2n2-backend").items():
+        monkeypatch.setenv(name, value)
+    assert "settings" not in checks(folder)
+    monkeypatch.setenv("M2N2_CACHEDIR", "/data")
+    check = checks(folder)["settings"]
+    assert (check.state, check.detail) == ("fail", "unknown setting M2N2_CACHEDIR: did you mean M2N2_CACHE_DIR?")
+
+
+def test_credentials_that_serve_would_refuse_fail(folder: Path) -> None:
+    check = checks(folder, basic_auth_user="annotator", basic_auth_password="пароль")["access"]
+    assert (check.state, "Label Studio cannot send" in check.detail) == ("fail", True)
+    assert check.cure.startswith("choose one of Latin-1")
 
 
 def test_a_port_in_use_is_named(folder: Path) -> None:

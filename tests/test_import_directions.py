@@ -12,7 +12,7 @@ import m2n2_backend
 
 PACKAGE = Path(m2n2_backend.__file__).parent
 BASE = {"errors", "prompts"}
-SHARED = BASE | {"images", "settings"}
+SHARED = BASE | {"images", "settings", "tls", "folders"}
 
 # What each room may import of the package, beside itself. `cli` stands above all and may import everything; as it is
 # in no list below, nothing here may import it.
@@ -25,9 +25,12 @@ ALLOWED = {
     "resources": set(),
     "cores": set(),
     "overlay": {"prompts"},
-    "settings": {"errors", "m2n2"},  # the method as the product runs it
+    "cache_home": {"errors"},
+    "tls": {"errors"},
+    "folders": set(),
+    "settings": {"errors", "cache_home", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"overlay"},
-    "backbones": BASE | {"m2n2", "settings"},
+    "backbones": BASE | {"m2n2", "settings", "tls"},
     "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
     "labelstudio/contract": BASE | {"worker"},
@@ -35,7 +38,18 @@ ALLOWED = {
     "server": SHARED | {"logs", "worker", "labelstudio"},
     "evaluation": SHARED | {"cores", "overlay", "m2n2", "backbones"},
     "commands": SHARED
-    | {"cores", "overlay", "resources", "m2n2", "backbones", "worker", "labelstudio", "server", "evaluation"},
+    | {
+        "cache_home",
+        "cores",
+        "overlay",
+        "resources",
+        "m2n2",
+        "backbones",
+        "worker",
+        "labelstudio",
+        "server",
+        "evaluation",
+    },
     # It starts the other parts as programs, and imports the client of Label Studio's API alone.
     "commands/studio": SHARED | {"resources", "labelstudio"},
 }

@@ -18,6 +18,7 @@ from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.commands.precompute import precompute
 from m2n2_backend.errors import LabelStudioUnavailable, SettingsError
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.precompute import images_of_folder
 from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
@@ -52,6 +53,22 @@ def test_what_was_precomputed_is_clicked_on_without_the_file(images: Path, tmp_p
         result, timings = engine.segment(SourceImage(key, None), Prompts((Click(9, 9),)))
         assert "encode" not in timings
         assert result.mask.any()
+
+
+def test_what_systems_put_beside_the_images_is_passed_over(images: Path, tmp_path: Path) -> None:
+    photograph = (images / "00.png").read_bytes()
+    clutter = ("._00.png", ".hidden.png", "__MACOSX/._00.png", "__MACOSX/00.png", "@eaDir/00.png/THUMB_M.jpg",
+               ".ipynb_checkpoints/00-checkpoint.png", ".thumbnails/normal/00.png", ".Trash-1000/files/00.png",
+               ".AppleDouble/00.png", "#recycle/00.png", "$RECYCLE.BIN/00.png", "below/@eaDir/00.png")  # fmt: skip
+    hidden = tmp_path / ".hidden" / "data"
+    hidden.parent.mkdir()
+    images.rename(hidden)
+    for name in (*clutter, "below/@home/00.png"):
+        (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+        (hidden / name).write_bytes(photograph)
+
+    found = [Path(name).relative_to(hidden).as_posix() for name in images_of_folder(hidden)]
+    assert found == [f"{number:02d}.png" for number in range(6)] + ["below/@home/00.png"]
 
 
 def test_a_second_run_passes_over_what_is_there_and_does_the_rest(images: Path, tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from fake_label_studio import png
 from label_studio_fakes import DiscPool, key_point, payload, settings
+from typer.testing import CliRunner
 
+from m2n2_backend.cli import app
 from m2n2_backend.server.run import _Server
 
 SCRIPT = """
@@ -103,3 +106,18 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
 
 def test_a_web_process_that_hangs_is_killed_after_a_minute() -> None:
     assert _Server(settings(), lambda _: DiscPool()).cfg.timeout == 60
+
+
+def test_serve_says_on_windows_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("M2N2_BASIC_AUTH_USER", "alone")  # a mistake that would end the start elsewhere
+    done = CliRunner().invoke(app, ["serve", "--backbone", "color"])
+    assert done.exit_code == 1
+    assert "runs on Linux and macOS: on Windows, run it in Docker (docker/README.md) or in WSL 2" in done.stderr
+
+
+def test_serve_says_the_same_where_what_it_needs_of_unix_is_missing() -> None:
+    start = "import sys; sys.modules['fcntl'] = None; from m2n2_backend.cli import app; app()"
+    done = subprocess.run([sys.executable, "-c", start, "serve"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "WSL 2" in done.stderr

@@ -3,6 +3,7 @@ import gc
 import json
 import logging
 import socket
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -126,6 +127,57 @@ def test_basic_auth_lets_the_right_credentials_in_and_the_webhook_always(pool: D
     client = create_app(settings(**CREDENTIALS), pool).test_client()
     assert client.get("/health", auth=("annotator", "pässword")).status_code == 200
     assert client.post("/webhook", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    ("user", "password"), [("annotator", "pässword"), ("Zoë", "p§ss:wörd"), ("Zoe\u0308", "pa\u0308ssword")]
+)
+def test_credentials_beyond_ascii_are_right_in_label_studios_encoding_and_in_utf_8(
+    pool: DiscPool, user: str, password: str, encoding: str
+) -> None:
+    client = create_app(settings(basic_auth_user=user, basic_auth_password=password), pool).test_client()
+
+    def status(*pair: str) -> int:
+        sent = unicodedata.normalize("NFC", ":".join(pair)).encode(encoding)
+        header = {"Authorization": f"Basic {base64.b64encode(sent).decode()}"}
+        return client.get("/health", headers=header).status_code
+
+    assert status(user, password) == 200
+    assert {status(user, f"{password}?"), status(user, "pa?ssword"), status("Zoe", password), status(user)} == {401}
+
+
+@pytest.mark.parametrize("name", list(CREDENTIALS))
+@pytest.mark.parametrize("text", ["пароль", "10€", "\udce4", "secret\n", " secret"])
+def test_what_label_studio_cannot_send_is_refused_at_the_start(pool: DiscPool, name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"M2N2_{name.upper()} .*Label Studio (cannot send|removes)") as refusal:
+        create_app(settings(**{**CREDENTIALS, name: text}), pool)
+    assert text not in str(refusal.value)
+
+
+def test_a_user_name_with_a_colon_is_refused_at_the_start(pool: DiscPool) -> None:
+    with pytest.raises(SettingsError, match="M2N2_BASIC_AUTH_USER holds a colon"):
+        create_app(settings(basic_auth_user="a:b", basic_auth_password="c"), pool)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "phrase"),
+    [
+        ("GET", "/m2n2/health", "does not strip the prefix /m2n2 before /health"),
+        ("POST", "/anything/predict", "does not strip the prefix /anything before /predict"),
+        ("POST", "/ml/m2n2/setup", "does not strip the prefix /ml/m2n2 before /setup"),
+        ("GET", "/m2n2/health/", "does not strip the prefix /m2n2 before /health"),
+        ("GET", f"/{'x' * 300}/health", "before /health: let it do so (nginx: a / at the end of proxy_pass)"),
+        ("GET", "/health/", "write /health, without a slash at its end"),
+        ("GET", "/nowhere", "this server has no /nowhere: its routes are /, /health"),
+        ("GET", "/m2n2/", "this server has no /m2n2/: its routes are /, /health"),
+    ],
+)
+def test_a_path_that_is_not_a_route_says_what_to_do(client: FlaskClient, method: str, path: str, phrase: str) -> None:
+    answer = client.open(path, method=method)
+    assert answer.status_code == 404
+    assert phrase in answer.status
+    assert "spelling" not in answer.text
 
 
 @pytest.mark.parametrize("given", list(CREDENTIALS))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from kubernetes_services import services
 from pydantic import ValidationError
 
 from m2n2_backend.errors import SettingsError
@@ -47,20 +48,60 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.label_studio_api_key.get_secret_value() == "secret-token"
 
 
-@pytest.mark.parametrize("name", ["M2N2_BACKBON", "M2N2_", "m2n2_grids"])
-def test_an_unknown_name_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "1")
-
-    with pytest.raises(SettingsError, match=f"unknown setting {name}"):
-        load_settings()
-
-
-@pytest.mark.parametrize("name", ["M2N2_LABEL_STUDIO_URL", "M2N2_LABEL_STUDIO_API_KEY"])
-def test_a_name_that_would_not_be_read_is_refused_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("M2N2_BACKBON", "did you mean M2N2_BACKBONE?"),
+        ("m2n2_grids", "did you mean M2N2_GRID?"),
+        ("M2N2_LABEL_STUDIO_URL", "did you mean LABEL_STUDIO_URL?"),
+        ("M2N2_LABEL_STUDIO_API_KEY", "did you mean LABEL_STUDIO_API_KEY?"),
+        ("M2N2_", "the README lists all settings"),
+        ("M2N2_QZXJK", "the README lists all settings"),
+    ],
+)
+def test_an_unknown_name_is_warned_of_with_the_nearest_known_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, advice: str
+) -> None:
+    default = load_settings()
     monkeypatch.setenv(name, "http://localhost:8080")
 
-    with pytest.raises(SettingsError, match=name):
+    assert load_settings() == default
+    assert caplog.messages == [f"unknown setting {name}: {advice}"]
+
+
+def test_an_unknown_override_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(SettingsError, match="setting backbon"):
+        load_settings(backbon="vit")
+
+
+def test_the_variables_of_kubernetes_services_change_nothing_and_are_not_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    default = load_settings()
+    for name, value in services("m2n2-backend", "m2n2-head-svc", "m2n2-serve-svc", "label-studio").items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == default
+    assert caplog.messages == []
+
+
+def test_the_address_of_a_service_in_the_place_of_the_port_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in services("m2n2").items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError, match=r"M2N2_PORT.*Service called m2n2.*enableServiceLinks: false"):
         load_settings()
+    assert load_settings(port=9191).port == 9191
+
+
+def test_a_port_of_a_name_that_no_service_made_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("M2N2_BACKEND_PORT", "9090")
+
+    load_settings()
+    (message,) = caplog.messages
+    assert message.startswith("unknown setting M2N2_BACKEND_PORT: ")
 
 
 @pytest.mark.parametrize(

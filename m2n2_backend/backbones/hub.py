@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.errors import BackboneUnavailable, SettingsError
+from m2n2_backend.tls import advice, trusted_by_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def listing(repository: str, timeout_s: float) -> list[str]:
         return [file.rfilename for file in HfApi().model_info(repository, timeout=timeout_s).siblings or []]
 
     try:
-        return _within(timeout_s, ask)
+        with trusted_by_libraries():
+            return _within(timeout_s, ask)
     except Exception as error:
         # Which classes stand for a lost connection depends on the hub client's release (requests, httpx, …).
         raise _explained(repository, error) from error
@@ -68,7 +70,8 @@ def download(repository: str, files: Sequence[str]) -> Path:
 
     logger.info("fetching %d files of %s", len(files), repository)
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(files)))
+        with trusted_by_libraries():
+            return Path(snapshot_download(repository, allow_patterns=list(files)))
     except Exception as error:  # as in listing
         raise _explained(repository, error) from error
 
@@ -108,9 +111,15 @@ def _explained(repository: str, error: Exception) -> BackboneUnavailable:
         return BackboneUnavailable(f"{repository} is gated: accept its terms at {page} and set HF_TOKEN")
     if isinstance(error, RepositoryNotFoundError):
         return BackboneUnavailable(f"the hub has no {repository}, or it is private and HF_TOKEN gives no access")
+    if isinstance(error, SettingsError):
+        return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be asked: {error}")
+    cache = constants.HF_HUB_CACHE
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        cache = constants.HF_HUB_CACHE
         return BackboneUnavailable(f"no disk space for {repository} in {cache}: free some, or set HF_HOME")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return BackboneUnavailable(f"{repository} cannot be written to {cache}: set HF_HOME to a folder of yours")
+    if cure := advice(error):
+        return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be asked: {cure}")
     detail = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if isinstance(error, HfHubHTTPError):
         return BackboneUnavailable(f"the hub refused {repository} ({detail})")

@@ -13,6 +13,7 @@ from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, Settin
 from m2n2_backend.labelstudio.images.download import Reply, shown
 from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
 from m2n2_backend.settings import Settings
+from m2n2_backend.tls import advice, tls_context
 
 SECONDS = 60.0
 """Limit of each wait: to list a project's models, Label Studio first asks each of them how it is."""
@@ -61,6 +62,9 @@ class LabelStudioClient:
             url: ``LABEL_STUDIO_URL``.
             key: ``LABEL_STUDIO_API_KEY`` of either kind; None asks as nobody.
             seconds: Limit of each wait for an answer.
+
+        Raises:
+            SettingsError: As for :func:`~m2n2_backend.tls.tls_context`.
         """
         self._token = TokenSource(key, self._refresh)
         self._http = httpx.Client(
@@ -70,7 +74,7 @@ class LabelStudioClient:
             timeout=seconds,
             # Minutes may pass between two questions, after which a kept connection is often dead.
             limits=httpx.Limits(max_keepalive_connections=0),
-            verify=httpx.create_ssl_context(),
+            verify=tls_context(),
             trust_env=False,
         )
 
@@ -114,7 +118,8 @@ class LabelStudioClient:
         except httpx.RequestError as error:
             late = isinstance(error, httpx.TimeoutException)
             cause = "timed out" if late else f"failed: {str(error) or type(error).__name__}"
-            raise LabelStudioUnavailable(f"asking Label Studio {cause} ({shown(error.request.url)})") from error
+            cure = f"; {told}" if (told := advice(error)) else ""
+            raise LabelStudioUnavailable(f"asking Label Studio {cause} ({shown(error.request.url)}){cure}") from error
         if answer.has_redirect_location:
             where = shown(answer.url.join(answer.headers["Location"]))
             raise LabelStudioUnavailable(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
@@ -27,12 +28,18 @@ Images = Mapping[str, Path | ImageRef]
 def images_of_folder(folder: Path) -> Images:
     """The image files of a folder and of all folders in it, in the order of their names.
 
+    Hidden files and folders are passed over, and what operating systems put there: thumbnails, deleted files.
+
     Raises:
         SettingsError: It is no folder, or holds no image.
     """
     if not folder.is_dir():
         raise SettingsError(f"{folder} is no folder")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and is_of_a_person(path, folder) and path.is_file()
+    )
     if not found:
         raise SettingsError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     return {str(path): path for path in found}

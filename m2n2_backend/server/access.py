@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
+import unicodedata
 
 from flask import Request
 
@@ -15,14 +17,21 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     """The user name and password that callers must send, None where the server is open.
 
     Raises:
-        SettingsError: Only one of them is set.
+        SettingsError: Only one of them is set, or Label Studio could not send one of them.
     """
     user, password = settings.basic_auth_user, settings.basic_auth_password
     if user is None and password is None:
         return None
     if user is None or password is None:
         raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together: set both or none")
-    return user, password.get_secret_value()
+    secret = password.get_secret_value()
+    if ":" in user:
+        raise SettingsError(
+            "M2N2_BASIC_AUTH_USER holds a colon, which ends the user name in basic auth: choose another"
+        )
+    for name, text in (("M2N2_BASIC_AUTH_USER", user), ("M2N2_BASIC_AUTH_PASSWORD", secret)):
+        _require_sendable(name, text)
+    return user, secret
 
 
 def authorize(request: Request, expected: tuple[str, str] | None) -> None:
@@ -33,12 +42,7 @@ def authorize(request: Request, expected: tuple[str, str] | None) -> None:
     """
     if expected is None:
         return
-    try:
-        given = request.authorization
-    except ValueError:  # of base64, for what is not even ASCII
-        given = None
-    basic = given is not None and given.type == "basic"
-    user, password = (given.username or "", given.password or "") if basic and given else ("", "")
+    user, _, password = _sent(request).partition(b":")
     # Both are compared in any case, so that the time does not tell which one was wrong.
     right_user = _same(user, expected[0])
     if not (_same(password, expected[1]) and right_user):
@@ -60,5 +64,37 @@ def open_to_strangers(settings: Settings) -> str:
     )
 
 
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
+def _require_sendable(name: str, text: str) -> None:
+    if text != text.strip():
+        raise SettingsError(
+            f"{name} begins or ends with a space or a line break, which Label Studio removes: set it without them"
+        )
+    try:
+        _composed(text).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"{name} holds a character that Label Studio cannot send: choose one of Latin-1 only, which is ASCII and "
+            "the letters of Western Europe"
+        ) from error
+
+
+def _sent(request: Request) -> bytes:
+    """The user name and password of a request as they came, joined by a colon; empty where there are none."""
+    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    try:
+        return base64.b64decode(value.strip(), validate=True) if kind.lower() == "basic" else b""
+    except ValueError:
+        return b""
+
+
+def _same(given: bytes, expected: str) -> bool:
+    """Whether the bytes are the text in one of the encodings of clients: Label Studio's Latin-1, or UTF-8."""
+    composed = _composed(expected)
+    wanted = (expected.encode(), composed.encode(), composed.encode("latin-1"))
+    # All are compared in any case, as above.
+    return sum(hmac.compare_digest(given, one) for one in wanted) > 0
+
+
+def _composed(text: str) -> str:
+    """The text with each accented letter as one character: macOS hands it over as a letter and an accent."""
+    return unicodedata.normalize("NFC", text)

@@ -45,7 +45,7 @@ def create_app(
         prefetcher: Told of opened tasks; nothing is prefetched if None.
 
     Raises:
-        SettingsError: Only one of basic auth's user name and password is set.
+        SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one.
     """
     app = Flask("m2n2_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes

@@ -6,8 +6,8 @@ import logging
 import uuid
 
 from anyascii import anyascii
-from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask import Flask, Response, current_app, g, jsonify, request
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from m2n2_backend import errors
 
@@ -90,12 +90,34 @@ def _http(error: HTTPException) -> Response:
     message = error.description or "request failed"
     if isinstance(error, RequestEntityTooLarge):
         message = f"the request is larger than {request.max_content_length} bytes (M2N2_MAX_BODY_BYTES)"
+    elif isinstance(error, NotFound):
+        message = _no_route(request.path)
     response = error_response(error.code or 500, type(error).__name__, message)
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):
             response.headers[name] = value
     logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
     return response
+
+
+def _no_route(path: str) -> str:
+    """Cause and cure where a path is not a route: mostly it is one behind a reverse proxy's prefix."""
+    routes = [rule.rule for rule in current_app.url_map.iter_rules()]
+    route = next((one for one in routes if one != "/" and path.rstrip("/").endswith(one)), None)
+    if route is None:
+        names = ", ".join(routes)
+        return f"this server has no {_shortened(path)}: its routes are {names}; a reverse proxy must strip its prefix"
+    prefix = _shortened(path.rstrip("/").removesuffix(route))
+    if not prefix:
+        return f"this server has no {path}: write {route}, without a slash at its end"
+    return (
+        f"a reverse proxy probably does not strip the prefix {prefix} before {route}: let it do so (nginx: a / at "
+        f"the end of proxy_pass), or take {prefix} out of the address"
+    )
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= 30 else f"{path[:27]}..."
 
 
 def _unexpected(error: Exception) -> Response:

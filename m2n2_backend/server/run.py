@@ -19,6 +19,7 @@ from m2n2_backend.server.app import create_app
 from m2n2_backend.server.receiving import Limits
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
+from m2n2_backend.tls import tls_context
 from m2n2_backend.worker.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,12 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
             accelerator that was touched before one cannot be used after it.
 
     Raises:
-        SettingsError: Only one of basic auth's user name and password is set.
+        SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one;
+            or the certificate authorities that the environment names cannot be read.
         SystemExit: Otherwise always; the status is 0 after a signal.
     """
     credentials(settings)
+    tls_context()  # the web process needs it, but gunicorn would only say that it failed
     log_to_stderr(settings.log_level)
     if warning := open_to_strangers(settings):
         logger.warning(warning)

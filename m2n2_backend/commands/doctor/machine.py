@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -13,16 +15,22 @@ import torch
 from m2n2_backend import __version__
 from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
 from m2n2_backend.backbones.weights import REPOSITORIES, resolve
+from m2n2_backend.cache_home import is_temporary
 from m2n2_backend.commands.doctor.check import Check
-from m2n2_backend.errors import M2N2Error
-from m2n2_backend.server.access import open_to_strangers
-from m2n2_backend.settings import Settings
+from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.server.access import credentials, open_to_strangers
+from m2n2_backend.settings import Settings, unknown_names
+from m2n2_backend.tls import tls_context
 
 
 def check_machine(settings: Settings) -> Iterator[Check]:
     """Look at this machine; nothing is downloaded."""
     python = platform.python_version()
     yield Check("version", "ok", f"m2n2-backend {__version__}, Python {python}, torch {torch.__version__}")
+    for sentence in unknown_names(os.environ):
+        yield Check("settings", "fail", sentence, "correct its name, or unset it: it changes nothing as it is")
+    if sys.platform == "win32":
+        yield Check("system", "fail", "serve does not run on Windows", "use Docker (docker/README.md) or WSL 2")
     try:
         device = resolve_device(settings.device)
     except M2N2Error as error:
@@ -32,10 +40,9 @@ def check_machine(settings: Settings) -> Iterator[Check]:
         yield _device(device)
     yield _weights(settings, device)
     yield _cache(settings)
+    yield from _authorities()
     yield _port(settings)
-    if open_to := open_to_strangers(settings):
-        finding, _, cure = open_to.partition(": ")
-        yield Check("access", "warn", finding, cure)
+    yield from _access(settings)
 
 
 def _device_cure(name: str) -> str:
@@ -101,7 +108,31 @@ def _cache(settings: Settings) -> Check:
             pass
     except OSError as error:
         return Check("cache folder", "warn", f"{settings.cache_dir}: {error.strerror}", "set M2N2_CACHE_DIR")
+    if is_temporary(settings.cache_dir):
+        cure = "set M2N2_CACHE_DIR and HF_HOME to folders that are kept"
+        return Check("cache folder", "warn", f"{settings.cache_dir} is temporary: there is no home to write to", cure)
     return Check("cache folder", "ok", str(settings.cache_dir))
+
+
+def _authorities() -> Iterator[Check]:
+    """What is wrong with the certificate authorities that the environment names, if anything is."""
+    try:
+        tls_context()
+    except SettingsError as error:
+        cause, _, cure = str(error).partition("; ")
+        yield Check("certificates", "fail", cause, cure)
+
+
+def _access(settings: Settings) -> Iterator[Check]:
+    """What is wrong with who may ask this server, if anything is."""
+    try:
+        credentials(settings)
+    except SettingsError as error:
+        cause, _, cure = str(error).partition(": ")
+        yield Check("access", "fail", cause, cure)
+    if open_to := open_to_strangers(settings):
+        finding, _, cure = open_to.partition(": ")
+        yield Check("access", "warn", finding, cure)
 
 
 def _port(settings: Settings) -> Check:

@@ -13,6 +13,7 @@ from m2n2_backend.errors import InvalidLabelConfig, LabelStudioUnavailable
 from m2n2_backend.labelstudio.client import LabelStudioClient, objects
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.settings import Settings
+from m2n2_backend.tls import tls_context
 
 MAX_PROJECTS = 30
 """The newest ones; Label Studio asks every model of a project how it is before it answers."""
@@ -114,7 +115,7 @@ def _refusal(api: LabelStudioClient, url: str) -> tuple[str, str] | None:
 def _health(url: str) -> str:
     """What this machine hears from a backend, in a few words."""
     try:
-        answer = httpx.get(url.rstrip("/") + "/health", timeout=3, trust_env=False)
+        answer = httpx.get(url.rstrip("/") + "/health", timeout=3, trust_env=False, verify=tls_context())
     except httpx.RequestError as error:
         return str(error) or type(error).__name__
     except (httpx.InvalidURL, UnicodeError, OverflowError):

@@ -11,9 +11,10 @@ import httpx
 
 from m2n2_backend.commands.doctor.check import BANNED_SUBNETS, Check
 from m2n2_backend.commands.doctor.projects import check_projects
-from m2n2_backend.errors import LabelStudioUnavailable, TokenRefused
+from m2n2_backend.errors import LabelStudioUnavailable, SettingsError, TokenRefused
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.settings import Settings
+from m2n2_backend.tls import advice
 
 OLDEST = (1, 20)
 """First release whose answers this backend is written for: personal access tokens, bitmasks, banned subnets."""
@@ -70,6 +71,8 @@ def _version(url: str) -> Check:
     try:
         reply = LabelStudioClient(url, None, seconds=10).ask("GET", "/api/version")
     except LabelStudioUnavailable as error:
+        if told := advice(error):
+            return Check("Label Studio", "fail", str(error).removesuffix(f"; {told}"), told)
         cure = "start Label Studio, or set LABEL_STUDIO_URL to the address at which this machine reaches it"
         if httpx.URL(url).host in ("localhost", "127.0.0.1", "::1"):
             cure += (
@@ -77,6 +80,8 @@ def _version(url: str) -> Check:
                 "(http://label-studio:8080), or host.docker.internal where it runs on the host"
             )
         return Check("Label Studio", "fail", str(error), cure)
+    except SettingsError as error:
+        return Check("Label Studio", "fail", f"cannot be asked: {error}", "cure the certificates first")
     release = reply.data.get("release") if isinstance(reply.data, dict) else None
     numbers = re.match(r"(\d+)\.(\d+)", release) if isinstance(release, str) else None
     if numbers is None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from m2n2_backend.commands.progress import byte_progress
 from m2n2_backend.errors import DatasetError
+from m2n2_backend.tls import advice, tls_context
 
 TIMEOUT_S = 60.0
 """Longest silence of the server."""
@@ -29,16 +30,17 @@ def download(address: str, target: Path, *, most: int, md5: str | None, console:
 
     Raises:
         DatasetError: No connection, another answer than the file, more bytes than ``most``, or another checksum.
+        SettingsError: As for :func:`~m2n2_backend.tls.tls_context`.
     """
     if target.exists():
         return
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+        with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, verify=tls_context()) as client:
             _fetch(client, address, part, most, console)
     except httpx.HTTPError as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
+        detail = advice(error) or " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(
             f"{address} cannot be downloaded ({detail}): run this again to continue, or put the file at {target}"
         ) from error

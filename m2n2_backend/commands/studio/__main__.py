@@ -12,6 +12,7 @@ from pathlib import Path
 from m2n2_backend.commands.studio import backend, label_studio, project
 from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.resources import label_config, sample_photographs
 
@@ -90,7 +91,9 @@ def _images(folder: Path | None) -> list[Path]:
     if folder is None:
         return sample_photographs()
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PHOTOGRAPHS)
+        found = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in _PHOTOGRAPHS and is_of_a_person(path, folder)
+        )
     except OSError as error:
         raise SettingsError(f"--images {folder}: {error.strerror}") from error
     if not found:

@@ -15,6 +15,7 @@ import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+from m2n2_backend.tls import advice
 
 Clock = Callable[[], float]
 """``time.monotonic``, or a test's own."""
@@ -87,7 +88,7 @@ def exchange(
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
-        cause = str(error) or type(error).__name__
+        cause = advice(error) or str(error) or type(error).__name__
         raise ImageUnavailable(f"image download failed: {cause} ({shown(url)})") from error
 
 

@@ -15,6 +15,7 @@ from m2n2_backend.labelstudio.images.addresses import AddressPolicy
 from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
+from m2n2_backend.tls import tls_context
 
 _FILES = re.compile(r"/data/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/?", re.DOTALL)
 _REDIRECTS = 5
@@ -41,7 +42,7 @@ class Session:
         # With its port, so that the exemption does not open Label Studio's whole machine.
         own = [_host_and_port(self.base)] if self.base else []
         self._policy = AddressPolicy([*settings.allowed_hosts, *own])
-        self._tls = httpx.create_ssl_context()
+        self._tls = tls_context()
 
     def is_label_studio(self, url: httpx.URL) -> bool:
         """Whether an address is on the Label Studio of the settings."""
