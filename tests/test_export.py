@@ -445,3 +445,26 @@ def test_a_project_that_is_not_there_is_told(studio: FakeLabelStudio, tmp_path: 
     status, printed = export(studio, "coco", tmp_path / "out", 7)
     assert status == 1
     assert "404 for GET /api/projects/7/" in printed
+
+
+def test_images_of_a_repeater_and_nested_data_keep_their_names_and_regions(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    inner = (output("BrushLabels", "mask_{{idx}}") + POINTS.replace('"keypoint"', '"point_{{idx}}"')).replace(
+        '"image"', '"im_{{idx}}"'
+    )
+    repeated = f'<Repeater on="$list"><Image name="im_{{{{idx}}}}" value="$list[{{{{idx}}}}].url"/>{inner}</Repeater>'
+    studio.connect("http://backend:9090", config=f"<View>{repeated}</View>")
+    saved = []
+    for number, mask in enumerate((ring(), plate())):
+        at = {"from_name": f"mask_{number}", "to_name": f"im_{number}"}
+        saved += drawn("brush", mask, "Person", name=f"m{number}", **at)
+        saved.append(point(f"p{number}", from_name=f"point_{number}", to_name=f"im_{number}"))
+    studio.add_task(1, *saved, list=[{"url": "/data/upload/1/one.jpg"}, {"url": "/data/upload/1/two.jpg"}])
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert (status, "2 saved prompts left out" in printed) == (0, True)
+    found = READERS["coco"](tmp_path / "out", SHAPE)
+    assert {key: iou(mask, plate() if key[0] == "two" else ring()) for key, mask in found.items()} == {
+        ("one", "Person"): 1.0,
+        ("two", "Person"): 1.0,
+    }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree
 
-from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config import OUTPUT_ATTRIBUTE, OUTPUT_VALUE, parse_label_config
-from m2n2_backend.labelstudio.contract.xml_limits import require_small
+from m2n2_backend.labelstudio.contract.label_config import ImageTag
+from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS
+from m2n2_backend.labelstudio.contract.label_config.names import Named
+from m2n2_backend.labelstudio.contract.label_config.parser import images_of, to_names
+from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag, read_tags
+from m2n2_backend.labelstudio.contract.label_config.task_value import as_written, at
 
 Emitted = Literal["brush", "polygon", "rectangle", "keypoint"]
 """What the SDK's converter knows."""
@@ -21,14 +24,6 @@ TAGS: Mapping[Emitted, str] = {
     "keypoint": "KeyPointLabels",
 }
 
-_OUTPUTS = ("brush", "bitmask", "polygon", "rectangle")
-"""Kinds of controls that can show a mask; of several smart ones the first of this order is the output."""
-
-_PROMPTS_UNASKED = ("keypoint", "rectangle")
-"""Smart unless they say otherwise; the other kinds must say so to be prompts."""
-
-_PROMPTS = (*_PROMPTS_UNASKED, "brush", "bitmask", "ellipse", "polygon")
-
 Label = Mapping[str, str]
 """Attributes of a ``<Label>``."""
 
@@ -38,27 +33,34 @@ class Controls:
     """What an export needs to know of a labeling config.
 
     Attributes:
-        prompts: Names of the controls whose regions are prompts, each with its tag for messages.
+        prompts: The names of the controls whose regions are prompts, each with its tag.
         key_points: Names of the key point controls that hold work, each with its labels.
         classes: The labels of all other controls that hold work, each once.
-        images: Names of the images that work is drawn on, each with its key in the data of tasks.
+        images: The images that work is drawn on.
         only_rectangles: The controls that hold work draw rectangles and nothing else.
     """
 
-    prompts: Mapping[str, str]
-    key_points: Mapping[str, Sequence[Label]]
+    prompts: Named[str]
+    key_points: Named[Sequence[Label]]
     classes: Sequence[Label]
-    images: Mapping[str, str]
+    images: Sequence[ImageTag]
     only_rectangles: bool
+
+    def shown(self, data: object) -> Iterator[tuple[str, int, str]]:
+        """The images of a task: name of the tag, page and address, which is empty where the data hold none."""
+        for image in self.images:
+            for index in image.indices(data):
+                for page, address in enumerate(image.addresses(data, index)):
+                    yield at(image.name, index), page, address if isinstance(address, str) else ""
 
     @property
     def warnings(self) -> list[str]:
         """What the SDK's converter makes of the controls that surprises; a sentence each."""
         return [
-            f'<KeyPointLabels name="{name}"> has no smart="true", so its key points are exported as work: the SDK\'s '
-            'converter then writes a pose data set: COCO categories named "default", and a row of YOLO '
-            "for each rectangle"
-            for name in self.key_points
+            f'<KeyPointLabels name="{as_written(name)}"> has no smart="true", so its key points are exported as '
+            'work: the SDK\'s converter then writes a pose data set: COCO categories named "default", and a row of '
+            "YOLO for each rectangle"
+            for name in self.key_points.known
         ]
 
 
@@ -71,32 +73,24 @@ def read_controls(xml: str) -> Controls:
     Raises:
         InvalidLabelConfig: It is not XML, or larger than is parsed.
     """
-    require_small(xml)
-    root = ElementTree.fromstring(xml.lstrip())
-    images = {
-        tag.get("name", ""): (tag.get("valueList") or tag.get("value") or "").lstrip("$")
-        for tag in root.iter()
-        if tag.tag.lower() == "image"
-    }
-    controls = [tag for tag in root.iter() if tag.get("name") and set(_targets(tag)) & set(images)]
-    prompts = _prompts(xml, controls)
-    work = [control for control in controls if control.get("name") not in prompts]
-    drawn_on = {target for control in work for target in _targets(control)}
-    shared = [dict(label.attrib) for control in work if control.tag.lower() == "labels" for label in _labels(control)]
-    points = {
-        control.get("name", ""): [dict(label.attrib) for label in _labels(control)] or shared
-        for control in work
-        if _kind(control) == "keypoint"
-    }
-    holders = [control for control in work if _kind(control) != "keypoint"]
-    classes = {name_of(label.attrib): dict(label.attrib) for control in holders for label in _labels(control)}
-    kinds = {_kind(control) for control in work} & {*_OUTPUTS, "ellipse"}
+    tags = read_tags(xml)
+    images = images_of(tags)
+    answers_clicks = any(image.prompts and image.outputs for image in images)
+    smart = {one.name for image in images for one in image.prompts if one not in image.outputs}
+    asked = {tag.name for tag in tags if tag.attributes.get("smart", "").strip().lower() == "true"}
+    prompts = smart if answers_clicks else smart & asked
+    only = images[0].name if len(images) == 1 else None
+    names = {image.name for image in images}
+    work = [tag for tag in tags if tag.name not in prompts and tag.kind != "image" and names & {*to_names(tag, only)}]
+    shared = [dict(label) for tag in work if tag.kind == "labels" for label in _labels(tag)]
+    holders = [tag for tag in work if _shape(tag) != "keypoint"]
+    drawn_on = {name for tag in work for name in to_names(tag, only)}
     return Controls(
-        prompts={control.get("name", ""): control.tag for control in controls if control.get("name") in prompts},
-        key_points=points,
-        classes=list(classes.values()),
-        images={name: key for name, key in images.items() if name in drawn_on},
-        only_rectangles=kinds <= {"rectangle"},
+        prompts=Named({tag.name: tag.tag for tag in tags if tag.name in prompts}),
+        key_points=Named({tag.name: _labels(tag) or shared for tag in work if _shape(tag) == "keypoint"}),
+        classes=list({name_of(label): label for tag in holders for label in _labels(tag)}.values()),
+        images=[image for image in images if image.name in drawn_on],
+        only_rectangles={_shape(tag) for tag in work} & {*OUTPUT_KINDS, "ellipse"} <= {"rectangle"},
     )
 
 
@@ -121,48 +115,17 @@ def converter_config(controls: Controls, emitted: Mapping[str, Emitted], classes
     for name in sorted(emitted, key=lambda name: list(TAGS).index(emitted[name])):
         tag = ElementTree.SubElement(root, TAGS[emitted[name]], name=name, toName="image")
         if emitted[name] == "keypoint":
-            tag.extend(ElementTree.Element("Label", dict(label)) for label in controls.key_points.get(name, ()))
+            tag.extend(ElementTree.Element("Label", dict(label)) for label in controls.key_points[name])
         else:
             tag.extend(ElementTree.Element("Label", dict(label)) for label in labels)
             labels = []
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _prompts(xml: str, controls: Sequence[ElementTree.Element]) -> set[str]:
-    try:
-        found = set(parse_label_config(xml).prompts)
-        answers_clicks = True
-    except InvalidLabelConfig:
-        found = set()
-        answers_clicks = False
-    for control in controls:
-        said = control.get("smart", "").strip().lower()
-        unasked = answers_clicks and said != "false" and _kind(control) in _PROMPTS_UNASKED
-        if unasked or (said == "true" and _kind(control) in _PROMPTS):
-            found.add(control.get("name", ""))
-    found -= {
-        control.get("name", "") for control in controls if control.get(OUTPUT_ATTRIBUTE, "").strip() == OUTPUT_VALUE
-    }
-    for image in {target for control in controls for target in _targets(control)}:
-        able = [control for control in controls if image in _targets(control) and _kind(control) in _OUTPUTS]
-        if able and all(control.get("name") in found for control in able):
-            output = min(able, key=lambda control: _OUTPUTS.index(_kind(control)))
-            found.remove(output.get("name", ""))
-    return found
-
-
-def _targets(control: ElementTree.Element) -> list[str]:
-    return [name.strip() for name in control.get("toName", "").split(",")]
-
-
-def _kind(control: ElementTree.Element) -> str:
+def _shape(tag: ConfigTag) -> str:
     """<RectangleLabels> and <Rectangle> → rectangle."""
-    return control.tag.lower().removesuffix("labels")
+    return tag.kind.removesuffix("labels")
 
 
-def _labels(control: ElementTree.Element) -> list[ElementTree.Element]:
-    return [
-        label
-        for label in control.iter("Label")
-        if name_of(label.attrib) and not label.get("value", "").startswith("$")
-    ]
+def _labels(tag: ConfigTag) -> list[Label]:
+    return [label for label in tag.labels if name_of(label) and not label.get("value", "").startswith("$")]

@@ -76,13 +76,14 @@ class Items:
             read = read_regions(annotation["result"])
             self.answers += read.answers
             faults += read.unreadable
-            places: dict[Place, list[Region]] = {place: [] for place in self._places(task)}
+            addresses = {(name, page): url for name, page, url in self._controls.shown(task.get("data"))}
+            places: dict[Place, list[Region]] = {place: [] for place in addresses}
             for region in read.regions:
                 places.setdefault((region.image, region.page), []).append(region)
             for place, regions in places.items():
                 results = list(self._results(regions, faults))
                 size = (regions[0].width, regions[0].height) if regions else None
-                image = self._image(task, annotation, place, rank)
+                image = self._image(task, annotation, place, addresses.get(place, ""), rank)
                 items.append(self._item(image, annotation, results, place, len(places) > 1))
                 self.images.append(image)
                 self.coco_images.append(CocoImage(image.name, size))
@@ -109,7 +110,7 @@ class Items:
             )
 
     def _results(self, regions: list[Region], faults: list[str]) -> Iterator[Json]:
-        boxes = self._controls.only_rectangles or bool(self._controls.key_points)
+        boxes = self._controls.only_rectangles or bool(self._controls.key_points.known)
         found: dict[str, list[tuple[Json, dict[str, Any] | None]]] = {}
         for region in regions:
             try:
@@ -142,25 +143,13 @@ class Items:
             self.masks += [] if is_point else [code]
             yield result
 
-    def _places(self, task: Json) -> Iterator[Place]:
-        for name, key in self._controls.images.items():
-            value = task.get("data", {}).get(key)
-            if isinstance(value, list):
-                yield from ((name, page) for page in range(len(value)))
-            elif isinstance(value, str):
-                yield (name, 0)
-
-    def _image(self, task: Json, annotation: Json, place: Place, rank: int) -> Image:
-        name, page = place
-        value = task.get("data", {}).get(self._controls.images.get(name))
-        pages = value if isinstance(value, list) else [value]
-        address = pages[page] if page < len(pages) and isinstance(pages[page], str) else ""
+    def _image(self, task: Json, annotation: Json, place: Place, address: str, rank: int) -> Image:
         # In COCO's list an image may stand several times; a file of labels is there once.
         seen = (task["id"], *place)
         key = (address or seen) if self._format == "coco" else (*seen, annotation["id"])
         known = self._names.of(key, address, f"annotation-{annotation['id']}" if rank else f"task-{task['id']}")
         shown = "" if address[:5].lower() == "data:" else address
-        return Image(known, int(task["id"]), int(annotation["id"]), page, shown)
+        return Image(known, int(task["id"]), int(annotation["id"]), place[1], shown)
 
     def _item(self, image: Image, annotation: Json, results: list[Json], place: Place, several: bool) -> Json:
         # What is there the converter neither looks for in its own folders nor asks a server for.

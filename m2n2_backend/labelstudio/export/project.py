@@ -14,6 +14,7 @@ from typing import Any
 
 from m2n2_backend.errors import ExportError
 from m2n2_backend.labelstudio.client import LabelStudioClient
+from m2n2_backend.labelstudio.contract.label_config.names import Named
 from m2n2_backend.labelstudio.export.controls import converter_config, read_controls
 from m2n2_backend.labelstudio.export.items import Items
 from m2n2_backend.labelstudio.export.names import write_table
@@ -150,7 +151,7 @@ class ProjectExport:
             sizeless = complete_coco(files, items.coco_images, items.masks) if self._format == "coco" else 0
             if self._format != "json":
                 write_table(files, items.images)
-                summary.written = written(files, self._format, pose=bool(self._controls.key_points))
+                summary.written = written(files, self._format, pose=bool(self._controls.key_points.known))
             for path in files.iterdir():
                 path.rename(self._out / path.name)
         except OSError as error:
@@ -211,7 +212,7 @@ class ProjectExport:
             yield from self._controls.warnings
 
 
-def prompts_told(prompts: Mapping[str, int], tags: Mapping[str, str]) -> str:
+def prompts_told(prompts: Mapping[str, int], tags: Named[str]) -> str:
     """How many saved prompts there are of each control."""
     return ", ".join(f'{count} of <{tags[name]} name="{name}">' for name, count in sorted(prompts.items()))
 

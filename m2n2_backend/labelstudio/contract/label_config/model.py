@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config.controls import Target
 from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
-from m2n2_backend.labelstudio.contract.label_config.task_value import INDEX, as_written, at
-
-_LONGEST_NAME = 200
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+from m2n2_backend.labelstudio.contract.label_config.names import Named
+from m2n2_backend.labelstudio.contract.label_config.task_value import as_written, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +79,16 @@ class LabelConfig:
         self.images = tuple(images)
         self.problems = tuple(problems)
         self.warnings = tuple(warnings)
-        self._prompts: dict[str, list[ImageTag]] = {}
+        prompts: dict[str, list[ImageTag]] = {}
         for image in images:
             for control in image.prompts:
-                self._prompts.setdefault(control.name, []).append(image)
+                prompts.setdefault(control.name, []).append(image)
+        self._prompts = Named(prompts)
 
     @property
     def prompts(self) -> frozenset[str]:
         """The names of the smart controls, as they are written in the config."""
-        return frozenset(map(as_written, self._prompts))
+        return frozenset(map(as_written, self._prompts.known))
 
     def require_sound(self) -> None:
         """Refuse a config some of whose prompts could not be answered.
@@ -103,7 +101,7 @@ class LabelConfig:
 
     def is_prompt(self, from_name: object) -> bool:
         """Whether a region of this name is a prompt."""
-        return isinstance(from_name, str) and next(self._on(from_name), None) is not None
+        return from_name in self._prompts
 
     def shown(self, from_name: str, to_name: str | None) -> ShownImage:
         """The image that a prompt is drawn on.
@@ -115,7 +113,7 @@ class LabelConfig:
         Raises:
             InvalidRequest: The config has no such smart control, or it is not on this image.
         """
-        known = list(self._on(from_name))
+        known = [ShownImage(image, index) for images, index in self._prompts.find(from_name) for image in images]
         if not known:
             names = ", ".join(sorted(self.prompts)) or "no prompts"
             raise InvalidRequest(
@@ -145,11 +143,3 @@ class LabelConfig:
                 for page in range(1) if is_first else range(1, len(pages)):
                     if page < len(pages) and isinstance(address := pages[page], str) and address:
                         yield ShownImage(image, index), page, address
-
-    def _on(self, from_name: str) -> Iterator[ShownImage]:
-        """The images of a control; its name may hold the index of a ``<Repeater>``."""
-        yield from (ShownImage(image) for image in self._prompts.get(from_name, ()))
-        if len(from_name) <= _LONGEST_NAME:
-            for digits in _NUMBER.finditer(from_name):
-                name = from_name[: digits.start()] + INDEX + from_name[digits.end() :]
-                yield from (ShownImage(image, int(digits[0])) for image in self._prompts.get(name, ()))

@@ -38,20 +38,26 @@ def parse_label_config(xml: str) -> LabelConfig:
             could be answered; the message names the line to add.
     """
     tags = read_tags(xml)
-    found = [tag for tag in tags if tag.kind == "image"]
-    if not found:
-        raise InvalidLabelConfig('the labeling config has no image: add <Image name="image" value="$image"/>')
     controls = [tag for tag in tags if tag.kind in _DRAWN or tag.kind == _GROUP]
     _require_one_output(controls)
-    only = found[0].name if len(_objects(tags)) == 1 else None
-    on_image = {tag.name: [one for one in controls if tag.name in _to_names(one, only)] for tag in found}
-    images = [_image(tag, on_image[tag.name]) for tag in found]
-    _require_prompts_and_outputs(images, on_image)
+    images = images_of(tags)
+    _require_prompts_and_outputs(images, controls)
     return LabelConfig(
         images,
         problems=tuple(problems_of(images, tags)),
         warnings=tuple(warnings_of(images, {one.name for one in controls if is_smart(one)})),
     )
+
+
+def images_of(tags: Sequence[ConfigTag]) -> list[ImageTag]:
+    """The images of a config with the controls on them, whether clicks on them could be answered or not."""
+    controls = [tag for tag in tags if tag.kind in _DRAWN or tag.kind == _GROUP]
+    only = next((tag.name for tag in tags if tag.kind == "image"), None) if len(_objects(tags)) == 1 else None
+    return [
+        _image(tag, [one for one in controls if tag.name in to_names(one, only)])
+        for tag in tags
+        if tag.kind == "image"
+    ]
 
 
 def is_smart(tag: ConfigTag) -> bool:
@@ -68,8 +74,8 @@ def _objects(tags: Iterable[ConfigTag]) -> list[ConfigTag]:
     ]
 
 
-def _to_names(tag: ConfigTag, only: str | None) -> list[str]:
-    """The images of a control; the editor fills in the only one."""
+def to_names(tag: ConfigTag, only: str | None = None) -> list[str]:
+    """The images of a control; the editor fills in the only one where none is written."""
     written = tag.attributes.get("toname", "")
     return [name.strip() for name in written.split(",")] if written else [only] if only else []
 
@@ -133,8 +139,8 @@ def _renamed(image: ImageTag) -> str | None:
 
 def _require_one_output(controls: Iterable[ConfigTag]) -> None:
     marked = [one for one in controls if _is_marked(one)]
-    images = [name for one in marked for name in _to_names(one, "")]
-    labels = [(name, label.sent) for one in marked for name in _to_names(one, "") for label in _control(one).labels]
+    images = [name for one in marked for name in to_names(one)]
+    labels = [(name, label.sent) for one in marked for name in to_names(one) for label in _control(one).labels]
     is_one = len(images) == len(set(images)) or (bool(labels) and len(labels) == len(set(labels)))
     if not is_one or any(one.kind.removesuffix("labels") not in OUTPUT_KINDS for one in marked):
         raise InvalidLabelConfig(
@@ -142,7 +148,7 @@ def _require_one_output(controls: Iterable[ConfigTag]) -> None:
         )
 
 
-def _require_prompts_and_outputs(images: Sequence[ImageTag], on_image: dict[str, list[ConfigTag]]) -> None:
+def _require_prompts_and_outputs(images: Sequence[ImageTag], controls: Sequence[ConfigTag]) -> None:
     """Refuse a config in which no image has both.
 
     Raises:
@@ -150,11 +156,14 @@ def _require_prompts_and_outputs(images: Sequence[ImageTag], on_image: dict[str,
     """
     if any(image.prompts and image.outputs for image in images):
         return
+    if not images:
+        raise InvalidLabelConfig('the labeling config has no image: add <Image name="image" value="$image"/>')
     first = next((image for image in images if image.outputs), None)
     if first is None:
         first = next((image for image in images if image.prompts), images[0])
         raise InvalidLabelConfig(first.lacks_output)
-    plain = next((one for one in on_image[first.name] if one.kind.removesuffix("labels") in POINTERS), None)
+    pointers = (one for one in controls if one.kind.removesuffix("labels") in POINTERS)
+    plain = next((one for one in pointers if first.name in to_names(one, first.name)), None)
     if plain is not None:
         raise InvalidLabelConfig(f'no control prompts for masks: write smart="true" in {plain}')
     raise InvalidLabelConfig(
