@@ -31,10 +31,10 @@ def problems_of(images: Sequence[ImageTag], tags: Sequence[ConfigTag]) -> Iterat
         for name in to_name.split(",") if to_name else ():
             if name.strip() not in names:
                 yield f'{tag} has toName="{as_written(name.strip())}", but the config has no tag of that name there'
-    shared = Counter(str(control) for image in images for control in image.prompts)
+    shared = Counter(str(control) for image in images for control in (*image.prompts, *image.groups))
     for control, number in shared.items():
         if number > 1:
-            yield f"Label Studio (1.23.2) has no tool for {control} on {number} images: each needs its own"
+            yield f"Label Studio (1.23.2) cannot use {control} on {number} images: each needs its own"
     for image in images:
         if image.prompts:
             yield from _of_image(image)
