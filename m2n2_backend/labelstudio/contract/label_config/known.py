@@ -25,7 +25,7 @@ class LabelConfigs:
         """Set up the memory.
 
         Args:
-            most_chars: Of the texts behind what is kept.
+            most_chars: The most characters of all texts whose models are kept.
         """
         self._known: LRUCache[bytes, tuple[int, LabelConfig | str]]
         self._known = LRUCache(most_chars, getsizeof=lambda known: known[0])

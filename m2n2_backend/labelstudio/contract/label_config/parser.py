@@ -126,7 +126,7 @@ def _control(tag: ConfigTag) -> Control:
 
 
 def _renamed(image: ImageTag) -> str | None:
-    """The only label there is for masks, if the prompts' labels are none of the masks' classes."""
+    """The only label there is for masks, if the prompts' labels are not classes of masks."""
     if len(image.outputs) != 1 or any(one.task_labels for one in (*image.prompts, *image.holders)):
         return None
     names = {label.sent for holder in image.holders for label in holder.labels}

@@ -37,7 +37,7 @@ class TaskValue:
 
         Args:
             data: The task's data, an object of JSON.
-            index: Of the ``<Repeater>``, where the tag stands in one.
+            index: The index of the ``<Repeater>``, where the tag stands in one.
         """
         text = at(self.text, index)
         if _VARIABLE.fullmatch(text):
