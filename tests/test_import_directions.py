@@ -26,7 +26,7 @@ ALLOWED = {
     "cores": set(),
     "overlay": {"prompts"},
     "settings": {"errors", "m2n2"},  # the method as the product runs it
-    "m2n2": BASE | {"overlay"},
+    "m2n2": BASE | {"images", "overlay"},
     "backbones": BASE | {"m2n2", "settings"},
     "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},

@@ -52,12 +52,6 @@ def format_of(data: bytes) -> str | None:
     return "BMP" if data[:2] == b"BM" and data[6:10] == bytes(4) else None
 
 
-def is_web_page(data: bytes) -> bool:
-    """Whether a file is HTML, such as a login page in place of an image."""
-    found = _MARKUP.match(_text_of(data))
-    return found is not None and found[1].lower() in _PAGE
-
-
 def refusal(data: bytes, formats: tuple[str, ...]) -> str:
     """What a file is that no decoder is opened for, and what to do with it.
 
