@@ -9,7 +9,7 @@ import httpx
 # Not more of them: two at the start of a path would lead to another host.
 _PATH = re.compile(r"[/\\](?![/\\])")
 _START = re.compile(r"(https?):[/\\]{2}(?![/\\])", re.IGNORECASE)
-_ESCAPED = re.compile(rb"%5c", re.IGNORECASE)
+_BACKSLASH = re.compile(rb"\\|%5c", re.IGNORECASE)
 
 
 def as_browsers_read(url: str) -> str:
@@ -28,5 +28,5 @@ def as_browsers_read(url: str) -> str:
 
 
 def with_slashes(url: httpx.URL) -> httpx.URL:
-    """The address with slashes for escaped backslashes (``%5C``), as who wrote them on Windows meant them."""
-    return url.copy_with(raw_path=_ESCAPED.sub(b"/", url.raw_path))
+    """The address with slashes for escaped backslashes (``%5C``) and those of its query, as Windows means them."""
+    return url.copy_with(raw_path=_BACKSLASH.sub(b"/", url.raw_path))
