@@ -23,7 +23,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "GIF of 4 gigapixels": (resized(saved("GIF"), 6, "<HH", 65_535, 65_535), "413 image has 65535x65535 pixels"),
     "WebP of 268 megapixels": (
         resized(saved("WEBP", lossless=True), 21, "<HH", 0xFFFF, 0xFFFF),
-        f"413 image has too many pixels, {ALLOWED}",
+        f"413 image has 16384x16384 pixels, {ALLOWED}",
     ),
     "JPEG of 20,000 scans": (jpeg_of_many_scans(), "413 JPEG with more than 100 scans"),
     "BMP of run lengths": (saved("BMP")[:30] + b"\1\0\0\0" + saved("BMP")[34:], "422 run-length encoded BMP"),

@@ -5,27 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from m2n2_backend.errors import ImageTooLarge, InvalidImage, M2N2Error
 from m2n2_backend.images import avif, jpeg, png
-from m2n2_backend.images.kinds import format_of, refusal
+from m2n2_backend.images.kinds import format_of, refusal, webp_size
 from m2n2_backend.images.pixels import rgb_of_image
 from m2n2_backend.tiff_tags import bytes_of_tags, numbers
 
@@ -50,16 +39,6 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-
-# Opened without ``Image.open``: it refuses what is beyond Pillow's own limit, a variable of the whole process.
-_PLUGINS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
 }
 
 
@@ -140,22 +119,24 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[_Opened]:
     kind = format_of(data)
     if kind is None:
         raise InvalidImage(refusal(data, FORMATS))
+    # Pillow's own limit is a variable of the whole process, and lower than ours may be set; ours holds in its place.
+    Image.MAX_IMAGE_PIXELS = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if kind == "WEBP":
+                _require_few_pixels(webp_size(data), max_pixels)  # opening it takes memory for all of them
             opened = _OPENERS.get(kind, _open)(data, kind)
             with opened.image:
-                for width, height in (opened.image.size, opened.size):
-                    if width * height > max_pixels:
-                        raise _too_large(f"image has {width}x{height} pixels", max_pixels)
+                _require_few_pixels(opened.image.size, max_pixels)
+                _require_few_pixels(opened.size, max_pixels)
                 yield opened
     except M2N2Error:
         raise
-    except Image.DecompressionBombError as error:
-        # Some plugins look at Pillow's own limit by themselves.
-        if (Image.MAX_IMAGE_PIXELS or 0) * 2 >= max_pixels:
-            raise _too_large("image has too many pixels", max_pixels) from error
-        raise ImageTooLarge(f"Pillow reads no {kind} file this large: save it as PNG or JPEG") from error
+    except UnidentifiedImageError as error:
+        raise InvalidImage(
+            f"{kind} image cannot be decoded: its header may be cut off or damaged, save it again"
+        ) from error
     except Exception as error:
         # A damaged file may raise nearly anything in a decoder: OSError, struct.error, IndexError, …
         raise InvalidImage(
@@ -165,7 +146,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[_Opened]:
 
 def _open(data: bytes, kind: str) -> _Opened:
     """As it lies: browsers turn no WebP, whatever its EXIF data say."""
-    image = _PLUGINS[kind](io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=(kind,))
     return _Opened(image, image.size)
 
 
@@ -214,12 +195,10 @@ def _open_tiff(data: bytes, kind: str) -> _Opened:
 def _open_avif(data: bytes, kind: str) -> _Opened:
     if not features.check("avif"):
         raise InvalidImage("this server's Pillow cannot read AVIF: install Pillow 11.3 or later, or save it as PNG")
-    from PIL import AvifImagePlugin
-
-    image = AvifImagePlugin.AvifImageFile(io.BytesIO(avif.essentials(data)))
+    opened = _open(avif.essentials(data), kind)
     # What Pillow found among the properties.
-    exif = bytes(image.info.get("exif", b"")).removeprefix(b"Exif\0\0")
-    return _Opened(image, image.size, int(numbers(exif).get(_ORIENTATION, 1)))
+    exif = bytes(opened.image.info.get("exif", b"")).removeprefix(b"Exif\0\0")
+    return replace(opened, orientation=int(numbers(exif).get(_ORIENTATION, 1)))
 
 
 _OPENERS = {
@@ -231,8 +210,11 @@ _OPENERS = {
 }
 
 
-def _too_large(found: str, max_pixels: int) -> ImageTooLarge:
-    return ImageTooLarge(f"{found}, at most {max_pixels} allowed (M2N2_MAX_IMAGE_PIXELS)")
+def _require_few_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageTooLarge(
+            f"image has {size[0]}x{size[1]} pixels, at most {max_pixels} allowed (M2N2_MAX_IMAGE_PIXELS)"
+        )
 
 
 def _loaded(opened: _Opened, data: bytes) -> Image.Image:
@@ -245,7 +227,7 @@ def _loaded(opened: _Opened, data: bytes) -> Image.Image:
         if image.format == "TIFF":
             raise  # which no browser shows
         if image.format == "JPEG":
-            image = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg.completed(jpeg.essentials(data)[0])))
+            image = _open(jpeg.completed(jpeg.essentials(data)[0]), "JPEG").image
             with contextlib.suppress(Exception):
                 image.load()
         # Pillow keeps what it has decoded, and would try again if there were tiles left.

@@ -52,6 +52,16 @@ def format_of(data: bytes) -> str | None:
     return "BMP" if data[:2] == b"BM" and data[6:10] == bytes(4) else None
 
 
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a WebP's first chunk names, each in 14 bits or in 24 (RFC 9649); of a broken one, any."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
 def refusal(data: bytes, formats: tuple[str, ...]) -> str:
     """What a file is that no decoder is opened for, and what to do with it.
 
