@@ -256,7 +256,7 @@ def _check_box(box: Box, width: int, height: int) -> None:
 def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
     """A part may lie outside, as a turned rectangle's corner does."""
     try:
-        xs, ys = np.array(polygon.points, np.float64).reshape(-1, 2).T
+        xs, ys = np.array(polygon.points, np.float64).reshape(len(polygon.points), 2).T
     except (TypeError, ValueError) as error:
         raise InvalidPrompt(f"the corners of a Polygon are pairs of numbers (x, y): {error}") from error
     if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):

@@ -153,10 +153,9 @@ def cut_off() -> dict[str, tuple[bytes, bytes]]:
     baseline, progressive = (encoded("JPEG", noise, quality=95, progressive=each) for each in (False, True))
     image = encoded("PNG", noise)
     return {
-        **{
-            f"{kind} cut off": (_cut(encoded(kind, noise), 0.6), encoded(kind, noise))
-            for kind in ("PNG", "GIF", "BMP")
-        },
+        "PNG cut off": (_cut(image, 0.6), image),
+        "BMP cut off": (_cut(encoded("BMP", noise), 0.6), encoded("BMP", noise)),
+        "GIF cut off": (_cut(encoded("GIF", noise, interlace=0), 0.6), encoded("GIF", noise, interlace=0)),
         "PNG of too few rows": (_rows(image, 0.5), image),
         "JPEG cut off": (_cut(baseline, 0.6), baseline),
         "JPEG without an end": (baseline[:-2], baseline),
@@ -173,3 +172,11 @@ def _rows(image: bytes, share: float) -> bytes:
     length = int.from_bytes(image[start - 4 : start], "big")
     rows = zlib.decompress(image[start + 4 : start + 4 + length])
     return image[: start - 4] + chunk(b"IDAT", zlib.compress(_cut(rows, share))) + chunk(b"IEND", b"")
+
+
+def color_of_16_bits() -> bytes:
+    """A PNG whose upper bytes are :func:`pixels`."""
+    rows = (pixels().astype(np.uint16) * 256 + 77).astype(">u2")
+    header = struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
