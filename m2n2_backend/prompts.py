@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
 
+_FARTHEST = 50_000
+
 
 @dataclass(frozen=True, slots=True)
 class Click:
     """A prompt point.
 
     Attributes:
-        x: Column in pixels of the natural (EXIF-transposed) image, 0 ≤ x < width; the pixel's index.
-        y: Row in pixels, 0 ≤ y < height.
+        x: Column in pixels of the natural (EXIF-transposed) image, 0 ≤ x < width; the pixel's index. A float is
+            rounded down to the pixel it lies in.
+        y: Row in pixels, 0 ≤ y < height; likewise.
         positive: True for foreground (y_i = 1 in the paper), False for background.
     """
 
@@ -29,10 +33,15 @@ class Click:
     y: int
     positive: bool = True
 
+    def __post_init__(self) -> None:
+        _round_down(self, "x", "y")
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
     """A box prompt: the object lies inside.
+
+    Floats are rounded down.
 
     Attributes:
         x0: Left column, inclusive.
@@ -45,6 +54,9 @@ class Box:
     y0: int
     x1: int
     y1: int
+
+    def __post_init__(self) -> None:
+        _round_down(self, "x0", "y0", "x1", "y1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +81,14 @@ class Scribble:
 
     @staticmethod
     def of(mask: NDArray[np.bool_], positive: bool = True) -> Scribble:
-        """The scribble that covers the pixels of a mask, bool [H, W].
+        """The scribble that covers the pixels of a mask, bool [H, W]; of another type, those that are not 0.
 
         Raises:
-            InvalidPrompt: The mask is empty.
+            InvalidPrompt: The mask is empty, or has no rows and columns.
         """
+        mask = np.asarray(mask).astype(np.bool_)
+        if mask.ndim != 2:
+            raise InvalidPrompt(f"the mask of a scribble has the shape [H, W], not {list(mask.shape)}")
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not rows.size:
             raise InvalidPrompt("the scribble covers no pixel")
@@ -86,9 +101,15 @@ class Scribble:
         """A stroke of ``width`` pixels through points (x, y); what lies left of the image or above it is cut off.
 
         Raises:
-            InvalidPrompt: No pixel is left.
+            InvalidPrompt: No pixel is left, or a point is not two finite numbers.
         """
-        line = np.array(points, np.int32).reshape(-1, 2)
+        try:
+            places = np.floor(np.array(points, np.float64).reshape(-1, 2))
+        except (TypeError, ValueError) as error:
+            raise InvalidPrompt(f"the points of a scribble are pairs of numbers (x, y): {error}") from error
+        if not (np.abs(places) <= _FARTHEST).all():
+            raise InvalidPrompt(f"a point of the scribble is not within {_FARTHEST} pixels of the image's corner")
+        line = places.astype(np.int32)
         canvas = np.zeros((np.maximum(line.max(axis=0), 0) + width)[::-1] if line.size else (0, 0), np.uint8)
         cv2.polylines(canvas, [line], isClosed=False, color=1, thickness=width)
         return Scribble.of(canvas.view(np.bool_), positive)
@@ -111,6 +132,11 @@ class Polygon:
     """
 
     points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        # A list of lists is as good, but has no hash.
+        with contextlib.suppress(TypeError, ValueError):
+            object.__setattr__(self, "points", tuple((float(x), float(y)) for x, y in self.points))
 
     @staticmethod
     def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Polygon:
@@ -184,21 +210,42 @@ class Prompts:
         """
         for click in self.clicks:
             if isinstance(click, Click):
+                _require_pixels(click, "x", "y")
+                if click.positive not in (True, False):
+                    raise InvalidPrompt(f"positive of a Click is True or False, not {click.positive!r}")
                 words, inside = f"click ({click.x}, {click.y})", 0 <= click.x < width and 0 <= click.y < height
-            else:
+            elif isinstance(click, Scribble):
                 words = f"scribble at ({click.x0}, {click.y0})"
                 inside = click.x0 >= 0 and click.y0 >= 0
                 inside &= click.x0 + click.width <= width and click.y0 + click.height <= height
+            else:
+                raise InvalidPrompt(f"a prompt is a Click or a Scribble, not {type(click).__name__}")
             if not inside:
                 raise InvalidPrompt(f"{words} is outside the {width}x{height} image")
         for box in self.boxes:
             if isinstance(box, Box):
                 _check_box(box, width, height)
-            else:
+            elif isinstance(box, Polygon):
                 _check_polygon(box, width, height)
+            else:
+                raise InvalidPrompt(f"a box is a Box or a Polygon, not {type(box).__name__}")
+
+
+def _round_down(prompt: Click | Box, *names: str) -> None:
+    """Make pixels of numbers of any kind; what is not finite is refused where the prompt meets its image."""
+    for name in names:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            object.__setattr__(prompt, name, int(math.floor(getattr(prompt, name))))  # noqa: RUF046 - of PyTorch
+
+
+def _require_pixels(prompt: Click | Box, *names: str) -> None:
+    for name in names:
+        if not isinstance(value := getattr(prompt, name), int):
+            raise InvalidPrompt(f"{name} of a {type(prompt).__name__} is a finite number, not {value!r}")
 
 
 def _check_box(box: Box, width: int, height: int) -> None:
+    _require_pixels(box, "x0", "y0", "x1", "y1")
     words = f"box ({box.x0}, {box.y0}, {box.x1}, {box.y1})"
     if box.x1 <= box.x0 or box.y1 <= box.y0:
         raise InvalidPrompt(f"{words} is empty")
@@ -208,7 +255,10 @@ def _check_box(box: Box, width: int, height: int) -> None:
 
 def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
     """A part may lie outside, as a turned rectangle's corner does."""
-    xs, ys = np.array(polygon.points, np.float64).reshape(-1, 2).T
+    try:
+        xs, ys = np.array(polygon.points, np.float64).reshape(len(polygon.points), 2).T
+    except (TypeError, ValueError) as error:
+        raise InvalidPrompt(f"the corners of a Polygon are pairs of numbers (x, y): {error}") from error
     if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
         raise InvalidPrompt("a polygon needs three corners or more")
     if np.ptp(xs) <= 0 or np.ptp(ys) <= 0:

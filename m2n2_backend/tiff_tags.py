@@ -1,10 +1,14 @@
-"""What reading the tags of a TIFF would cost; EXIF data are one."""
+"""The tags of a TIFF, as cheap as they can be read; EXIF data are one."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_BYTE, _SHORT, _LONG, _RATIONAL = 1, 3, 4, 5
+
+_SUBDIRECTORY = 0x8769  # EXIF's own tags
 
 
 def bytes_of_tags(tiff: bytes) -> int:
@@ -15,16 +19,59 @@ def bytes_of_tags(tiff: bytes) -> int:
     Args:
         tiff: A whole file, as it begins with ``II`` or ``MM``; a broken one refers to nothing.
     """
-    order = ">" if tiff[:2] == b"MM" else "<"
-    is_big = tiff[2:4] in (b"+\0", b"\0+")
-    offset, count, entry = ("8xQ", "Q", "HHQ8x") if is_big else ("4xI", "H", "HHI4x")
+    return sum(_SIZES.get(kind, 1) * count for _, kind, count, _ in _entries(tiff, None))
+
+
+def numbers(tiff: bytes) -> dict[int, float]:
+    """The first number of each tag of a TIFF's first directory, and of the directory of EXIF that it points to.
+
+    Args:
+        tiff: As above; tags that hold no positive number, or lie outside of the file, are left out.
+    """
+    found = dict(_numbers(tiff, None))
+    if _SUBDIRECTORY in found:
+        found.update(_numbers(tiff, int(found[_SUBDIRECTORY])))
+    return found
+
+
+def _numbers(tiff: bytes, start: int | None) -> Iterator[tuple[int, float]]:
+    order = _order(tiff)
+    for tag, kind, count, at in _entries(tiff, start):
+        try:
+            if kind == _RATIONAL and count:
+                # Too large for its place in the directory of a TIFF, but not of a BigTIFF.
+                place = at if _is_big(tiff) and count == 1 else struct.unpack_from(f"{order}I", tiff, at)[0]
+                above, below = struct.unpack_from(f"{order}II", tiff, place)
+                yield tag, above / below
+            elif (letter := {_BYTE: "B", _SHORT: "H", _LONG: "I"}.get(kind)) and count:
+                if count * _SIZES[kind] > (8 if _is_big(tiff) else 4):
+                    (at,) = struct.unpack_from(order + ("Q" if _is_big(tiff) else "I"), tiff, at)
+                yield tag, float(struct.unpack_from(order + letter, tiff, at)[0])
+        except (struct.error, ZeroDivisionError):
+            continue
+
+
+def _entries(tiff: bytes, start: int | None) -> Iterator[tuple[int, int, int, int]]:
+    """Tag, type, count and the place of its value, for each entry of a directory; None is the first one."""
+    order = _order(tiff)
+    offset, count, entry = ("8xQ", "Q", "HHQ") if _is_big(tiff) else ("4xI", "H", "HHI")
     try:
-        (start,) = struct.unpack_from(order + offset, tiff)
+        if start is None:
+            (start,) = struct.unpack_from(order + offset, tiff)
         (tags,) = struct.unpack_from(order + count, tiff, start)
     except struct.error:
-        return 0
+        return
     start += struct.calcsize(order + count)
-    size = struct.calcsize(order + entry)
+    value = struct.calcsize(order + entry)
+    size = value + (8 if _is_big(tiff) else 4)
     there = min(tags, max(0, len(tiff) - start) // size)
-    entries = struct.iter_unpack(order + entry, memoryview(tiff)[start : start + there * size])
-    return sum(_SIZES.get(kind, 1) * number for _, kind, number in entries)
+    for at in range(start, start + there * size, size):
+        yield (*struct.unpack_from(order + entry, tiff, at), at + value)
+
+
+def _order(tiff: bytes) -> str:
+    return ">" if tiff[:2] == b"MM" else "<"
+
+
+def _is_big(tiff: bytes) -> bool:
+    return tiff[2:4] in (b"+\0", b"\0+")

@@ -61,6 +61,8 @@ class FakeLabelStudio:
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
         self.kinds: dict[str, str] = {}
+        # What Content-Encoding says of a file; its bytes go out as they are.
+        self.encodings: dict[str, str] = {}
         # The server behind s3:// addresses, and the tasks it is closed to.
         self.bucket = ""
         self.denied_tasks: set[int] = set()
@@ -278,7 +280,6 @@ class FakeLabelStudio:
             "status": lambda: self._reply(to, int(rest[0]), b"", "text/plain"),
             "login": lambda: self._reply(to, 200, b"<html>Log in</html>", "text/html; charset=utf-8"),
             "announced": lambda: self._head(to, 200, {"Content-Length": str(10**12)}),
-            "gzip": lambda: self._head(to, 200, {"Content-Encoding": "gzip"}),
             "broken": lambda: to.wfile.write(b"no HTTP\r\n\r\n") and None,
             "endless": lambda: self._drip(to, b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536, seconds=0.0),
             "held": lambda: (self.held.wait(20), self._reply(to, 503, b"", "text/plain"))[1],
@@ -295,7 +296,8 @@ class FakeLabelStudio:
 
     def _found(self, to: BaseHTTPRequestHandler, name: str) -> None:
         file = self.files.get(name)
-        self._reply(to, 404 if file is None else 200, file or b"", self.kinds.get(name, "image/png"))
+        more = {"Content-Encoding": self.encodings[name]} if name in self.encodings else {}
+        self._reply(to, 404 if file is None else 200, file or b"", self.kinds.get(name, "image/png"), **more)
 
     def _versioned(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
         """As a bucket serves files: 304 to whoever names the version there is."""
@@ -318,8 +320,8 @@ class FakeLabelStudio:
     def _json(self, to: BaseHTTPRequestHandler, status: int, data: Any) -> None:
         self._reply(to, status, json.dumps(data).encode(), "application/json")
 
-    def _reply(self, to: BaseHTTPRequestHandler, status: int, body: bytes, kind: str) -> None:
-        self._head(to, status, {"Content-Type": kind, "Content-Length": str(len(body))})
+    def _reply(self, to: BaseHTTPRequestHandler, status: int, body: bytes, kind: str, **more: str) -> None:
+        self._head(to, status, {"Content-Type": kind, "Content-Length": str(len(body)), **more})
         to.wfile.write(body)
 
     @staticmethod

@@ -59,12 +59,12 @@ def test_lossy_formats_give_nearly_the_pixels_that_were_saved(kind: str) -> None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "AVIF"])
 def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     image = photograph(16, 8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(image, kind, exif=exif, **({"quality": 100} if kind == "JPEG" else {}))
+    data = encoded(image, kind, exif=exif, **({"quality": 100} if kind in ("JPEG", "AVIF") else {}))
     turned = np.asarray(image).astype(int)
     # as the EXIF standard names the places of row 0 and column 0
     turned = {
@@ -86,7 +86,7 @@ def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "orientation"),
-    [(kind, orientation) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for orientation in (1, 3, 6, 8)],
+    [(kind, orientation) for kind in FORMATS if kind not in ("BMP", "GIF") for orientation in (1, 3, 6, 8)],
 )
 def test_the_natural_size_is_that_of_the_decoded_pixels(kind: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -142,14 +142,6 @@ def test_a_constant_16_bit_image_is_black() -> None:
     assert (rgb == 0).all()
 
 
-def test_float_samples_that_are_not_numbers_do_not_spoil_the_rest() -> None:
-    samples = np.array([[0.0, 0.5], [1.0, np.nan]], np.float32)
-
-    rgb = decode_image(encoded(Image.fromarray(samples), "TIFF"), max_pixels=LIMIT)
-
-    assert rgb[:, :, 0].tolist() == [[0, 128], [255, 0]]
-
-
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_transparency_is_laid_on_white(kind: str) -> None:
     pixels = np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], np.uint8)
@@ -186,13 +178,15 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
     assert (decode_image(data, max_pixels=LIMIT) == (250, 0, 0)).all()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_a_truncated_file_is_an_invalid_image(kind: str, share: float) -> None:
+def test_a_file_that_was_cut_off_and_that_browsers_show_nothing_of_is_an_invalid_image(
+    kind: str, share: float
+) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     data = encoded(noise, kind)
 
-    with pytest.raises(InvalidImage):
+    with pytest.raises(InvalidImage, match="may be cut off"):
         decode_image(data[: int(len(data) * share)], max_pixels=LIMIT)
 
 
@@ -277,13 +271,6 @@ def test_tags_that_name_the_same_bytes_again_and_again_are_not_read(big: bool) -
         data = b"MM\0+\0\x08\0\0" + struct.pack(">QQ", 16, 1000) + entries + bytes(100_000)
     with pytest.raises(ImageTooLarge, match="tags"):
         natural_size(data, max_pixels=LIMIT)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_tags_that_name_the_same_bytes_are_not_read(kind: str) -> None:
-    exif = b"Exif\0\0" + tags_of_the_same_bytes(2000, 20_000)
-    with pytest.raises(ImageTooLarge, match="tags"):
-        natural_size(encoded(photograph(), kind, exif=exif), max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("data", [b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff\0\0"])

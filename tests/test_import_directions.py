@@ -29,7 +29,7 @@ ALLOWED = {
     "tls": {"errors"},
     "folders": set(),
     "settings": {"errors", "cache_home", "m2n2"},  # the method as the product runs it
-    "m2n2": BASE | {"overlay"},
+    "m2n2": BASE | {"images", "overlay"},
     "backbones": BASE | {"m2n2", "settings", "tls"},
     "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},

@@ -111,3 +111,61 @@ def test_a_label_studio_below_a_path_is_asked_there_once(studio: FakeLabelStudio
     with pytest.raises(ImageUnavailable, match="404"):
         media.fetch(ImageRef(path))
     assert studio.paths() == ["/studio/open/a.png"]
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/html; charset=utf-8", "text/plain", "application/json", ""])
+def test_the_bytes_decide_whatever_the_server_says_they_are(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio, kind: str
+) -> None:
+    media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    for server in (studio, elsewhere):
+        server.kinds["a.png"] = kind
+        assert media.fetch(ImageRef(f"{server.url}/file/a.png")).data == png()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_host_that_refuses_programs_is_not_taken_for_label_studio(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio, status: int
+) -> None:
+    media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    with pytest.raises(ImageUnavailable, match="refuses programs, or wants a login; upload the image") as caught:
+        media.fetch(ImageRef(f"{elsewhere.url}/status/{status}"))
+    assert "LABEL_STUDIO_URL" not in str(caught.value)
+
+
+def test_a_label_studio_that_the_settings_do_not_name_is_recognized_by_its_paths(elsewhere: FakeLabelStudio) -> None:
+    media = reader(None, None, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    with pytest.raises(ImageUnavailable, match=r"401 .* set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"):
+        media.fetch(ImageRef(f"{elsewhere.url}/data/upload/1/a.png"))
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("{url}\\open\\a.png", ["/open/a.png"]),
+        ("HTTP:\\\\{host}\\open/a.png", ["/open/a.png"]),
+        ("\\open\\a.png", ["/open/a.png"]),
+        ("{url}/open%5Ca.png", ["/open%5Ca.png", "/open/a.png"]),
+        ("/open%5ca.png", ["/open%5ca.png", "/open/a.png"]),
+        ("/file/a.png?path=b\\c", ["/file/a.png?path=b\\c"]),
+    ],
+)
+def test_backslashes_in_paths_are_slashes(studio: FakeLabelStudio, written: str, asked: list[str]) -> None:
+    url = written.replace("{url}", studio.url).replace("{host}", f"127.0.0.1:{studio.port}")
+    assert reader(studio, LEGACY).fetch(ImageRef(url)).data == png()
+    assert studio.paths() == asked
+
+
+def test_a_backslash_before_another_host_does_not_lead_there(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio
+) -> None:
+    url = f"{studio.url}\\@127.0.0.1:{elsewhere.port}/open/a.png"
+    with pytest.raises(ImageUnavailable, match="404"):
+        reader(studio, LEGACY).fetch(ImageRef(url))
+    assert elsewhere.requests == []
+
+
+def test_label_studio_is_asked_for_a_local_file_as_windows_writes_it(studio: FakeLabelStudio) -> None:
+    studio.files["sub/a.png"] = png()
+    assert reader(studio, LEGACY).fetch(ImageRef("/data/local-files/?d=sub\\a.png")).data == png()
+    assert studio.tokens("/data") == [f"Token {LEGACY}"] * 2

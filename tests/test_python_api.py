@@ -17,7 +17,7 @@ from transformers import ViTConfig, ViTModel
 
 import m2n2_backend
 from m2n2_backend import Box, Click, Method, Segmenter, load_backbone
-from m2n2_backend.errors import BackboneUnavailable, InvalidPrompt, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidPrompt, SettingsError
 from m2n2_backend.m2n2.upsample import cell_of_pixels
 
 DISK, GROUND = Click(22, 30), Click(45, 5, positive=False)
@@ -130,6 +130,59 @@ def test_a_segmentation_shows_object_clicks_and_boxes_over_the_photograph() -> N
     inside = segmentation.mask & (np.hypot(np.arange(60)[:, None] - 30, np.arange(90) - 22) > 4)
     assert (blue[inside] - red[inside]).mean() > (rgb[inside][:, 2].astype(int) - rgb[inside][:, 0]).mean() + 30
     assert (rgb == scene()).all()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.fromarray(scene()),
+        scene().astype(np.float32),
+        scene() / 255.0,
+        scene().tolist(),
+        torch.from_numpy(scene()).permute(2, 0, 1),
+        np.dstack([scene(), np.full(scene().shape[:2], 255, np.uint8)]),
+    ],
+)
+def test_a_photograph_may_come_in_other_forms(picture: Any) -> None:
+    segmenter = Segmenter(FakeBackbone())
+    expected = segmenter.segment(segmenter.encode(scene()), [DISK, GROUND])
+
+    found = segmenter.segment(segmenter.encode(picture), [DISK, GROUND])
+
+    assert (found.mask == expected.mask).all()
+    assert (found.overlay(picture) == expected.overlay(scene())).all()
+    assert (segmenter.attention(picture) == segmenter.attention(scene())).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 257.0, 16.0])
+def test_a_photograph_of_16_bits_with_a_hot_pixel_is_answered_like_one_of_8(scale: float) -> None:
+    segmenter = Segmenter(FakeBackbone())
+    gray = scene().mean(axis=2)
+    expected = segmenter.segment(segmenter.encode(gray.astype(np.uint8)), DISK).mask
+    wide = (gray * scale).astype(np.uint16)
+    wide[2, 80] = 65535
+
+    for picture in (wide, wide[..., None], wide.astype(np.float64), Image.fromarray(wide)):
+        mask = segmenter.segment(segmenter.encode(picture), DISK).mask
+        assert (mask & expected).sum() / (mask | expected).sum() > 0.9
+
+
+def test_one_click_needs_no_list_and_may_lie_between_pixels() -> None:
+    segmenter = Segmenter(FakeBackbone())
+    state = segmenter.encode(scene())
+    expected = segmenter.segment(state, [DISK], Box(4, 4, 44, 56)).mask
+
+    found = segmenter.segment(state, Click(DISK.x + 0.9, np.float32(DISK.y + 0.5)), Box(4.5, 4.2, 44.9, 56.7)).mask
+
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("picture", [None, "photograph.jpg", np.zeros((2, 60, 90, 3)), np.zeros((60, 90, 3), "c8")])
+def test_what_is_no_photograph_is_refused_before_the_model_runs(picture: Any) -> None:
+    backbone = FakeBackbone()
+    with pytest.raises(InvalidImage):
+        Segmenter(backbone).encode(picture)
+    assert backbone.calls == 0
 
 
 def test_a_session_needs_one_thread_and_no_process_of_its_own() -> None:

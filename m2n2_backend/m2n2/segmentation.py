@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
 from m2n2_backend.m2n2.refined import Step, distance_of
@@ -34,9 +36,9 @@ class Segmentation:
     score: float
     prompts: Prompts
 
-    def overlay(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Photograph, uint8 [H, W, 3] → a new image with object and prompts drawn over it, as ``imshow`` takes it."""
-        return draw_overlay(rgb, self.mask, self.prompts.clicks, self.prompts.boxes)
+    def overlay(self, picture: Any) -> NDArray[np.uint8]:
+        """The photograph that was encoded → a new image, uint8 [H, W, 3], with object and prompts drawn over it."""
+        return draw_overlay(rgb_of(picture), self.mask, self.prompts.clicks, self.prompts.boxes)
 
 
 def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) -> Segmentation:

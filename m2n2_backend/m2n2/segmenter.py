@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
+from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
@@ -69,20 +71,27 @@ class Segmenter:
         own = getattr(backbone, "band", WIDTH)
         self.band: float = own if self.method.band is None else self.method.band
 
-    def encode(self, rgb: NDArray[np.uint8]) -> ImageState:
+    def encode(self, picture: Any) -> ImageState:
         """Run the model and prepare for clicks: steps 1 and 2, and the JBU operator.
 
         Args:
-            rgb: uint8 [H, W, 3].
-        """
-        return self.prepare(self.extract(rgb))
+            picture: A PIL image, uint8 [H, W, 3], or what else :func:`m2n2_backend.images.rgb_of` takes.
 
-    def extract(self, rgb: NDArray[np.uint8]) -> EncodedImage:
+        Raises:
+            InvalidImage: It is not a photograph.
+        """
+        return self.prepare(self.extract(picture))
+
+    def extract(self, picture: Any) -> EncodedImage:
         """Run the model: the part of ``encode`` that is worth keeping on disk.
 
         Args:
-            rgb: uint8 [H, W, 3].
+            picture: As of ``encode``.
+
+        Raises:
+            InvalidImage: It is not a photograph.
         """
+        rgb = rgb_of(picture)
         features = self.backbone.features(rgb)
         return EncodedImage((rgb.shape[0], rgb.shape[1]), features, reduced(rgb, self.method.working_size))
 
@@ -124,13 +133,16 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment(
-        self, state: ImageState, clicks: Sequence[PointPrompt], box: Region | Sequence[Region] | None = None
+        self,
+        state: ImageState,
+        clicks: PointPrompt | Sequence[PointPrompt] = (),
+        box: Region | Sequence[Region] | None = None,
     ) -> Segmentation:
         """Steps 3 to 7, for each prefix of the prompts in turn if the method refines (see ``refined``).
 
         Args:
             state: Of the same segmenter.
-            clicks: And scribbles, in pixels of the photograph; each computes a map once per image.
+            clicks: One or several, also scribbles, in pixels of the photograph; each computes a map once per image.
             box: Or polygon: the object lies inside, or a part of it in each of several; needs ``relation="markov"``.
 
         Raises:
@@ -138,6 +150,7 @@ class Segmenter:
                 neither boxes nor scribbles, is asked for one.
         """
         height, width = state.size
+        clicks = (clicks,) if isinstance(clicks, PointPrompt) else clicks
         boxes = (box,) if isinstance(box, Region) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(width, height)
@@ -252,13 +265,13 @@ class Segmenter:
         return prompt_maps(self.method, state, [place_of(state, click)])[0]
 
     @torch.inference_mode()
-    def attention(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def attention(self, picture: Any) -> NDArray[np.float32]:
         """A, the weighted mean of the model's self-attentions (Eq. 3): float32 [n, n], rows sum to 1. Runs the model.
 
         Args:
-            rgb: uint8 [H, W, 3].
+            picture: As of ``encode``.
         """
-        return np.asarray(aggregate(self.backbone.features(rgb), self.backbone.device).cpu())
+        return np.asarray(aggregate(self.backbone.features(rgb_of(picture)), self.backbone.device).cpu())
 
     def transition_matrix(self, state: ImageState) -> NDArray[np.float32]:
         """P (Eq. 5 and IPF): float32 [n, n], rows and columns sum to 1; cells go row by row.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice, room_for_states
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
-from m2n2_backend.images import decode_image
+from m2n2_backend.images import DECODING, decode_image
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.segmentation import Segmentation
@@ -128,7 +128,7 @@ class Engine:
         self._tables = ByteCache[JointBilateral](in_memory // 2 - self._maps_limit)
         self._next_state = 0  # bytes that the next state is expected to take
         self._kernels: AbstractContextManager[object] = nullcontext()
-        fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}"
+        fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}, decoding {DECODING}"
         self.disk = open_store(settings, fingerprint)
 
     def warm_up(self, share: float = 1.0) -> None:

@@ -36,9 +36,18 @@ def backend(studio: rig.Studio) -> Iterator[rig.Backend]:
 
 
 @pytest.fixture(scope="session")
-def browser(studio: rig.Studio) -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
+    """The browser alone, for scenes without Label Studio."""
+    reason = rig.missing_browser()
+    if reason:
+        pytest.skip(reason)
     with rig.running_browser() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser(studio: rig.Studio, chromium: Browser) -> Browser:
+    return chromium
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,11 @@ def missing() -> str | None:
         return "E2E_LABEL_STUDIO names no Label Studio: `make e2e` installs one and sets it"
     if shutil.which(program) is None:
         return f"E2E_LABEL_STUDIO={program} is no program: `make e2e` installs it"
+    return missing_browser()
+
+
+def missing_browser() -> str | None:
+    """What tests that need no Label Studio lack on this machine, None where nothing does."""
     if not CHROMIUM.exists():
         return f"no {CHROMIUM}: apt-get install chromium"
     if importlib.util.find_spec("playwright") is None:

@@ -15,6 +15,7 @@ import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+from m2n2_backend.labelstudio.images.encodings import unfolded
 from m2n2_backend.tls import advice
 
 Clock = Callable[[], float]
@@ -60,7 +61,7 @@ def exchange(
         content: The request's body.
         policy: Decides about the host's addresses; the connection is made to what it answered.
         tls: For https.
-        limit: Most bytes of the answer's body.
+        limit: Most bytes of the answer's body, also unfolded where the server compresses it.
         deadline: ``clock()`` at which everything must have arrived, however steadily bytes drip in.
             Only the system's resolver is outside of it.
         clock: Of the deadline.
@@ -69,10 +70,10 @@ def exchange(
     Raises:
         ImageNotAllowed: The policy refuses the host.
         ImageTooLarge: The body has more than ``limit`` bytes; nothing is read where it is announced.
+        InvalidImage: The body is compressed in a way that is not read, or damaged.
         ImageUnavailable: No connection, a broken answer, or the deadline passed.
     """
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-    # What is compressed could unfold to any size.
     left = partial(_left, deadline, clock)
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
     # As bytes: a validator goes back as it came, whatever characters a server put into it.
@@ -99,18 +100,10 @@ def shown(url: httpx.URL) -> str:
 
 
 def _body(response: httpcore.Response, headers: Mapping[str, str], limit: int) -> bytes:
-    too_large = ImageTooLarge(f"image file is larger than the limit of {limit} bytes (M2N2_MAX_IMAGE_BYTES)")
     announced = headers.get("content-length", "")
     if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
-        raise too_large
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise ImageUnavailable("image download failed: the server compresses although asked not to")
-    body = bytearray()
-    for part in response.iter_stream():
-        body += part
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
+        raise ImageTooLarge(f"image file is larger than the limit of {limit} bytes (M2N2_MAX_IMAGE_BYTES)")
+    return b"".join(unfolded(response.iter_stream(), headers.get("content-encoding", ""), limit))
 
 
 class _CheckedBackend(httpcore.NetworkBackend):

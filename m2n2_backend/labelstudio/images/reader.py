@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.download import Clock, shown
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
 from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
+from m2n2_backend.labelstudio.images.spelling import as_browsers_read
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.pool import SourceImage
 
@@ -45,20 +46,21 @@ class ImageRef:
     @property
     def is_data(self) -> bool:
         """Whether the address holds the file."""
-        return self.url[:5].lower() == "data:"
+        return as_browsers_read(self.url[:64])[:5].lower() == "data:"
 
     @property
     def host(self) -> str:
         """The host to ask, "" for Label Studio."""
         try:
-            return urlsplit(self.url).hostname or "" if self.url[:4].lower() == "http" else ""
+            url = as_browsers_read(self.url)
+            return urlsplit(url).hostname or "" if url[:4].lower() == "http" else ""
         except ValueError:
             return ""
 
     @property
     def key(self) -> bytes:
         """Hash of all that decides which file is read and who may: Label Studio judges files in buckets by task."""
-        scheme = _SCHEME.match(self.url.strip())
+        scheme = _SCHEME.match(as_browsers_read(self.url))
         task = self.task_id if scheme and scheme.group(1).lower() in _BUCKETS else None
         parts = (self.url, self.hostname, task)
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()
@@ -156,7 +158,12 @@ class MediaReader:
         data, validators = self._data(ref, known, min(deadline, self._clock() + self._settings.download_timeout))
         if data is None:
             return None, known
-        size = natural_size(data, max_pixels=self._settings.max_image_pixels)
+        try:
+            size = natural_size(data, max_pixels=self._settings.max_image_pixels)
+        except InvalidImage as error:
+            if ref.is_data:
+                raise InvalidImage(f"{error} (in the task's data URL)") from error
+            raise
         return SourceImage(hashlib.sha256(data).hexdigest(), data, size), validators
 
     def close(self) -> None:
@@ -164,11 +171,12 @@ class MediaReader:
 
     def _data(self, ref: ImageRef, known: Validators, deadline: float) -> tuple[bytes | None, Validators]:
         limit = self._settings.max_image_bytes
+        ref = replace(ref, url=as_browsers_read(ref.url))
         if ref.is_data:
             return from_data_url(ref.url, limit), Validators()
         try:
             root = self._settings.local_files_root
-            named = httpx.URL(ref.url.strip())
+            named = httpx.URL(ref.url)
             if root is not None and self._is_local_file(named):
                 return from_disk(root, named.params.get("d", ""), limit), Validators()
             url = self._locate(ref)
@@ -190,7 +198,7 @@ class MediaReader:
 
     def _locate(self, ref: ImageRef) -> httpx.URL:
         """The http(s) address to ask."""
-        url = ref.url.strip()
+        url = ref.url
         scheme = _SCHEME.match(url)
         name = scheme.group(1).lower() if scheme else ""
         if name in _BUCKETS:

@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import responses
 from urllib.parse import unquote
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
+from m2n2_backend.images import format_of
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
 from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
+from m2n2_backend.labelstudio.images.spelling import with_slashes
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
 
 _FILES = re.compile(r"/data/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/?", re.DOTALL)
+_LABEL_STUDIOS = re.compile(r"/data/(upload|local-files)/|/(presign|resolve)/?$")
 _REDIRECTS = 5
 _REPLY_LIMIT = 64 * 1024
 
@@ -81,6 +85,9 @@ class Session:
             reply = self._get(url, known, deadline)
             if reply.status == HTTPStatus.NOT_MODIFIED and known:
                 return reply
+            if reply.status == HTTPStatus.NOT_FOUND and (meant := with_slashes(url)) != url:
+                url = meant
+                continue
             if reply.status not in (301, 302, 303, 307, 308):
                 self._check(reply, url)
                 return reply
@@ -114,12 +121,16 @@ class Session:
                     f"Label Studio refused the image ({reply.status}): {shown(url)} is no path of its files, and the "
                     "token is sent to no other"
                 )
-            cure = "; if this is Label Studio, set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"
-            raise ImageUnavailable(f"image download failed: {reply.status} from {shown(url)}{cure}")
+            if _LABEL_STUDIOS.search(url.path):
+                cure = "if this is Label Studio, set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"
+            else:
+                cure = "the host refuses programs, or wants a login; upload the image to Label Studio instead"
+            raise ImageUnavailable(f"image download failed: {reply.status} from {shown(url)}; {cure}")
         if reply.status != HTTPStatus.OK:
             phrase = responses.get(reply.status, "")
             raise ImageUnavailable(f"image download failed: {reply.status} {phrase} from {shown(url)}")
-        if reply.headers.get("content-type", "").lower().startswith("text/html"):
+        is_page = reply.headers.get("content-type", "").lower().startswith("text/html")
+        if is_page and format_of(reply.body) is None:
             if own:
                 raise ImageUnavailable(
                     "Label Studio answered with a web page, such as its login, instead of the image: "
@@ -141,17 +152,20 @@ class Session:
         deadline: float,
         limit: int | None = None,
     ) -> Reply:
-        return exchange(
-            method,
-            url,
-            headers={"User-Agent": "m2n2-backend", "Accept": "*/*", **headers},
-            content=content,
-            policy=self._policy,
-            tls=self._tls,
-            limit=limit or self._settings.max_image_bytes,
-            deadline=deadline,
-            clock=self._clock,
-        )
+        try:
+            return exchange(
+                method,
+                url,
+                headers={"User-Agent": "m2n2-backend", "Accept": "*/*", **headers},
+                content=content,
+                policy=self._policy,
+                tls=self._tls,
+                limit=limit or self._settings.max_image_bytes,
+                deadline=deadline,
+                clock=self._clock,
+            )
+        except ImageUnavailable as error:
+            raise ImageUnavailable(f"{error}{_unused_proxy(url)}") from error
 
 
 def require_port(url: httpx.URL) -> None:
@@ -168,6 +182,17 @@ def is_below(url: httpx.URL, hostname: str) -> bool:
         return _origin(url) == _origin(named) and url.path.startswith(f"{named.path.rstrip('/')}/")
     except (httpx.InvalidURL, UnicodeError):
         return False
+
+
+def _unused_proxy(url: httpx.URL) -> str:
+    """What to add to a failure where the environment names a proxy for an address; empty where it does not."""
+    proxies = getproxies_environment()
+    named = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
+    if named is None or proxy_bypass(url.host):
+        return ""
+    return (
+        f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {url.host} itself"
+    )
 
 
 def _origin(url: httpx.URL) -> Origin:
