@@ -317,6 +317,7 @@ def test_labels_of_the_task_find_the_control_that_takes_them_from_there(client: 
             'toName="imge"',
         ),
         (view(IMAGE, TREES, BOTH.replace(">", ' value="$labels">', 1)), 'write value="$labels" in <BrushLabels'),
+        (view(IMAGE, TREES.replace(">", ' value="$labels">', 1), BOTH), 'write value="$labels" in it too'),
     ],
 )
 def test_a_config_that_cannot_answer_every_prompt_is_refused_with_the_line_to_change(

@@ -83,7 +83,11 @@ def _of_image(image: ImageTag) -> Iterator[str]:
             if source.task_labels and source.task_labels.text not in from_task:
                 yield _other_labels(source, source.task_labels, image)
         sent = {label.sent for source in sources for label in source.labels}
-        asked: list[tuple[str, ...]] = [] if from_task else [(label,) for label in sorted(sent - known)]
+        if sent - known and from_task:
+            line = f'value="{min(from_task)}"'
+            yield f"masks take their labels from the task ({line}), and {prompt} has others: write {line} in it too"
+            continue
+        asked: list[tuple[str, ...]] = [(label,) for label in sorted(sent - known)]
         if not sources or prompt.allows_none:
             asked.append(())
         for labels in asked[:_MOST_NAMED]:
