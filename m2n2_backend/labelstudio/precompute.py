@@ -16,7 +16,7 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.engine import Engine
 from m2n2_backend.worker.pool import SourceImage
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 """Files of a folder that are taken for images."""
 
 Images = Mapping[str, Path | ImageRef]
