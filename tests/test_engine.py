@@ -72,6 +72,31 @@ def test_masks_are_the_same_whichever_tier_they_come_from(tmp_path: Path) -> Non
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
 
+def test_features_of_a_file_that_was_decoded_otherwise_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2n2_backend.worker.engine.DECODING", 1)
+    parts(engine(tmp_path), source())
+    assert parts(engine(tmp_path), without_data(source())) == {"load", "prepare", "segment"}
+    monkeypatch.undo()
+    with pytest.raises(ImageNeeded):
+        parts(engine(tmp_path), without_data(source()))
+
+
+def test_a_hot_pixel_of_a_16_bit_file_changes_no_mask(tmp_path: Path) -> None:
+    gray = scene().mean(axis=2)
+    masks = []
+    for hot in (False, True):
+        wide = (gray * 16).astype(np.uint16)
+        wide[2, 80] = 65535 if hot else wide[2, 80]
+        file = io.BytesIO()
+        Image.fromarray(wide).save(file, "PNG")
+        with one_thread():
+            found, _ = engine(tmp_path).segment(SourceImage(f"{hot}", file.getvalue()), CLICK)
+        masks.append(found.mask)
+    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.95
+
+
 def test_without_any_cache_the_file_is_needed_each_time_for_another_image(tmp_path: Path) -> None:
     made = engine(tmp_path, device_cache=0, memory_cache=0, disk_cache=0)
     first, second = source(), source(91)

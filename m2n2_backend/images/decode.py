@@ -64,8 +64,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
     The EXIF orientation is applied, transparency is laid on white, CMYK and gray become RGB, of an animation
     the first frame is taken, and gray samples of 16 bits are stretched to 8 (see :func:`pixels.stretched`). A JPEG
-    whose EXIF data say that it is to be shown at another size is resized. Of a file that was cut off or is damaged,
-    what lies before is decoded, and the rest is of one color.
+    whose EXIF data say that it is to be shown at another size is resized. A file
+    that was cut off or is damaged is decoded up to there, and the rest is of one color.
 
     Args:
         data: The file's bytes.

@@ -22,6 +22,8 @@ PLATE = (380, 150, 580, 390)
 
 SIZE = (640, 480)
 _ORIENTATION = 0x0112
+_UNIT, _RESOLUTION_X, _RESOLUTION_Y = 0x0128, 0x011A, 0x011B
+_EXIF, _SHOWN_WIDTH, _SHOWN_HEIGHT = 0x8769, 0xA002, 0xA003
 
 
 def scene(size: tuple[int, int] = SIZE) -> Image.Image:
@@ -59,6 +61,18 @@ def save_turned(folder: Path) -> Path:
     exif[_ORIENTATION] = 6
     scene().transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", quality=95, exif=exif)
     return folder / "turned.jpg"
+
+
+def save_dense(folder: Path) -> Path:
+    """The scene, which its EXIF data ask to be shown at half its size (in Chromium), cut off in its last bytes."""
+    exif = Image.Exif()
+    exif[_UNIT], exif[_RESOLUTION_X], exif[_RESOLUTION_Y] = 2, 144.0, 144.0
+    shown = exif.get_ifd(_EXIF)
+    shown[_SHOWN_WIDTH], shown[_SHOWN_HEIGHT] = SIZE[0] // 2, SIZE[1] // 2
+    scene().save(folder / "dense.jpg", quality=95, exif=exif)
+    whole = (folder / "dense.jpg").read_bytes()
+    (folder / "dense.jpg").write_bytes(whole[:-500])
+    return folder / "dense.jpg"
 
 
 def mask_of(regions: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:

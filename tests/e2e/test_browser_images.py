@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from editor import Editor, iou
-from pictures import DISC, SIZE, disc, mask_of, save_scene, save_turned
+from pictures import DISC, SIZE, disc, mask_of, save_dense, save_scene, save_turned
 from rig import Backend, Studio, running_backend
 
 from m2n2_backend.labelstudio.client import LabelStudioClient
@@ -20,6 +20,16 @@ def test_the_mask_of_a_turned_photograph_lies_on_the_object_as_it_is_shown(
     assert (region["original_width"], region["original_height"]) == SIZE
     assert iou(mask_of([region]), disc()) > 0.95
     assert editor.painted(disc()) > 0.9
+
+
+def test_the_mask_of_a_photograph_shown_at_half_its_size_and_cut_off_lies_on_the_object(
+    editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
+) -> None:
+    number, (task,) = studio.project("density", "brush", [save_dense(tmp_path)], backend.url)
+    editor.open(number, task)
+    (region,) = editor.click(DISC[0] // 2, DISC[1] // 2).json()["data"]["result"]
+    assert (region["original_width"], region["original_height"]) == (SIZE[0] // 2, SIZE[1] // 2)
+    assert iou(mask_of([region]), disc()[::2, ::2]) > 0.9
 
 
 def test_images_of_local_files_are_read_through_label_studio(

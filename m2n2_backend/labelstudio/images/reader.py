@@ -162,7 +162,8 @@ class MediaReader:
             size = natural_size(data, max_pixels=self._settings.max_image_pixels)
         except InvalidImage as error:
             if ref.is_data:
-                raise InvalidImage(f"{error} (in the task's data URL)") from error
+                form = "" if ";base64" in ref.url[:200].lower().replace(" ", "") else ", which is not base64"
+                raise InvalidImage(f"{error} (in the task's data URL{form})") from error
             raise
         return SourceImage(hashlib.sha256(data).hexdigest(), data, size), validators
 
