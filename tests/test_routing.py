@@ -272,6 +272,14 @@ def test_an_alias_in_both_controls_is_what_comes_back(client: FlaskClient) -> No
     assert answer(client, config, click("c")) == [("trees", "image", "brushlabels", ["c"])]
 
 
+def test_a_prompt_without_a_label_stays_without_one_where_the_control_allows_that(client: FlaskClient) -> None:
+    config = view(
+        IMAGE, *(each.replace(">", ' allowEmpty="true">', 1) for each in (TREES, BOTH.replace("House", "Tree")))
+    )
+    assert setup(client, config) == ""
+    assert answer(client, config, click()) == [("trees", "image", "brushlabels", [])]
+
+
 def test_labels_of_the_task_find_the_control_that_takes_them_from_there(client: FlaskClient) -> None:
     config = view(
         IMAGE,

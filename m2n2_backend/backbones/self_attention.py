@@ -57,7 +57,7 @@ def read_layers(run: Callable[[], object], wanted: Sequence[int]) -> list[SelfAt
         One for each wanted layer; fewer where the network has fewer.
     """
     reader = _Reader(wanted)
-    with suppress(_PassEnded), reader:
+    with suppress(_AllRead), reader:
         run()
     return reader.layers
 
@@ -70,7 +70,7 @@ def watch(run: Callable[[], object]) -> Watched:
     return Watched(watcher.layers, watcher.moved, watcher.used)
 
 
-class _PassEnded(Exception):
+class _AllRead(Exception):
     """Everything wanted has been read; the rest of the network need not run."""
 
 
@@ -110,7 +110,7 @@ class _Reader(_Calls):
         if self._number in self._wanted:
             self.layers.append(_read(call))
         if self._number == self._wanted[-1]:
-            raise _PassEnded
+            raise _AllRead
         self._number += 1
 
 

@@ -83,7 +83,9 @@ def regions(
 
 def _labeled(region: dict[str, Any], target: Target) -> Iterator[dict[str, Any]]:
     value = region["value"]
-    yield {**region, "value": {**value, target.control.type: list(target.labels)}} if target.labels else region
+    # An empty list is a region without a label, where the control allows one.
+    own = {target.control.type: list(target.labels)} if target.control.holds_labels else {}
+    yield {**region, "value": {**value, **own}}
     for name, labels in target.separate:
         yield {**region, "from_name": name, "type": "labels", "value": {**value, "labels": list(labels)}}
 
