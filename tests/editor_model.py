@@ -54,6 +54,11 @@ class Sent:
     address: str
     labels: tuple[str, ...]
 
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The labels selected in each separate ``<Labels>``."""
+        return {one["from_name"]: one["value"]["labels"] for one in self.items if one["type"] == "labels"}
+
 
 def page_of(xml: str, data: dict[str, Any]) -> list[EditorTag]:
     """The tags of a task's page."""
@@ -165,7 +170,10 @@ def check_every_prompt(client: FlaskClient, media: CountingMedia, xml: str, data
             control = tags[region["from_name"]]
             assert sent.image == region["to_name"] in control.to_name.split(","), sent
             assert control.kind == region["type"]
-            if control.kind != "labels":
+            if control.kind == "labels":
+                assert region["value"]["labels"] == sent.groups.get(control.name, region["value"]["labels"])
+                assert control.name in sent.groups or not sent.groups, (region["from_name"], sent)
+            else:
                 _check_output(control, [tag for tag in page if tag.to_name == sent.image])
             labels = region["value"].get(region["type"], [])
             assert set(labels) <= set(control.labels), (region["from_name"], labels)

@@ -104,6 +104,14 @@ def test_a_region_with_labels_of_two_groups_keeps_both(client: FlaskClient) -> N
     assert found[1:] == [("cat", "image", "labels", ["Cat"]), ("asleep", "image", "labels", ["Asleep"])]
 
 
+def test_a_label_that_two_groups_share_stays_in_the_one_it_was_selected_in(client: FlaskClient) -> None:
+    groups = [f'<Labels name="{name}" toName="image">{labels("Oak", "Elm")}</Labels>' for name in ("left", "right")]
+    tools = '<Brush name="brush" toName="image" smart="false"/><KeyPoint name="kp" toName="image"/>'
+    point = click("Oak", type="keypoint")
+    found = answer(client, view(IMAGE, *groups, tools), point, {**point, "type": "labels", "from_name": "right"})
+    assert found[1:] == [("right", "image", "labels", ["Oak"])]
+
+
 def test_the_marked_output_decides_where_several_know_a_label_and_no_further(client: FlaskClient) -> None:
     marked = polygons(HOUSES).replace("<PolygonLabels", '<PolygonLabels m2n2="output"')
     brush = TREES.replace(labels("Tree"), labels("Tree", "House"))

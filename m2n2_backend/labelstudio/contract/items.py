@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
+from m2n2_backend.labelstudio.contract.label_config.image_tag import Groups
 from m2n2_backend.labelstudio.contract.models import KeyPoint, Labels, Other, Rectangle, Shape
 from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush, DrawnPolygon, Ellipse
 from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_from_percent, pixel_from_percent
@@ -31,14 +32,14 @@ class Drawn:
         item: As it was sent.
         image: The image it was drawn on.
         labels: Its labels, also those of further items of the same id, in the order in which they were sent.
-        separate: Whether its label comes from a separate ``<Labels>``.
+        groups: The separate ``<Labels>`` that its labels come from; None where its own control holds them.
     """
 
     path: str
     item: Prompt
     image: ShownImage
     labels: tuple[str, ...]
-    separate: bool
+    groups: Groups | None
 
     @property
     def page(self) -> int:
@@ -59,10 +60,11 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
             it; or a stroke or shape of one cannot be read.
     """
     # <KeyPoint> + <Labels> sends every point twice; the second item, of the same id, holds the label.
-    separate: dict[str, list[str]] = {}
+    separate: dict[str, dict[str, list[str]]] = {}
     for item in items:
         if isinstance(item, Labels) and isinstance(item.id, str):
-            separate.setdefault(item.id, []).extend(item.value.labels_of(item.type))
+            for label in item.value.labels_of(item.type):
+                separate.setdefault(item.id, {}).setdefault(label, []).append(str(item.from_name))
     drawn: dict[str, Drawn] = {}
     for index, item in enumerate(items):
         path = f"params.context.result[{index}]"
@@ -70,19 +72,19 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
         if prompt is not None:
             key = prompt.id or path
             twin = drawn.get(key)
-            grouped = separate.get(key, [])
-            found = [*(twin.labels if twin else ()), *_own_labels(prompt, grouped), *grouped]
+            grouped = separate.get(key)
+            found = [*(twin.labels if twin else ()), *_own_labels(prompt, grouped), *(grouped or ())]
             try:
                 image = config.shown(prompt.from_name, prompt.to_name)
             except InvalidRequest as error:
                 raise InvalidRequest(f"{path}.{error}") from error
-            drawn[key] = Drawn(path, prompt, image, tuple(dict.fromkeys(found)), bool(grouped))
+            drawn[key] = Drawn(path, prompt, image, tuple(dict.fromkeys(found)), grouped)
     return list(drawn.values())
 
 
-def _own_labels(prompt: Prompt, grouped: Sequence[str]) -> list[str]:
+def _own_labels(prompt: Prompt, grouped: Groups | None) -> list[str]:
     """The labels of the prompt's own control; without one, ``labels`` repeats those of a separate ``<Labels>``."""
-    is_separate = bool(grouped) and not prompt.type.lower().endswith("labels")
+    is_separate = grouped is not None and not prompt.type.lower().endswith("labels")
     return [] if is_separate else prompt.value.labels_of(prompt.type)
 
 

@@ -186,6 +186,7 @@ class Labels(_Model):
 
     type: LabelsType
     id: Any = None
+    from_name: Any = None
     value: Value
 
 

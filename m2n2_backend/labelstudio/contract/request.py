@@ -82,7 +82,7 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     drawn = drawn_prompts(request.items, config)
     if not drawn:
         return None
-    targets = drawn[-1].image.targets(drawn[-1].labels, task.data, separate=drawn[-1].separate)
+    targets = drawn[-1].image.targets(drawn[-1].labels, task.data, drawn[-1].groups)
     region_ids = {one.path: _region_id(task.id, targets, one) for one in drawn}
     finished = _finished(task, set(region_ids.values()))
     drawn = [one for one in drawn if one.item.id is None or one.item.id not in finished]

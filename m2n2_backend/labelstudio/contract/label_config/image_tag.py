@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
@@ -11,6 +11,9 @@ from m2n2_backend.labelstudio.contract.label_config.controls import Control, Kno
 from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written, at
 
 _MOST_INDICES = 10_000
+
+Groups = Mapping[str, Collection[str]]
+"""Labels of a prompt, each with the names of the separate ``<Labels>`` controls in which it was selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class ImageTag:
         return value if self.pages else value[:1]
 
     def targets(
-        self, labels: Sequence[str], data: object, *, index: int | None = None, separate: bool = False
+        self, labels: Sequence[str], data: object, *, index: int | None = None, groups: Groups | None = None
     ) -> tuple[Target, ...]:
         """The controls that show the mask of a prompt; several where no control knows all of its labels.
 
@@ -78,8 +81,8 @@ class ImageTag:
             labels: The labels of the prompt, in their order; may be empty.
             data: The task's data, for controls whose labels stand there.
             index: The index of the ``<Repeater>``.
-            separate: Whether the prompt's label comes from a separate ``<Labels>``: where several controls know it,
-                one of the same sort is taken.
+            groups: The separate ``<Labels>`` that the prompt's labels come from, None where the prompt's own control
+                holds them. Where several controls know a label, one of the same sort is taken.
 
         Raises:
             InvalidLabelConfig: No control knows a label; the message names the control to change.
@@ -87,7 +90,7 @@ class ImageTag:
         if not self.outputs:
             raise InvalidLabelConfig(self.lacks_output)
         known = KnownLabels(data)
-        outputs = sorted(self.outputs, key=lambda one: (not one.is_marked, one.holds_labels == separate))
+        outputs = sorted(self.outputs, key=lambda one: (not one.is_marked, one.holds_labels == (groups is not None)))
         shown: dict[str, tuple[Control, list[str]]] = {}
         for label in labels:
             owner = next((one for one in outputs if self._can_hold(one, label, known)), None)
@@ -104,21 +107,27 @@ class ImageTag:
             shown[owner.name] = (owner, only)
         taken = {label for _, mine in shown.values() for label in mine}
         rest = [label for label in labels if label not in taken]
-        return tuple(self._target(owner, [*mine, *rest], known, index) for owner, mine in shown.values())
+        return tuple(
+            self._target(owner, [*mine, *rest], known, index, groups or {}) for owner, mine in shown.values()
+        )
 
     def _can_hold(self, output: Control, label: str, known: KnownLabels) -> bool:
         return any(known.knows(holder, label) for holder in ((output,) if output.holds_labels else self.groups))
 
-    def _target(self, output: Control, labels: Iterable[str], known: KnownLabels, index: int | None) -> Target:
-        """A region of an output, and of every ``<Labels>`` that knows a label which the output does not hold."""
+    def _target(
+        self, output: Control, labels: Iterable[str], known: KnownLabels, index: int | None, groups: Groups
+    ) -> Target:
+        """A region of an output; what the output does not hold is held by ``<Labels>`` controls."""
         labels = dict.fromkeys(labels)
         mine = tuple(label for label in labels if output.holds_labels and known.knows(output, label))
-        rest = [label for label in labels if label not in mine]
-        separate = []
-        for group in self.groups:
-            if held := tuple(label for label in rest if known.knows(group, label)):
-                separate.append((at(group.name, index), held))
-        return Target(at(output.name, index), output, mine, tuple(separate))
+        separate: dict[str, list[str]] = {}
+        for label in labels:
+            able = [at(group.name, index) for group in self.groups if known.knows(group, label)]
+            # Groups may share a label; the region gets it in those in which it was selected.
+            chosen = [name for name in able if name in groups.get(label, ())] or able[:1]
+            for name in chosen if label not in mine else ():
+                separate.setdefault(name, []).append(label)
+        return Target(at(output.name, index), output, mine, tuple((name, tuple(h)) for name, h in separate.items()))
 
     def _for_no_label(self, outputs: Sequence[Control]) -> tuple[Control, list[str]]:
         """The output for a prompt without a label, and the only label that it can mean."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config.controls import Target
-from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
+from m2n2_backend.labelstudio.contract.label_config.image_tag import Groups, ImageTag
 from m2n2_backend.labelstudio.contract.label_config.names import Named
 from m2n2_backend.labelstudio.contract.label_config.task_value import as_written, at
 
@@ -54,13 +54,13 @@ class ShownImage:
         place += f"[{page}]" if self.tag.pages and len(addresses) > 1 else ""
         raise InvalidRequest(f"{place} must be the address of an image, as {self.tag} shows it")
 
-    def targets(self, labels: Sequence[str], data: object, *, separate: bool = False) -> tuple[Target, ...]:
+    def targets(self, labels: Sequence[str], data: object, groups: Groups | None = None) -> tuple[Target, ...]:
         """The controls that show the mask of a prompt; see :meth:`ImageTag.targets`.
 
         Raises:
             InvalidLabelConfig: No control knows a label; the message names the control to change.
         """
-        return self.tag.targets(labels, data, index=self.index, separate=separate)
+        return self.tag.targets(labels, data, index=self.index, groups=groups)
 
 
 class LabelConfig:

@@ -92,7 +92,7 @@ def _of_image(image: ImageTag) -> Iterator[str]:
             asked.append(())
         for labels in asked[:_MOST_NAMED]:
             try:
-                image.targets(labels, {}, separate=not prompt.holds_labels)
+                image.targets(labels, {}, groups=None if prompt.holds_labels else {})
             except InvalidLabelConfig as error:
                 yield str(error) if labels else f"a prompt of {prompt} has no label, and {_needs_one(image)}"
 
