@@ -12,7 +12,7 @@ import pytest
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config import LabelConfigs, tags
+from m2n2_backend.labelstudio.contract.label_config import LabelConfigs, parse_label_config, tags
 from m2n2_backend.labelstudio.contract.label_config.tags import MAX_NAMED
 from m2n2_backend.labelstudio.contract.xml_limits import MAX_ATTRIBUTES, MAX_TAGS, require_small
 from m2n2_backend.server.app import create_app
@@ -102,3 +102,16 @@ def test_what_is_kept_is_bounded() -> None:
     for number in range(30):
         configs.read(f"{CONFIG}<!--{number}-->")
     assert len(configs._known) <= 10
+
+
+def test_a_config_whose_prompts_share_no_label_with_its_outputs_is_refused_at_once() -> None:
+    outputs, prompts = (
+        "".join(
+            f'<{tag} name="{tag}{number}" toName="image" smart="{smart}">'
+            f"{labels(*(f'{tag}{number}_{label}' for label in range(11)))}</{tag}>"
+            for number in range(249)
+        )
+        for tag, smart in (("BrushLabels", "false"), ("KeyPointLabels", "true"))
+    )
+    config = parse_label_config(f'<View><Image name="image" value="$image"/>{outputs}{prompts}</View>')
+    assert len(config.problems) == 20, "each label was looked for in each control: a minute"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config.controls import Control, KnownLabels, Label, Target
+from m2n2_backend.labelstudio.contract.label_config.controls import Control, KnownLabels, Target
 from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written, at
 
 _MOST_INDICES = 10_000
@@ -144,18 +144,19 @@ class ImageTag:
     def _unknown(self, label: str) -> str:
         """Why a label cannot be answered, and the line to change."""
         holders, name = self.holders, quoteattr(label)
-        for holder in holders:
-            alias = next((one.alias for one in holder.labels if one.value == label), "")
-            prompt = next((one for one in (*self.prompts, *self.groups) if _labeled(one, label)), None)
-            if alias and prompt is not None:
-                line = f"write alias={quoteattr(alias)} in <Label value={name}> of {prompt} too"
-                return f"label {name} has the alias {quoteattr(alias)} in {holder} alone: {line}"
-        for prompt in (*self.prompts, *self.groups):
-            found = _labeled(prompt, label)
-            holder_ = next((one for one in holders if found and _valued(one, found.value)), None)
-            if found is not None and found.alias and holder_ is not None:
-                line = f"write alias={name} in <Label value={quoteattr(found.value)}> of {holder_} too"
-                return f"label {quoteattr(found.value)} has the alias {name} in {prompt} alone: {line}"
+        written = [
+            (prompt, one) for prompt in (*self.prompts, *self.groups) for one in prompt.labels if one.sent == label
+        ]
+        known = [(holder, one) for holder in holders for one in holder.labels]
+        for prompt, mine in written:
+            for holder, one in known:
+                if one.value == mine.value and one.alias != mine.alias:
+                    alias, place = (mine.alias, holder) if mine.alias else (one.alias, prompt)
+                    value = quoteattr(one.value)
+                    return (
+                        f"label {value} is {quoteattr(mine.sent)} in {prompt} and {quoteattr(one.sent)} in {holder}: "
+                        f"write alias={quoteattr(alias)} in <Label value={value}> of {place} too"
+                    )
         line = f"add <Label value={name}/>"
         if not holders:
             tag = self.outputs[0].tag
@@ -164,11 +165,3 @@ class ImageTag:
             return f"label {name} is not in {holders[0]}: {line} there"
         places = ", ".join(map(str, holders[:5])) + (", …" if len(holders) > 5 else "")
         return f"label {name} is in none of {places}: {line} to the one it belongs to"
-
-
-def _labeled(control: Control, sent: str) -> Label | None:
-    return next((label for label in control.labels if label.sent == sent), None)
-
-
-def _valued(control: Control, value: str) -> bool:
-    return any(label.value == value for label in control.labels)

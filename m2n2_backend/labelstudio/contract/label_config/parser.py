@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS, Control, Label
@@ -24,6 +25,7 @@ SILENT = ("brush", "bitmask", "ellipse", "polygon")
 """What prompts, too, where its control says so, although Label Studio (1.23.2) sends nothing when it is drawn."""
 
 _GROUP = "labels"
+_MOST_TOLD = 20
 _DRAWN = frozenset(name for shape in (*POINTERS, *SILENT) for name in (shape, f"{shape}labels"))
 
 
@@ -44,8 +46,8 @@ def parse_label_config(xml: str) -> LabelConfig:
     _require_prompts_and_outputs(images, controls)
     return LabelConfig(
         images,
-        problems=tuple(problems_of(images, tags)),
-        warnings=tuple(warnings_of(images, {one.name for one in controls if is_smart(one)})),
+        problems=tuple(islice(problems_of(images, tags), _MOST_TOLD)),
+        warnings=tuple(islice(warnings_of(images, {one.name for one in controls if is_smart(one)}), _MOST_TOLD)),
     )
 
 
@@ -53,8 +55,10 @@ def images_of(tags: Sequence[ConfigTag]) -> list[ImageTag]:
     """The images of a config with the controls on them, whether clicks on them could be answered or not."""
     controls = [tag for tag in tags if tag.kind in _DRAWN or tag.kind == _GROUP]
     only = next((tag.name for tag in tags if tag.kind == "image"), None) if len(_objects(tags)) == 1 else None
+    drawn_on = [(one, frozenset(to_names(one, only))) for one in controls]
+    made = {one.name: _control(one) for one in controls}
     return [
-        _image(tag, [one for one in controls if tag.name in to_names(one, only)])
+        _image(tag, [one for one, names in drawn_on if tag.name in names], made)
         for tag in tags
         if tag.kind == "image"
     ]
@@ -90,7 +94,7 @@ def _is_marked(tag: ConfigTag) -> bool:
     return tag.attributes.get(OUTPUT_ATTRIBUTE, "").strip() == OUTPUT_VALUE
 
 
-def _image(tag: ConfigTag, on_image: Sequence[ConfigTag]) -> ImageTag:
+def _image(tag: ConfigTag, on_image: Sequence[ConfigTag], made: Mapping[str, Control]) -> ImageTag:
     """An image with the controls on it."""
     able = [one for one in on_image if one.kind.removesuffix("labels") in OUTPUT_KINDS]
     able.sort(key=lambda one: (not _is_marked(one), OUTPUT_KINDS.index(one.kind.removesuffix("labels"))))
@@ -111,9 +115,9 @@ def _image(tag: ConfigTag, on_image: Sequence[ConfigTag]) -> ImageTag:
         source=TaskValue.of(values),
         pages=pages,
         repeated=None if tag.repeated is None else TaskValue(tag.repeated),
-        outputs=tuple(map(_control, outputs)),
-        groups=tuple(_control(one) for one in on_image if one.kind == _GROUP),
-        prompts=tuple(map(_control, prompts)),
+        outputs=tuple(made[one.name] for one in outputs),
+        groups=tuple(made[one.name] for one in on_image if one.kind == _GROUP),
+        prompts=tuple(made[one.name] for one in prompts),
     )
     return replace(image, renamed=_renamed(image))
 
