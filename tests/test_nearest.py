@@ -37,6 +37,11 @@ def test_the_mask_equals_the_argmin_form_with_ties_to_the_background(labels: lis
     assert np.isfinite(distance).all()
 
 
+def test_equal_ratios_of_different_thresholds_are_a_tie() -> None:
+    foreground, background = full(18), full(21)
+    assert nearest_neighbor([foreground, background], [24, 28], [True, False])[0, 0] > 1.0
+
+
 @given(st.integers(1, 65535))
 def test_a_pixel_at_the_threshold_is_inside_and_the_next_level_is_not(threshold: int) -> None:
     levels = full(threshold, min(threshold + 1, 65535))

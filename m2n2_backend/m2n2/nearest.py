@@ -51,15 +51,16 @@ def _least(
     if maps and out is None:
         out = np.full(maps[0][0].shape, np.inf, np.float32)
     for levels, threshold in maps:
-        _lower(out, levels, np.float32(1.0 / max(threshold, 0.5)))
+        _lower(out, levels, np.float32(max(threshold, 0.5)))
     return out
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _lower(out, levels, factor):
+# Divided and not multiplied by the inverse: 18/24 and 21/28 are a tie. No divisor is 0.
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+def _lower(out, levels, threshold):
     for y in prange(out.shape[0]):
         for x in range(out.shape[1]):
-            out[y, x] = min(out[y, x], np.float32(levels[y, x]) * factor)
+            out[y, x] = min(out[y, x], np.float32(levels[y, x]) / threshold)
 
 
 @njit(parallel=True, cache=True, nogil=True)
