@@ -316,3 +316,20 @@ def test_a_column_of_prompts_does_not_go_with_several_images(studio: FakeLabelSt
     studio.add_task(1, image=["/data/upload/1/a.png", "/data/upload/1/b.png"], clicks=[{"x": 1, "y": 1}])
     (outcome,) = batch(studio, column="clicks").run(DiscPool())
     assert outcome.detail == "a column of prompts needs a task with one image, and this one has several images"
+
+
+@pytest.mark.parametrize("source", ["annotations", "predictions"])
+def test_imported_boxes_without_ids_or_with_the_same_ids_are_all_answered(
+    studio: FakeLabelStudio, source: Any
+) -> None:
+    def imported(x: float, **fields: Any) -> dict[str, Any]:
+        found = box(x, 0, 20, 50, **fields)
+        return {key: value for key, value in found.items() if key != "id" or "id" in fields}
+
+    task = studio.add_task(1)
+    entries = [[imported(0), imported(25)], [imported(50, id="same")], [imported(75, id="same")]]
+    studio.tasks[task - 1][source] = [{"id": n, "result": result} for n, result in enumerate(entries)]
+    pool = DiscPool()
+    assert [one.state for one in batch(studio, source=source).run(pool)] == ["posted"]
+    assert [prompts.boxes[0].x0 for prompts in prompts_of(pool)] == [0, 16, 32, 48]
+    assert len({region["id"] for region in studio.predictions(task)[-1]["result"]}) == 4

@@ -244,3 +244,51 @@ def test_images_of_a_repeater_and_nested_data_keep_their_names_and_regions(
         ("one", "Person"): 1.0,
         ("two", "Person"): 1.0,
     }
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("own", [True, False])
+def test_labels_of_several_controls_on_one_region_all_come_out(
+    own: bool, format: str, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    groups = {"kind": "Tree", "state": "Wet"}
+    held = [f'<Labels name="{name}" toName="image">{labels(label)}</Labels>' for name, label in groups.items()]
+    brush = output("BrushLabels") if own else '<Brush name="mask" toName="image" smart="false"/>'
+    studio.connect("http://backend:9090", config=config(brush, *held, POINTS))
+    (mask,) = drawn("brush", plate(), "Person", name="m")
+    value = {key: part for key, part in mask["value"].items() if key != "brushlabels"}
+    first = mask if own else {**mask, "type": "brush", "value": value}
+    twins = [
+        {**mask, "type": "labels", "from_name": name, "value": {**value, "labels": [label]}}
+        for name, label in groups.items()
+    ]
+    studio.add_task(1, first, *twins, image="a.jpg")
+    status, printed = export(studio, format, tmp_path / "out")
+    assert status == 0, printed
+    found = {label for _, label in READERS[format](tmp_path / "out", SHAPE)}
+    assert found == {"Tree", "Wet"} | ({"Person"} if own else set())
+
+
+def test_labels_that_count_with_a_repeater_come_out(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    label = '<Label value="Object {{idx}}" hint="in {{idx}}"/>'
+    inner = f'<BrushLabels name="b_{{{{idx}}}}" toName="im_{{{{idx}}}}" smart="false">{label}</BrushLabels>'
+    image = '<Image name="im_{{idx}}" value="$list[{{idx}}].url"/>'
+    studio.connect("http://backend:9090", config=f'<View><Repeater on="$list">{image}{inner}</Repeater></View>')
+    saved = drawn("brush", plate(), "Object 0", name="m", from_name="b_0", to_name="im_0")
+    studio.add_task(1, *saved, list=[{"url": "/data/upload/1/one.jpg"}])
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert status == 0, printed
+    assert set(READERS["coco"](tmp_path / "out", SHAPE)) == {("one", "Object 0")}
+
+
+def test_boxes_of_a_control_that_does_not_say_that_it_is_smart_are_work(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    boxes = f'<RectangleLabels name="box" toName="image">{labels("Person")}</RectangleLabels>'
+    studio.connect("http://backend:9090", config=config(boxes, output("BrushLabels"), POINTS))
+    (mask,) = drawn("brush", ring(), "Vehicle", name="m")
+    mask |= {side: float(mask[side]) for side in ("original_width", "original_height")}
+    studio.add_task(1, *drawn("rectangle", plate(), "Person", name="r", from_name="box"), mask, image="a.jpg")
+    status, printed = export(studio, "coco", tmp_path / "out")
+    assert status == 0, printed
+    assert {label for _, label in READERS["coco"](tmp_path / "out", SHAPE)} == {"Person", "Vehicle"}

@@ -175,7 +175,11 @@ def test_no_label_among_several_is_an_error() -> None:
 
 def test_labels_that_only_the_task_knows_are_passed_on() -> None:
     brush = '<BrushLabels name="out" toName="image" smart="false" value="$labels"/>'
-    assert target(parse_label_config(config(POINTS, brush)), "Whatever").labels == ("Whatever",)
+    (image,) = parse_label_config(config(POINTS, brush)).images
+    (found,) = image.targets(("Whatever",), {"labels": [{"value": "Whatever"}]})
+    assert found.labels == ("Whatever",)
+    with pytest.raises(InvalidLabelConfig, match="Whatever"):
+        image.targets(("Whatever",), {"labels": None})
 
 
 def test_an_xml_declaration_is_no_obstacle() -> None:

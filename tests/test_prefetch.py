@@ -257,3 +257,18 @@ def test_whole_images_in_the_addresses_are_not_kept(
 
     assert all(len(key) == 32 for key in prefetcher._seen)
     assert not prefetcher._waiting
+
+
+def test_an_image_that_cannot_be_read_is_in_no_other_images_way(
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool
+) -> None:
+    class OneFails(GatedMedia):
+        def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
+            if ref.url == "/broken.png":
+                raise ImageUnavailable("404")
+            return super().fetch(ref, deadline=deadline, data_needed=data_needed)
+
+    prefetcher._media = OneFails()
+    prefetcher.opened([ImageRef("/broken.png", 7), ImageRef("/data/upload/7.png", 7)], USUAL, project="1")
+    pool.wait(3)
+    assert len(pool.prefetched) == 3

@@ -340,3 +340,76 @@ def test_a_config_that_cannot_answer_every_prompt_is_refused_with_the_line_to_ch
     client: FlaskClient, config: str, line: str
 ) -> None:
     assert line in setup(client, config)
+
+
+ANIMALS = '<BrushLabels name="a" toName="image" smart="false" value="$animals"/>'
+PLANTS = '<BrushLabels name="p" toName="image" smart="false" value="$plants"/>'
+
+
+@pytest.mark.parametrize("plants", [None, "", "Cat", {"value": "Cat"}, [], ["Cat"]])
+def test_a_control_without_labels_in_this_task_takes_none_from_another(client: FlaskClient, plants: Any) -> None:
+    config = view(IMAGE, PLANTS, ANIMALS, '<KeyPointLabels name="kp" toName="image" value="$animals"/>')
+    data = {"image": "/a.png", "plants": plants, "animals": [{"value": "Cat"}]}
+    assert answer(client, config, click("Cat"), data=data) == [("a", "image", "brushlabels", ["Cat"])]
+
+
+def test_labels_of_the_task_are_found_for_each_image_of_a_repeater(client: FlaskClient) -> None:
+    inner = PLANTS + ANIMALS + '<KeyPointLabels name="k" toName="image" value="$animals"/>'
+    inner = inner.replace('"$', '"$items[{{idx}}].').replace('"image"', '"im_{{idx}}"')
+    for name in ("p", "a", "k"):
+        inner = inner.replace(f'name="{name}"', f'name="{name}_{{{{idx}}}}"')
+    image = '<Image name="im_{{idx}}" value="$items[{{idx}}].url"/>'
+    config = view(f'<Repeater on="$items">{image}{inner}</Repeater>')
+    items = [
+        {"url": f"/{n}.png", "plants": [{"value": "Tree"}], "animals": [{"value": f"Dog {n}"}]} for n in range(2)
+    ]
+    assert setup(client, config) == ""
+    drawn = {"from_name": "k_1", "to_name": "im_1"}
+    found = answer(client, config, click("Dog 1", **drawn), data={"items": items})
+    assert found == [("a_1", "im_1", "brushlabels", ["Dog 1"])]
+    assert refusal(client, config, click("Dog 0", **drawn), data={"items": items})
+
+
+def test_a_label_may_hold_the_number_of_a_repeater(client: FlaskClient) -> None:
+    config = REPEATER.replace('<Label value="Tree"/>', '<Label value="Tree {{idx}}"/>')
+    data = {"images": [{"url": "/0.png"}, {"url": "/1.png"}]}
+    assert setup(client, config) == ""
+    prompt = {"from_name": "kp_1", "to_name": "im_1"}
+    assert answer(client, config, click("Tree 1", **prompt), data=data)[0][3] == ["Tree 1"]
+    assert refusal(client, config, click("Tree 0", **prompt), data=data)
+
+
+def test_the_text_of_a_label_is_its_value_as_in_the_editor(client: FlaskClient) -> None:
+    written = (each.replace('<Label value="Tree"/>', "<Label>Tree</Label>") for each in (TREES, BOTH))
+    config = view(IMAGE, *written, HOUSES)
+    assert setup(client, config) == ""
+    assert answer(client, config, click("Tree")) == [("trees", "image", "brushlabels", ["Tree"])]
+
+
+def test_a_label_selected_in_a_plain_control_beside_the_smart_one_is_no_error(client: FlaskClient) -> None:
+    plain = BOTH.replace('"kp"', '"manual"').replace(" choice", ' smart="false" choice')
+    second = click("House", from_name="manual")
+    found = answer(client, view(IMAGE, TREES, HOUSES, BOTH, plain), click("Tree"), second)
+    assert found == [("trees", "image", "brushlabels", ["Tree"])]
+
+
+def test_an_object_with_several_labels_is_finished_before_the_next_one(client: FlaskClient) -> None:
+    output = TREES.replace(labels("Tree"), labels("Tree", "House"))
+    config = view(IMAGE, output, BOTH)
+    first, second = click("Tree", "House", id="p1"), click("Tree", id="p2")
+    (mask,) = client.post("/predict", json=payload(first, config=config)).json["results"][0]["result"]
+    alone = client.post("/predict", json=payload(second, config=config)).json["results"]
+    both = payload(first, second, config=config, drafts=[{"result": [first, mask, second]}])
+    assert client.post("/predict", json=both).json["results"] == alone
+
+
+def test_a_cure_for_prompts_without_a_label_is_one_that_helps(client: FlaskClient) -> None:
+    prompts = BOTH.replace(" choice", ' allowEmpty="true" choice')
+    output = TREES.replace(labels("Tree"), labels("Tree", "House"))
+    assert setup(client, view(IMAGE, output, prompts)).endswith('write allowEmpty="true" in both or in neither')
+
+
+def test_an_address_made_of_a_long_value_many_times_is_not_written_out(client: FlaskClient) -> None:
+    repeated = " $a" * 10_000
+    config = view(f'<Image name="image" value="{repeated}"/>', TREES, HOUSES, BOTH)
+    assert "must be the address" in refusal(client, config, click("Tree"), data={"a": "x" * 20_000})

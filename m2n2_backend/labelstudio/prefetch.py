@@ -117,9 +117,9 @@ class Prefetcher:
             try:
                 self._prefetch(opened)
             except M2N2Error as error:
-                logger.info("prefetch of task %s: %s", opened.refs[0].task_id, error)
+                logger.info("prefetch after task %s: %s", opened.refs[0].task_id, error)
             except Exception:
-                logger.exception("prefetch of task %s failed", opened.refs[0].task_id)
+                logger.exception("prefetch after task %s failed", opened.refs[0].task_id)
 
     def _prefetch(self, opened: _Opened) -> None:
         for ref in opened.refs:
@@ -136,6 +136,13 @@ class Prefetcher:
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _image(self, ref: ImageRef) -> None:
+        """Hand one image to the pool; one that cannot be read is in no other's way."""
+        try:
+            self._read(ref)
+        except M2N2Error as error:
+            logger.info("prefetch of task %s: %s", ref.task_id, error)
+
+    def _read(self, ref: ImageRef) -> None:
         key = ref.key
         if key in self._seen:
             return

@@ -65,9 +65,14 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
         if isinstance(item, Labels) and isinstance(item.id, str):
             for label in item.value.labels_of(item.type):
                 separate.setdefault(item.id, {}).setdefault(label, []).append(str(item.from_name))
+    drawn_with = [item for item in items if isinstance(item, KeyPoint | Rectangle)]
+    ids = {item.id for item in drawn_with if config.is_prompt(item.from_name)} - {None}
     drawn: dict[str, Drawn] = {}
     for index, item in enumerate(items):
         path = f"params.context.result[{index}]"
+        # A label that is selected in a plain control of the same shape makes a second item of the prompt.
+        if isinstance(item, KeyPoint | Rectangle) and item.id in ids and not config.is_prompt(item.from_name):
+            continue
         prompt = _prompt(item, path, config)
         if prompt is not None:
             key = prompt.id or path

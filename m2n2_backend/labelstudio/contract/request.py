@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidRequest
@@ -82,8 +82,7 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     drawn = drawn_prompts(request.items, config)
     if not drawn:
         return None
-    targets = drawn[-1].image.targets(drawn[-1].labels, task.data, drawn[-1].groups)
-    region_ids = {one.path: _region_id(task.id, targets, one) for one in drawn}
+    region_ids = {one.path: _region_id(task.id, one) for one in drawn}
     finished = _finished(task, set(region_ids.values()))
     drawn = [one for one in drawn if one.item.id is None or one.item.id not in finished]
     if not drawn:
@@ -102,7 +101,7 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
         project=request.project or "",
         image=_address(task, newest),
         prompts=prompts,
-        targets=targets,
+        targets=newest.image.targets(newest.labels, task.data, newest.groups),
         image_name=newest.image.name,
         item_index=newest.item.item_index if newest.image.tag.pages else None,
         width=width,
@@ -152,14 +151,13 @@ def _address(task: Task, newest: Drawn) -> str:
     return newest.image.address(task.data, newest.page)
 
 
-def _region_id(task_id: int | str | None, targets: Sequence[Target], first: Drawn) -> str:
+def _region_id(task_id: int | str | None, first: Drawn) -> str:
     """Ten hexadecimal digits that stay the same while prompts are added to an object.
 
     Label Studio replaces a region by a new one of the same id, and the group always begins with the object's
-    first prompt.
+    first prompt. Its labels count and not those of later prompts, as the editor groups prompts by their first label.
     """
-    origin = first.item.id or first.item.value.model_dump(exclude_none=True)
-    shown = [[target.name, target.labels, target.separate] for target in targets]
+    origin = first.item.id or [first.item.value.model_dump(exclude_none=True), first.item.from_name]
     # The name of the task is part of it: ids of prompts are only unique within one page of the browser.
-    seed = json.dumps([str(task_id), shown, first.image.name, first.page, origin])
+    seed = json.dumps([str(task_id), first.image.name, first.labels, first.page, origin])
     return hashlib.sha256(seed.encode()).hexdigest()[:10]

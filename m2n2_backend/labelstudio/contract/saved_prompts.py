@@ -77,9 +77,26 @@ def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source
 
 
 def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
+    """All regions, with ids that no two share: imported ones may have none, and two people may give the same one."""
+    drafted = {one.get("id") for regions in _entries(task, "drafts") for one in regions}
+    used: set[str] = set()
     for key in ("annotations", "drafts") if source == "annotations" else ("predictions",):
-        for entry in _objects(task.get(key)):
-            yield from () if entry.get("was_cancelled") else _objects(entry.get("result"))
+        for number, regions in enumerate(_entries(task, key)):
+            names: dict[str, str] = {}
+            for place, region in enumerate(regions):
+                own = str(region.get("id") or "")
+                if key == "annotations" and own and own in drafted:
+                    continue
+                other = f"{key}-{number}-{own or place}"
+                # The items of one region have one id, and keep it in common.
+                name = names.setdefault(own, other if own in used else own) if own else other
+                yield {**region, "id": name}
+            used.update(names.values())
+
+
+def _entries(task: Mapping[str, Any], key: str) -> list[list[Region]]:
+    """The regions of each annotation, draft or prediction that was not skipped."""
+    return [_objects(entry.get("result")) for entry in _objects(task.get(key)) if not entry.get("was_cancelled")]
 
 
 def _is_prompt(region: Region, config: LabelConfig) -> bool:

@@ -12,7 +12,7 @@ from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS
 from m2n2_backend.labelstudio.contract.label_config.names import Named
 from m2n2_backend.labelstudio.contract.label_config.parser import images_of, to_names
 from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag, read_tags
-from m2n2_backend.labelstudio.contract.label_config.task_value import as_written, at
+from m2n2_backend.labelstudio.contract.label_config.task_value import INDEX, as_written, at
 
 Emitted = Literal["brush", "polygon", "rectangle", "keypoint"]
 """What the SDK's converter knows."""
@@ -78,7 +78,9 @@ def read_controls(xml: str) -> Controls:
     answers_clicks = any(image.prompts and image.outputs for image in images)
     smart = {one.name for image in images for one in image.prompts if one not in image.outputs}
     asked = {tag.name for tag in tags if tag.attributes.get("smart", "").strip().lower() == "true"}
-    prompts = smart if answers_clicks else smart & asked
+    # Boxes are often drawn by hand with a control that says nothing, and are smart by Label Studio's default alone.
+    boxes = {tag.name for tag in tags if _shape(tag) == "rectangle"}
+    prompts = (smart - boxes if answers_clicks else set()) | (smart & asked)
     only = images[0].name if len(images) == 1 else None
     names = {image.name for image in images}
     work = [tag for tag in tags if tag.name not in prompts and tag.kind != "image" and names & {*to_names(tag, only)}]
@@ -128,4 +130,10 @@ def _shape(tag: ConfigTag) -> str:
 
 
 def _labels(tag: ConfigTag) -> list[Label]:
-    return [label for label in tag.labels if name_of(label) and not label.get("value", "").startswith("$")]
+    """The labels that are the same everywhere; the regions themselves tell those that count with a ``<Repeater>``."""
+    named = [one for one in tag.labels if name_of(one) and INDEX not in name_of(one)]
+    return [
+        {name: as_written(text) for name, text in one.items()}
+        for one in named
+        if not one.get("value", "").startswith("$")
+    ]

@@ -117,7 +117,10 @@ def read_regions(items: Sequence[Json]) -> Read:
 
     ``<Brush>`` with ``<Labels>`` stores a region twice under one id, the second time with its label.
     """
-    twins = {str(item["id"]): _labels_of(item) for item in items if item.get("type") == _LABELS and item.get("id")}
+    twins: dict[str, list[str]] = {}
+    for item in items:
+        if item.get("type") == _LABELS and item.get("id"):
+            twins.setdefault(str(item["id"]), []).extend(_labels_of(item))
     drawn = {item["id"] for item in items if _is_shape(item) and item.get("id")}
     regions: list[Region] = []
     unreadable: list[str] = []
@@ -142,11 +145,11 @@ def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]
     kind = next((kind for key, kind in _SHAPES.items() if key in value), None)
     if kind is None or not (_is_shape(item) or item.get("type") == _LABELS):
         raise ValueError("only JSON can hold regions of this type")
-    width, height = item.get("original_width"), item.get("original_height")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise ValueError("the size of its image is not stored")
+    width, height = _side(item.get("original_width")), _side(item.get("original_height"))
     page = item.get("item_index")
-    for label in _labels_of(item) or twins.get(str(item.get("id"))) or [NO_LABEL]:
+    # A region may have labels of its own control, and those of several separate ones.
+    of_others = twins.get(str(item.get("id")), []) if item.get("type") != _LABELS else []
+    for label in dict.fromkeys([*_labels_of(item), *of_others]) or [NO_LABEL]:
         yield Region(
             id=str(item.get("id")),
             control=str(item.get("from_name") or kind),
@@ -159,6 +162,13 @@ def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]
             value=value,
             parent=item.get("parentID"),
         )
+
+
+def _side(value: object) -> int:
+    """Width or height of an image in pixels; JSON knows one kind of number."""
+    if isinstance(value, (int, float)) and value > 0 and value == int(value):
+        return int(value)
+    raise ValueError("the size of its image is not stored")
 
 
 def _labels_of(item: Json) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written
+from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written, at
 
 OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
 
@@ -69,6 +69,12 @@ class Control:
         """Whether it holds its labels itself; else a separate ``<Labels>`` does."""
         return self.type.endswith("labels")
 
+    def at(self, index: int) -> Control:
+        """The control as it stands at one index of its ``<Repeater>``."""
+        labels = tuple(Label(at(one.value, index), at(one.alias, index)) for one in self.labels)
+        of_task = None if self.task_labels is None else TaskValue(at(self.task_labels.text, index))
+        return replace(self, name=at(self.name, index), labels=labels, task_labels=of_task)
+
     def __str__(self) -> str:
         """The control for messages, such as ``<BrushLabels name="brush">``."""
         return f'<{self.tag} name="{as_written(self.name)}">'
@@ -79,16 +85,19 @@ class Target:
     """A control that shows a mask, and what its region is labeled.
 
     Attributes:
-        name: The control's name, the region's ``from_name``.
-        control: The control as the config holds it.
+        control: The control; its name is the region's ``from_name``.
         labels: The labels that the control holds itself.
         separate: Names of ``<Labels>`` controls, each with its labels of the region.
     """
 
-    name: str
     control: Control
     labels: tuple[str, ...] = ()
     separate: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The region's ``from_name``."""
+        return self.control.name
 
     @property
     def kind(self) -> OutputKind:
@@ -106,10 +115,10 @@ class KnownLabels:
             data: The task's data.
         """
         self._data = data
-        self._of_task: dict[str, frozenset[object] | None] = {}
+        self._of_task: dict[str, frozenset[object]] = {}
 
     def knows(self, control: Control, label: str) -> bool:
-        """Whether a region of a control may hold a label; also where the task's data do not tell."""
+        """Whether a region of a control may hold a label."""
         if any(label == one.sent for one in control.labels):
             return True
         if control.task_labels is None:
@@ -117,13 +126,11 @@ class KnownLabels:
         place = control.task_labels.text
         if place not in self._of_task:
             self._of_task[place] = _task_labels(control.task_labels.find(self._data))
-        known = self._of_task[place]
-        return known is None or label in known
+        return label in self._of_task[place]
 
 
-def _task_labels(value: object) -> frozenset[object] | None:
-    """The labels that a task's data hold; None where they cannot be read."""
-    if not isinstance(value, list):
-        return None
+def _task_labels(value: object) -> frozenset[object]:
+    """The labels that a task's data hold; the editor takes them from a list of objects alone."""
+    value = value if isinstance(value, list) else []
     found = (one.get("alias") or one.get("value") for one in value[:_MOST_TASK_LABELS] if isinstance(one, Mapping))
     return frozenset(name for name in found if isinstance(name, str))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.sax.saxutils import quoteattr
 
 from m2n2_backend.errors import InvalidLabelConfig
@@ -58,6 +58,15 @@ class ImageTag:
             f'toName="{as_written(self.name)}" smart="false"> with your labels (or PolygonLabels, BitmaskLabels)'
         )
 
+    def at(self, index: int) -> ImageTag:
+        """The image and its controls as they stand at one index of the ``<Repeater>`` around them."""
+        outputs, groups, prompts = (
+            tuple(control.at(index) for control in controls) for controls in (self.outputs, self.groups, self.prompts)
+        )
+        renamed = None if self.renamed is None else at(self.renamed, index)
+        name = at(self.name, index)
+        return replace(self, name=name, outputs=outputs, groups=groups, prompts=prompts, renamed=renamed)
+
     def indices(self, data: object) -> Sequence[int | None]:
         """How often a task shows it: the indices of its ``<Repeater>``, or None alone outside of one."""
         if self.repeated is None:
@@ -72,15 +81,12 @@ class ImageTag:
             return (value,)
         return value if self.pages else value[:1]
 
-    def targets(
-        self, labels: Sequence[str], data: object, *, index: int | None = None, groups: Groups | None = None
-    ) -> tuple[Target, ...]:
+    def targets(self, labels: Sequence[str], data: object, groups: Groups | None = None) -> tuple[Target, ...]:
         """The controls that show the mask of a prompt; several where no control knows all of its labels.
 
         Args:
             labels: The labels of the prompt, in their order; may be empty.
             data: The task's data, for controls whose labels stand there.
-            index: The index of the ``<Repeater>``.
             groups: The separate ``<Labels>`` that the prompt's labels come from, None where the prompt's own control
                 holds them. Where several controls know a label, one of the same sort is taken.
 
@@ -107,27 +113,23 @@ class ImageTag:
             shown[owner.name] = (owner, only)
         taken = {label for _, mine in shown.values() for label in mine}
         rest = [label for label in labels if label not in taken]
-        return tuple(
-            self._target(owner, [*mine, *rest], known, index, groups or {}) for owner, mine in shown.values()
-        )
+        return tuple(self._target(owner, [*mine, *rest], known, groups or {}) for owner, mine in shown.values())
 
     def _can_hold(self, output: Control, label: str, known: KnownLabels) -> bool:
         return any(known.knows(holder, label) for holder in ((output,) if output.holds_labels else self.groups))
 
-    def _target(
-        self, output: Control, labels: Iterable[str], known: KnownLabels, index: int | None, groups: Groups
-    ) -> Target:
+    def _target(self, output: Control, labels: Iterable[str], known: KnownLabels, groups: Groups) -> Target:
         """A region of an output; what the output does not hold is held by ``<Labels>`` controls."""
         labels = dict.fromkeys(labels)
         mine = tuple(label for label in labels if output.holds_labels and known.knows(output, label))
         separate: dict[str, list[str]] = {}
         for label in labels:
-            able = [at(group.name, index) for group in self.groups if known.knows(group, label)]
+            able = [group.name for group in self.groups if known.knows(group, label)]
             # Groups may share a label; the region gets it in those in which it was selected.
             chosen = [name for name in able if name in groups.get(label, ())] or able[:1]
             for name in chosen if label not in mine else ():
                 separate.setdefault(name, []).append(label)
-        return Target(at(output.name, index), output, mine, tuple((name, tuple(h)) for name, h in separate.items()))
+        return Target(output, mine, tuple((name, tuple(h)) for name, h in separate.items()))
 
     def _for_no_label(self, outputs: Sequence[Control]) -> tuple[Control, list[str]]:
         """The output for a prompt without a label, and the only label that it can mean."""

@@ -60,7 +60,8 @@ class ShownImage:
         Raises:
             InvalidLabelConfig: No control knows a label; the message names the control to change.
         """
-        return self.tag.targets(labels, data, index=self.index, groups=groups)
+        tag = self.tag if self.index is None else self.tag.at(self.index)
+        return tag.targets(labels, data, groups)
 
 
 class LabelConfig:

@@ -74,7 +74,11 @@ def _objects(tags: Iterable[ConfigTag]) -> list[ConfigTag]:
     return [
         tag
         for tag in tags
-        if tag.kind == "image" or (TaskValue.of(tag.attributes.get("value")) and "toname" not in tag.attributes)
+        if tag.kind == "image"
+        or (
+            TaskValue.of(tag.attributes.get("value"))
+            and not (tag.kind.endswith(_GROUP) or "toname" in tag.attributes)
+        )
     ]
 
 

@@ -94,11 +94,16 @@ def _of_image(image: ImageTag) -> Iterator[str]:
             try:
                 image.targets(labels, {}, groups=None if prompt.holds_labels else {})
             except InvalidLabelConfig as error:
-                yield str(error) if labels else f"a prompt of {prompt} has no label, and {_needs_one(image)}"
+                yield str(error) if labels else _without_label(prompt, image)
 
 
-def _needs_one(image: ImageTag) -> str:
-    return f'{image.holders[0]} has several: use <KeyPointLabels>, or add <Labels toName="{as_written(image.name)}">'
+def _without_label(prompt: Control, image: ImageTag) -> str:
+    holder = image.holders[0]
+    if prompt.holds_labels:
+        line = 'allowEmpty="true"'
+        return f"{prompt} allows prompts without a label, and {holder} does not: write {line} in both or in neither"
+    line = f'<Labels toName="{as_written(image.name)}">'
+    return f"a prompt of {prompt} has no label, and {holder} has several: use <KeyPointLabels>, or add {line}"
 
 
 def _other_labels(source: Control, value: TaskValue, image: ImageTag) -> str:

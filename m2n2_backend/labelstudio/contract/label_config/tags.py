@@ -69,6 +69,9 @@ def read_tags(xml: str) -> list[ConfigTag]:
             flag = attributes.get("indexflag") or FLAG
             repeater = (attributes.get("on", ""), flag, repeater is not None)
         elif kind == "label":
+            text = (element.text or "").strip()
+            if text and len(element) == 0:
+                attributes["value"] = text if repeater is None else text.replace(repeater[1], INDEX)
             if owner is not None:
                 owner.labels.append(attributes)
         elif attributes.get("name"):

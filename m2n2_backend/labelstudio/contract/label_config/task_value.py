@@ -13,6 +13,7 @@ FLAG = "{{idx}}"
 """What a config writes for that index unless its ``<Repeater>`` has an ``indexFlag``."""
 
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
+_LONGEST_TEXT = 65_536
 _PART = re.compile(r"[^.\[\]]+")
 
 
@@ -43,7 +44,8 @@ class TaskValue:
         if _VARIABLE.fullmatch(text):
             return _get(data, text[1:])
         parts = [_written(_get(data, name[1:])) for name in _VARIABLE.findall(text)]
-        if None in parts:
+        # A text may name a long value thousands of times.
+        if None in parts or sum(len(str(part)) for part in parts) > _LONGEST_TEXT:
             return None
         rest = iter(parts)
         return _VARIABLE.sub(lambda _: str(next(rest)), text)
