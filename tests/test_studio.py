@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from m2n2_backend.commands.studio import label_studio
 from m2n2_backend.commands.studio.label_studio import Account
 from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import StudioError
@@ -104,6 +105,20 @@ def test_the_account_is_made_up_once_and_readable_by_its_owner_only(tmp_path: Pa
     assert Account.of(tmp_path / "studio") == first
     assert Account.of(tmp_path / "other").password != first.password
     assert (tmp_path / "studio" / "account.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_password_may_begin_with_a_hyphen(tmp_path: Path) -> None:
+    program = tmp_path / "label-studio"
+    program.write_text(
+        f"#!{sys.executable}\nimport argparse\nparser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--password')\nprint('password', parser.parse_known_args()[0].password)\n"
+    )
+    program.chmod(0o755)
+    with (
+        label_studio.start(program, tmp_path / "studio", 1, Account("me@example.com", "-secret", "token")) as running,
+        pytest.raises(StudioError, match="password -secret"),
+    ):
+        running.wait_until(lambda: False, 30)
 
 
 def test_where_label_studio_dies_the_command_says_so_and_leaves_no_backend(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def start(program: Path, folder: Path, port: int, account: Account) -> Program:
     files = folder.resolve() / "files"
     files.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [program, "start", "--no-browser", "--internal-host", "127.0.0.1", "-p", str(port)]
-    command += ["--username", account.user, "--password", account.password]
+    # With a sign of equality: a password may begin with a hyphen, and one in 64 does.
+    command += [f"--username={account.user}", f"--password={account.password}"]
     command += ["--user-token", account.token, "--enable-legacy-api-token"]
     environment = {
         **_ENVIRONMENT,
