@@ -7,7 +7,7 @@
 (() => {
   // The editor asks about a region whose `dynamic` is true. Its point and rectangle tools set that, these do not.
   const KINDS = ["brushregion", "bitmaskregion", "ellipseregion", "polygonregion"];
-  const MILLISECONDS = [100, 300, 700, 1500, 4000, 10000]; // after which a finished region is in the annotation, on slow machines too
+  const MILLISECONDS = [100, 300, 700, 1500]; // after which a finished region is in the annotation, on slow machines too
   const annotation = () => window.Htx?.annotationStore?.selected;
   let before = { of: null, ids: new Set() };
   let unfinished = new Set();
@@ -32,6 +32,9 @@
     }
   }
 
-  window.addEventListener("mousedown", () => (before = look()), true);
+  window.addEventListener("mousedown", () => {
+    tell(); // the next corner of a polygon may be clicked before the first look at what the last click began
+    before = look();
+  }, true);
   window.addEventListener("mouseup", () => MILLISECONDS.forEach((wait) => setTimeout(tell, wait)), true);
 })();
