@@ -216,14 +216,14 @@ def test_the_defaults_on_a_cpu_leave_room_for_the_model_within_a_gigabyte(tmp_pa
 
 
 def test_the_least_recently_used_entry_goes_first_and_the_newest_stays_however_large() -> None:
-    cache = ByteCache[np.ndarray](100)
-    for name, size in (("a", 40), ("b", 40)):
+    cache = ByteCache[np.ndarray](100_000)
+    for name, size in (("a", 40_000), ("b", 40_000)):
         cache.put(name, np.zeros(size, np.uint8))
     cache.get("a")
-    cache.put("c", np.zeros(40, np.uint8))
+    cache.put("c", np.zeros(40_000, np.uint8))
     assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
 
-    cache.put("d", np.zeros(500, np.uint8))
+    cache.put("d", np.zeros(500_000, np.uint8))
     assert len(cache) == 1
     assert cache.get("d") is not None
     assert (cache.hits, cache.misses, cache.evictions) == (2, 0, 3)

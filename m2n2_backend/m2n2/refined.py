@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
 from m2n2_backend.m2n2.click_radius import area_about, click_radius, disc, edit, sure_radius
-from m2n2_backend.m2n2.places import Place
+from m2n2_backend.m2n2.places import Place, Stroke
 from m2n2_backend.m2n2.threshold import Profile
 
 UNCONFIRMED = 0.75
 """Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
 
+_STEP_BYTES = 1024  # of the objects of a step, without what they hold
+_CLICK_BYTES = 320  # of one click's disc and threshold
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
@@ -102,8 +104,10 @@ class Step:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both masks."""
-        return self.rough.packed.nbytes + self.settled.packed.nbytes
+        """Bytes of both masks and of all clicks; scribbles that several steps share count in each of them."""
+        scribbles = sum(len(disc.point.indices) for disc in self.discs if isinstance(disc.point, Stroke))
+        clicks = _CLICK_BYTES * max(len(self.discs), len(self.thresholds)) + scribbles
+        return self.rough.packed.nbytes + self.settled.packed.nbytes + clicks + _STEP_BYTES
 
 
 @dataclass(frozen=True)

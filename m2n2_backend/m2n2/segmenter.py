@@ -16,6 +16,7 @@ from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
+from m2n2_backend.m2n2.memo_keys import prefix_keys
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.object_cut import SmallCopy, cut_object
@@ -207,12 +208,13 @@ class Segmenter:
         """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
         prompt_maps(self.method, state, points)  # of all new clicks together
         first = 0 if boxes else list(labels).index(True) + 1
-        prefixes = [(boxes, tuple(points[:end]), tuple(labels[:end])) for end in range(first, len(points) + 1)]
+        prefixes = prefix_keys(boxes, points, labels)[first:]
         found = ((index, state.steps.get(prefixes[index])) for index in reversed(range(len(prefixes))))
         known, step = next(((index, step) for index, step in found if step is not None), (-1, None))
-        for prefix in prefixes[known + 1 :]:
-            step = self._step(state, prefix[1], prefix[2], boxes, step)
-            state.steps.put(prefix, step)
+        for index in range(known + 1, len(prefixes)):
+            end = first + index
+            step = self._step(state, points[:end], labels[:end], boxes, step)
+            state.steps.put(prefixes[index], step)
         assert step is not None
         return step
 

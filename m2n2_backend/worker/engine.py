@@ -20,7 +20,7 @@ from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import DECODING, decode_image
 from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.cache import ByteCache
+from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
@@ -315,7 +315,7 @@ class Engine:
         return encoded
 
     def _size_of_state(self, state: ImageState) -> int:
-        return state.nbytes if self._on_cpu else state.device_bytes
+        return ENTRY_BYTES + state.nbytes if self._on_cpu else state.device_bytes
 
     def _maps_bytes(self) -> int:
         return 0 if self._on_cpu else sum(state.memo_bytes for state in self._states.values())
