@@ -103,7 +103,8 @@ def _from_file(path: Path) -> SourceImage:
 def _require_room(engine: Engine, done: int) -> None:
     disk = engine.disk
     if disk.failures:
-        raise SettingsError(f"the disk cache cannot be written (see the log): {done} images are done")
+        cause = disk.health.trouble.what if disk.health.trouble else "the disk cache could not be used (see the log)"
+        raise SettingsError(f"{cause}: {done} images are done")
     if disk.evictions:
         raise SettingsError(
             f"the disk cache is full after {done} images: raise M2N2_DISK_CACHE (now {disk.limit}) and run again"

@@ -9,9 +9,8 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from cachetools import Cache, LRUCache
 
-
 ENTRY_BYTES = 512
-"""What an entry takes beside its own bytes and its key's: the headers of objects, and its places in the tables here."""
+"""What an entry takes beside its own bytes and its key's: headers of objects, and its places in the tables here."""
 
 Key: TypeAlias = str | bytes
 """Short ones: what is long is hashed first (see ``memo_keys``), or it would be hashed and compared at every look."""

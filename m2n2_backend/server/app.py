@@ -183,5 +183,8 @@ def _replica(worker: WorkerStats) -> dict[str, Any]:
         "alive": worker.alive,
         "silence": round(worker.silence, 1),
         "waiting": worker.waiting,
-        "tiers": {name: {"bytes": tier.bytes, "entries": tier.entries} for name, tier in worker.tiers.items()},
+        "tiers": {
+            name: {"bytes": tier.bytes, "entries": tier.entries, "trouble": str(tier.trouble or "")}
+            for name, tier in worker.tiers.items()
+        },
     }

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cache_health import CacheHealth
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.pool import SourceImage, Tier
 from m2n2_backend.worker.store import SharedStore, open_store
@@ -269,7 +270,7 @@ class Engine:
                 memory.misses,
                 memory.evictions + tables.evictions,
             ),
-            "disk": _tier(self.disk),
+            "disk": _with_health(_tier(self.disk), self.disk.health),
         }
 
     def _answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
@@ -345,6 +346,12 @@ class Engine:
 
 def _tier(cache: ByteCache[ImageState] | DiskCache | SharedStore) -> Tier:
     return Tier(cache.nbytes, cache.limit, len(cache), cache.hits, cache.misses, cache.evictions)
+
+
+def _with_health(tier: Tier, health: CacheHealth) -> Tier:
+    return replace(
+        tier, failures=health.failures, damaged=health.damaged, paused=health.paused, trouble=health.trouble
+    )
 
 
 @contextmanager

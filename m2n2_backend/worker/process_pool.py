@@ -21,7 +21,7 @@ from m2n2_backend.worker.devices import find_devices
 from m2n2_backend.worker.messages import Done, Figures, Ready, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.poison import Poison
-from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, model_version
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, cache_troubles, model_version
 from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES
 from m2n2_backend.worker.supervisor import BACK_OFF, RELOAD_SECONDS, Request, Supervisor
 
@@ -136,6 +136,7 @@ class ProcessPool:
         if len(fit) > 1:
             device = f"{len(fit)} x {device}"
         if fit:
+            detail = "; ".join(filter(None, (detail, cache_troubles(self.stats()))))
             return Status("degraded" if unfit else "ready", self._version(), backbone, device, detail)
         if self._failure or (workers and all(worker.is_hopeless for worker in workers)):
             return Status("failed", self._version(), backbone, device, self._failure or detail)

@@ -13,7 +13,7 @@ from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.poison import Poison
-from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, model_version
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, cache_troubles, model_version
 from m2n2_backend.worker.ray_cluster import Deployed, deployed, serving
 from m2n2_backend.worker.ray_connection import connect
 from m2n2_backend.worker.ray_replica import Report, board
@@ -117,7 +117,8 @@ class RayPool:
         device = f"{len(living)} x {', '.join(devices)}"
         if len(living) < wanted:
             trouble = trouble or f"{len(living)} of {wanted} replicas answer"
-        return Status("degraded" if trouble else "ready", version, living[0].backbone, device, trouble)
+        detail = "; ".join(filter(None, (trouble, cache_troubles(self.stats()))))
+        return Status("degraded" if trouble else "ready", version, living[0].backbone, device, detail)
 
     def stats(self) -> list[WorkerStats]:
         """See :meth:`m2n2_backend.worker.pool.Pool.stats`."""

@@ -17,6 +17,7 @@ import torch
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, M2N2Error, NotReady
 from m2n2_backend.m2n2.state import EncodedImage
+from m2n2_backend.worker.cache_health import TRY_SECONDS
 from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.messages import Done, Figures, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
@@ -244,7 +245,7 @@ class Replica:
             try:
                 self._writes.put_nowait((photo.key, photo.encoded))
             except queue.Full:
-                logger.warning("the disk is too slow: an image is not written to the cache")
+                self.engine.disk.health.failed("written", f"too slow: {WRITES_WAITING} images wait", pause=False)
                 self.engine.abandon(photo)
 
     def _answer(self, job: Job, photo: Photo) -> Done | None:
@@ -302,9 +303,14 @@ class Replica:
                 self.engine.abandon(photo)
 
     def _write(self) -> None:
-        while (write := self._writes.get()) is not None:
+        while True:
             try:
+                self.engine.disk.try_again()
+                if (write := self._writes.get(timeout=TRY_SECONDS)) is None:
+                    return
                 self.engine.disk.put(*write)
+            except queue.Empty:
+                continue
             except Exception:
                 logger.exception("an image could not be written to the cache")
 
