@@ -11,7 +11,7 @@ from m2n2_backend.worker.pool import Trouble
 
 logger = logging.getLogger(__name__)
 
-TRY_SECONDS = 15.0
+TRY_SECONDS = 10.0
 """Between two tries whether a cache that failed works again."""
 
 _LOG_SECONDS = 300.0  # between two lines about the same trouble

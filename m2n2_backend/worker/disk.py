@@ -236,7 +236,8 @@ def try_folder(folder: Path, size: int) -> None:
     Raises:
         OSError: It cannot be done.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # a file in its place is told below, in the words that `put` has
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(size))
         file.seek(0)
