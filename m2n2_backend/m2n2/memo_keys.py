@@ -13,26 +13,26 @@ from m2n2_backend.prompts import Box, Region
 
 
 def place_key(place: Place) -> bytes:
-    """Of a click or scribble, 32 bytes."""
+    """The key of a click or scribble, 32 bytes."""
     if isinstance(place, Stroke):
         return _hash(b"stroke", place.indices)
     return _hash(b"point", struct.pack("<2q", *place))
 
 
 def start_key(start: Sequence[tuple[int, float]]) -> bytes:
-    """Of the cells in which a chain starts, with their weights; 32 bytes."""
+    """The key of the cells in which a chain starts and of their weights, 32 bytes."""
     return _hash(b"start", np.array(start, np.float64).tobytes())
 
 
 def prefix_keys(regions: Sequence[Region], places: Sequence[Place], labels: Sequence[bool]) -> list[bytes]:
-    """Of the regions alone, with the first click, with the first two and so on: one key of 32 bytes more than clicks.
+    """The keys of the regions alone, with the first click, with the first two and so on; 32 bytes each.
 
     Each is made from the one before it, so that all of them together cost one look at each prompt.
 
     Args:
         regions: Boxes and polygons.
-        places: Of clicks and scribbles in their order.
-        labels: Of the same, True for foreground.
+        places: Where clicks and scribbles are, in their order.
+        labels: True for foreground, one for each place.
     """
     keys = [_hash(b"regions", *map(_region_key, regions))]
     for place, label in zip(places, labels, strict=True):

@@ -30,7 +30,7 @@ class CacheHealth:
         """Set up the health of a cache that works.
 
         Args:
-            name: Of the cache, for people.
+            name: What people call the cache.
             costs: What may fail ("written", "read", …), the gravest first, and what it costs while it does.
             pause_seconds: After a failure the cache is left alone for so long.
         """
