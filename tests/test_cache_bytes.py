@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -173,6 +174,19 @@ def test_an_outline_that_was_drawn_before_is_answered_from_the_memo_with_the_sam
     assert state.steps.misses == misses
     assert np.array_equal(first.mask, again.mask)
     assert np.array_equal(first.mask, fresh.mask)
+
+
+def test_a_scribble_is_hashed_once_however_many_clicks_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    real = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda data: hashed.append(len(data)) or real(data))
+    segmenter = Segmenter(FakeBackbone(), Method(refine=True))
+    state = segmenter.encode(scene())
+    prompts = [brush(number) for number in range(6)]
+    segmenter.segment(state, prompts)
+
+    large = sum(size > 20_000 for size in hashed)
+    assert large == len(prompts)
 
 
 class Reader:

@@ -15,7 +15,7 @@ from m2n2_backend.prompts import Box, Region
 def place_key(place: Place) -> bytes:
     """The key of a click or scribble, 32 bytes."""
     if isinstance(place, Stroke):
-        return _hash(b"stroke", place.indices)
+        return _hash(b"stroke", place.digest)
     return _hash(b"point", struct.pack("<2q", *place))
 
 
