@@ -164,7 +164,7 @@ def test_a_model_process_is_deaf_to_the_groups_signals_from_its_first_moment(tmp
         (web,) = children(server.process.pid)
         until(lambda: server.gates.reached("load"))
         pid = server.gates.reached("load")[0]
-        for _ in range(3):
+        for _ in range(2):
             os.kill(pid, signal.SIGKILL)
             # What appears now has not run a line of Python yet.
             until(lambda pid=pid: any(fresh > pid for fresh in children(web)))  # type: ignore[misc]
@@ -233,6 +233,7 @@ def test_a_server_that_slept_as_a_whole_goes_on_where_it_was(tmp_path: Path) -> 
             server.process.wait(3)
         assert sorted(descendants(server.process.pid)) == before
         assert "WORKER TIMEOUT" not in server.log
+        assert "has been silent" not in server.log
 
 
 def children(pid: int) -> list[int]:

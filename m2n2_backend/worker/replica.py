@@ -44,7 +44,7 @@ _COLDNESS = {Step.PREPARED: 0, Step.READY: 1, Step.TABLE: 1, Step.LOAD: 2, Step.
 _LOADERS = 2
 _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them; prefetches have one beside them
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
-_MOST_BETWEEN_FIGURES = 5.0  # seconds; they are told every second, by a thread that a busy machine may hold up
+_MOST_BETWEEN_FIGURES = 3.0  # seconds; they are told every second, by a thread that a busy machine may hold up
 
 Began = Callable[[frozenset[str]], None]
 """Is told the images in work whenever that set grows: if the process dies, one of them may be the cause."""

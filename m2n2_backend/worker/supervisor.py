@@ -81,6 +81,7 @@ class Supervisor:
         self._child: Child | None = None
         self._reader: threading.Thread | None = None
         self._outbox = queue.SimpleQueue[Request | None]()
+        self._ends = queue.SimpleQueue[Exception | None]()  # why this life is over; None where it is to be
         self._outstanding: dict[int, Request] = {}
         self._suspects = frozenset[str]()
         self._heard_at = self._awake()
@@ -175,6 +176,7 @@ class Supervisor:
     def close(self) -> None:
         """Let the process end; ``join`` waits for that."""
         self._closing.set()
+        self._ends.put(None)
         self._outbox.put(None)
 
     def join(self) -> None:
@@ -216,7 +218,7 @@ class Supervisor:
             self._heard_at, self._silent = self._awake(), False
         self._loading_since = self._clock()
         child = self._child = self._start(self._options)
-        ends = queue.SimpleQueue[Exception]()
+        ends = self._ends = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(child, ends), name="worker-reader", daemon=True)
         self._reader.start()
         while not self._closing.is_set():
@@ -225,9 +227,10 @@ class Supervisor:
             except queue.Empty:
                 self._watch(child)
             else:
-                raise end
+                if end is not None:
+                    raise end
 
-    def _read(self, child: Child, ends: queue.SimpleQueue[Exception]) -> None:
+    def _read(self, child: Child, ends: queue.SimpleQueue[Exception | None]) -> None:
         """Body of the thread that hears one process, until it has nothing more to say."""
         try:
             while (message := child.receive(_POLL_SECONDS)) is not None or self._child is child:
