@@ -692,15 +692,22 @@ def test_the_cores_and_a_shared_device_are_divided_between_the_workers() -> None
 
 def test_devices_that_cannot_be_found_are_looked_for_again(make: Make) -> None:
     asked: list[str] = []
+    go_on = threading.Event()
 
     def find(name: str) -> tuple[str, ...]:
         asked.append(name)
+        assert go_on.wait(120)
         if len(asked) == 1:
             raise OSError(24, "Too many open files")
         return ("cuda:0",)
 
-    pool = ProcessPool(load_settings(device="auto"), find=find, supervise=make(1)._supervise)
+    rig = make(1)
+    pool = ProcessPool(load_settings(device="auto"), find=find, supervise=rig._supervise, clock=lambda: rig.now)
     try:
+        rig.now += 40
+        assert pool.status().state == "loading"
+        assert "looking for devices for 40 s" in pool.status().detail
+        go_on.set()
         until(lambda: pool.status().state == "ready")
         assert asked == ["auto", "auto"]
     finally:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 class AwakeClock:
     """Seconds for which this process was running; threads share it.
 
-    A process that was stopped, swapped out, or on a machine that was paused finds that the clock has jumped. Whoever
-    measures with that clock how long others have said nothing would blame them for its own sleep.
+    A process that was stopped, swapped out, or on a machine that was paused finds that the system's clock has jumped.
+    If it measured with that clock how long others have said nothing, it would blame them for its own sleep.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, most: float = 2.0) -> None:

@@ -80,8 +80,8 @@ class Replica:
             began: See :data:`Began`; called before each step, so it must be quick.
             on_broken: Called where no later call can succeed, as the device is lost; what found out is answered
                 afterwards, if there is an afterwards.
-            clock: Of deadlines, in seconds.
-            awake: Of the ages of steps, in seconds, read each time that ``figures`` are told; ``clock`` if None.
+            clock: Tells the time of deadlines, in seconds.
+            awake: Measures the ages of steps, in seconds; read whenever ``figures`` are told; ``clock`` if None.
         """
         self.engine = engine
         self.broken = False

@@ -61,8 +61,8 @@ class Supervisor:
             options: Of the process.
             owner: Told what happens.
             start: Starts a process.
-            clock: Of deadlines, in seconds.
-            awake: Of silence, in seconds for which this process was running; ``clock`` if None.
+            clock: Tells the time of deadlines, in seconds.
+            awake: Measures silence, in seconds for which this process was running; ``clock`` if None.
             pause: Waits so many seconds before a start; True where there is to be none. A wait for ``close`` if None.
         """
         self.ready: Ready | None = None
