@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ def stop(server: rig.Running, pid: int) -> dict[str, Any]:
     before = sorted(server.processes())
     started = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
-    timer = threading.Timer(STOPPED_SECONDS, os.kill, (pid, signal.SIGCONT))
+
+    def go_on() -> None:
+        with suppress(ProcessLookupError):  # an impatient server has ended it
+            os.kill(pid, signal.SIGCONT)
+
+    timer = threading.Timer(STOPPED_SECONDS, go_on)
     timer.start()
 
     def click(index: int) -> tuple[float, int, str]:
