@@ -99,6 +99,11 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """The model is still being loaded. Said every second, as far as what is loaded lets another thread run."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The model is loaded.
 

@@ -82,8 +82,9 @@ class Status:
         model_version: Known before the model is loaded.
         backbone: Its name in words, with a plain remark where it is only the embedded default.
         device: The device in words.
-        detail: Cause and cure where ``state`` is ``failed``, or a worker died or is silent; else what keeps a cache
-            from being used, or empty.
+        detail: Cause and cure where ``state`` is ``failed``; else why a worker cannot answer (it died, or has been
+            silent or loading for so many seconds) and how many clicks wait without one; or what keeps a cache from
+            being used; empty where nothing is amiss.
     """
 
     state: Literal["loading", "ready", "degraded", "failed"]
@@ -155,7 +156,8 @@ class WorkerStats:
     Attributes:
         device: In words.
         alive: Whether it can take work now.
-        waiting: Clicks it has been handed and not answered.
+        waiting: Clicks it has been handed and not answered, and those about its images that wait until a worker can
+            take them; without those whose callers have given up.
         restarts: Times it was started again after it died.
         superseded: Requests answered with a newer request's mask.
         timed_out: Requests whose deadline passed before their answer.

@@ -17,6 +17,7 @@ import torch
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, M2N2Error, NotReady
 from m2n2_backend.m2n2.state import EncodedImage
+from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.cache_health import TRY_SECONDS
 from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.messages import Done, Figures, Reply, Work
@@ -44,6 +45,7 @@ _COLDNESS = {Step.PREPARED: 0, Step.READY: 1, Step.TABLE: 1, Step.LOAD: 2, Step.
 _LOADERS = 2
 _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them; prefetches have one beside them
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
+_MOST_BETWEEN_FIGURES = 3.0  # seconds; they are told every second, by a thread that a busy machine may hold up
 
 Began = Callable[[frozenset[str]], None]
 """Is told the images in work whenever that set grows: if the process dies, one of them may be the cause."""
@@ -68,6 +70,7 @@ class Replica:
         began: Began = lambda keys: None,
         on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        awake: Callable[[], float] | None = None,
     ) -> None:
         """Start the threads.
 
@@ -78,7 +81,8 @@ class Replica:
             began: See :data:`Began`; called before each step, so it must be quick.
             on_broken: Called where no later call can succeed, as the device is lost; what found out is answered
                 afterwards, if there is an afterwards.
-            clock: Of deadlines and ages, in seconds.
+            clock: Tells the time of deadlines, in seconds.
+            awake: Measures the ages of steps, in seconds; read whenever ``figures`` are told; ``clock`` if None.
         """
         self.engine = engine
         self.broken = False
@@ -86,6 +90,7 @@ class Replica:
         self._began = began
         self._on_broken = on_broken
         self._clock = clock
+        self._awake = awake or clock
         self._changed = threading.Condition()
         self._queue = JobQueue(capacity, clock)
         self._photos: dict[str, Photo] = {}
@@ -123,7 +128,7 @@ class Replica:
     def figures(self) -> Figures:
         """Counters and gauges of now; never waits for work."""
         with self._changed:
-            engine, now = self.engine, self._clock()
+            engine, now = self.engine, self._awake()
             return Figures(
                 waiting=len(self._queue),
                 superseded=self._queue.superseded,
@@ -210,7 +215,7 @@ class Replica:
                     if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
-                    self._in_work[threading.get_ident()] = photo.key, self._clock()
+                    self._in_work[threading.get_ident()] = photo.key, self._awake()
                     self._began(frozenset(key for key, _ in self._in_work.values()))
                     return task
                 self._changed.wait(_WAKE_SECONDS)
@@ -340,7 +345,14 @@ def load_replica(
         logger.exception("the model cannot be loaded")
         cause = " ".join(str(error).split())
         raise BackboneUnavailable(f"the model cannot be loaded: {type(error).__name__}: {cause}") from error
-    return Replica(engine, capacity=options.settings.queue, threads=options.threads, began=began, on_broken=on_broken)
+    return Replica(
+        engine,
+        capacity=options.settings.queue,
+        threads=options.threads,
+        began=began,
+        on_broken=on_broken,
+        awake=AwakeClock(most=_MOST_BETWEEN_FIGURES),  # a step has not hung because the process was stopped
+    )
 
 
 def resident_bytes(pid: int | None = None) -> int:
