@@ -38,10 +38,10 @@ def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device)
     """Where the choice for some weights on a kind of device is kept, whatever the settings call these weights.
 
     Args:
-        cache_dir: Of the settings.
+        cache_dir: The folder of the settings.
         name: ``sd1`` or ``sd2``.
-        revision: Of the weights.
-        device: Any one of its kind.
+        revision: What tells these weights from others.
+        device: Any device of its kind.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return cache_dir / "grids" / f"{name}-{hashlib.sha256(f'{revision} {kind}'.encode()).hexdigest()[:16]}"

@@ -61,7 +61,7 @@ class Request:
     @property
     def is_prefetch(self) -> bool:
         """Whether nobody waits for it."""
-        return self.work.prompts is None
+        return self.work.is_prefetch
 
 
 class Owner(Protocol):
