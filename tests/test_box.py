@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_transition import random_attention
 
+from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.box import MARGIN, MAX_ROUNDS, STEPS, box_distance
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
@@ -149,5 +150,5 @@ def test_boxes_of_one_pixel_and_of_the_whole_photograph_are_answered(
 def test_a_box_needs_the_markov_relation(relation: str) -> None:
     segmenter = Segmenter(FakeBackbone(), Method(relation=relation))
 
-    with pytest.raises(ValueError, match="needs the Markov relation"):
+    with pytest.raises(InvalidPrompt, match="needs the Markov relation"):
         segmenter.segment(segmenter.encode(scene()), [], Box(6, 13, 40, 48))

@@ -23,7 +23,7 @@ from m2n2_backend.worker.files import SharedFiles
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
 from m2n2_backend.worker.queue import PREFETCHES
-from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, Replica
+from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
 from m2n2_backend.worker.rle import brush_rle
 from m2n2_backend.worker.store import SharedStore
 
@@ -453,3 +453,68 @@ def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to
     rig.backbone.gate.set()
     done(first)
     assert rig.encoded == [1]
+
+
+def to_disk(name: int) -> Work:
+    return Work(source(name), None, to_disk=True)
+
+
+def test_an_image_for_the_disk_is_answered_when_it_is_written_and_nothing_else_is_made_of_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, write = make(), threading.Event(), DiskCache.put
+    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    filling = rig.replica.submit(to_disk(1))
+    until(lambda: rig.replica._unwritten)
+    done(rig.replica.submit(click(2)))  # there was time to answer
+
+    assert not filling.done()
+    gate.set()
+    assert set(done(filling).timings_ms) == {"load", "encode"}
+    assert source(1).key in rig.engine.disk
+
+
+def test_an_image_that_another_process_has_written_is_not_encoded_for_the_disk(make: Make, tmp_path: Path) -> None:
+    rig = make()
+    blocker = rig.held(to_disk(1))
+    waiting = [rig.replica.submit(to_disk(2)), rig.replica.submit(to_disk(3)), rig.replica.submit(to_disk(4))]
+    other = Engine(FaultyBackbone(), rig.settings)
+    other.segment(source(4), ONE)
+
+    rig.backbone.gate.set()
+    encoded = ["encode" in done(future).timings_ms for future in (blocker, *waiting)]
+    assert encoded == [True, True, True, False]
+    assert rig.encoded == [1, 2, 3]
+
+
+def test_two_files_for_the_disk_with_the_same_bytes_are_one_run_of_the_model(make: Make) -> None:
+    rig = make()
+    blocker = rig.held(to_disk(1))
+    twice = [rig.replica.submit(to_disk(2)), rig.replica.submit(to_disk(2))]
+    rig.backbone.gate.set()
+
+    assert ["encode" in done(future).timings_ms for future in (blocker, *twice)] == [True, True, False]
+
+
+def test_the_model_waits_for_a_slow_disk_where_the_disk_is_what_it_runs_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, write = make(), threading.Event(), DiskCache.put
+    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    filling = [rig.replica.submit(to_disk(number)) for number in range(WRITES_WAITING + 5)]
+    until(lambda: len(rig.encoded) >= WRITES_WAITING + 1)  # one more is at the writer
+    done(rig.replica.submit(click(99)))  # its features go nowhere
+
+    assert len(rig.encoded) == WRITES_WAITING + 2
+    gate.set()
+    assert all("encode" in done(future).timings_ms for future in filling)
+    assert all(source(number).key in rig.engine.disk for number in range(len(filling)))
+
+
+def test_images_for_the_disk_need_no_place_in_the_queue_of_clicks(make: Make) -> None:
+    rig = make(queue=1)
+    futures = [rig.held(to_disk(1)), *(rig.replica.submit(to_disk(number)) for number in range(2, 8))]
+    rig.backbone.gate.set()
+
+    for future in futures:
+        done(future)

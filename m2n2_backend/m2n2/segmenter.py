@@ -147,8 +147,8 @@ class Segmenter:
             box: Or polygon: the object lies inside, or a part of it in each of several; needs ``relation="markov"``.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the photograph, none is foreground, or the released code, which has
-                neither boxes nor scribbles, is asked for one.
+            InvalidPrompt: A prompt lies outside the photograph, none is foreground, there is a box without the Markov
+                relation, or the released code, which has neither boxes nor scribbles, is asked for one.
         """
         height, width = state.size
         clicks = (clicks,) if isinstance(clicks, PointPrompt) else clicks
@@ -279,7 +279,7 @@ class Segmenter:
         """P (Eq. 5 and IPF): float32 [n, n], rows and columns sum to 1; cells go row by row.
 
         Raises:
-            ValueError: The method is a baseline, which has none.
+            InvalidPrompt: The method is a baseline, which has none.
         """
         return np.asarray(_transition(state).matrix.cpu())
 
@@ -350,5 +350,5 @@ def _working_clicks(state: ImageState, clicks: Sequence[PointPrompt]) -> tuple[l
 
 def _transition(state: ImageState) -> Transition:
     if not isinstance(state.relation, MarkovRelation):
-        raise ValueError("only the Markov relation has a transition matrix; a box needs the Markov relation too")
+        raise InvalidPrompt("only the Markov relation has a transition matrix; a box needs the Markov relation too")
     return state.relation.transition

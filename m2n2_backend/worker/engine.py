@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice, room_for_states
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
-from m2n2_backend.images import DECODING, decode_image
+from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.segmentation import Segmentation
@@ -129,19 +129,22 @@ class Engine:
         self._tables = ByteCache[JointBilateral](in_memory // 2 - self._maps_limit)
         self._next_state = 0  # bytes that the next state is expected to take
         self._kernels: AbstractContextManager[object] = nullcontext()
-        fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}, decoding {DECODING}"
-        self.disk = open_store(settings, fingerprint)
+        self.disk = open_store(settings, backbone.fingerprint)
 
-    def warm_up(self, share: float = 1.0) -> None:
+    def warm_up(self, share: float = 1.0, *, clicks: bool = True) -> None:
         """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
 
         Args:
             share: Of the device's free memory that is this process's.
+            clicks: Without them the model alone is run: matrices of images that nobody clicks on need no memory.
         """
         started = time.monotonic()
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # colors that a mixture is fitted to
-        state = self._segmenter.encode(noise)
+        encoded = self._segmenter.extract(noise)
         self.encode_seconds = self.slowest_encode = time.monotonic() - started
+        if not clicks:
+            return
+        state = self._segmenter.prepare(encoded)
         for box in (None, Box(4, 4, 40, 40)):
             self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False), Click(30, 20)], box)
         if numba.threading_layer() not in ("omp", "tbb"):
@@ -174,22 +177,6 @@ class Engine:
         segmentation = self.answer(photo, prompts)
         assert segmentation is not None, "nothing evicts between two steps of one thread"
         return segmentation, photo.timings
-
-    def encode_to_disk(self, image: SourceImage) -> None:
-        """Run the model and write to disk only, for batches that nobody clicks on yet.
-
-        Raises:
-            InvalidImage: It cannot be decoded.
-            ImageTooLarge: It has too many pixels.
-            BackboneUnavailable: Too little memory, or the model gives no finite values.
-        """
-        photo = Photo(image)
-        if self.disk.claim(photo.key) is not None:
-            return
-        with self._claimed(photo):
-            photo.rgb = self._decode(photo)
-            encoded = self._encode(photo)
-        self.disk.put(photo.key, encoded)
 
     def open(self, image: SourceImage) -> Photo:
         """What memory has of an image."""

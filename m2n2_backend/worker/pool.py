@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend import __version__
+from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.prompts import Prompts
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -260,3 +263,16 @@ class Pool(Protocol):
     def close(self) -> None:
         """Let go of the model; later calls of ``segment`` raise ``NotReady``."""
         ...
+
+
+def wait_until_loaded(pool: Pool) -> Status:
+    """Wait for the model, however long it is loaded or downloaded; what the pool says of it then.
+
+    Raises:
+        BackboneUnavailable: It cannot be loaded.
+    """
+    while (status := pool.status()).state == "loading":
+        time.sleep(_POLL_SECONDS)
+    if status.state == "failed":
+        raise BackboneUnavailable(status.detail)
+    return status

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import replace
@@ -51,6 +51,7 @@ class ProcessPool:
         self,
         settings: Settings,
         *,
+        clicks: bool = True,
         load: Callable[[Settings, str], Backbone] = load,
         find: Callable[[str], Sequence[str]] = find_devices,
         supervise: Callable[[WorkerOptions, ProcessPool], Supervisor] = supervise,
@@ -60,12 +61,14 @@ class ProcessPool:
 
         Args:
             settings: Of the service.
+            clicks: Whether there will be any; else images can be encoded, and nothing else is made ready.
             load: Settings and device → backbone; a function that can be pickled.
             find: The setting's device → all devices of this kind.
             supervise: Makes the supervisor of one worker.
             clock: Of deadlines, in seconds.
         """
         self._settings = settings
+        self._clicks = clicks
         self._load = load
         self._find = find
         self._supervise = supervise
@@ -123,6 +126,24 @@ class ProcessPool:
         if len(others) >= PREFETCHES or (others and size > PREFETCH_BYTES):
             return False
         return worker.hand(Request(Work(image, None), math.inf, next(self._numbers)))
+
+    def encode(self, image: SourceImage) -> Future[Reply]:
+        """Encode an image and write its features to disk, for those who fill the cache; never blocks.
+
+        Returns:
+            ``Done`` when they are written, ``timings_ms`` of which has ``encode`` where they were not there already.
+        """
+        request = Request(Work(image, None, to_disk=True), math.inf, next(self._numbers))
+        if (refusal := self._poison.refusal(image.key)) is not None:
+            _finish(request, refusal)
+        else:
+            self._dispatch(request)
+        return request.future
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The backbone's; None until a worker has loaded it."""
+        return next((worker.ready.fingerprint for worker in self._workers if worker.ready is not None), None)
 
     def status(self) -> Status:
         """See :meth:`m2n2_backend.worker.pool.Pool.status`."""
@@ -288,6 +309,7 @@ class ProcessPool:
                     workers=count,
                     on_device=on_device,
                     load=self._load,
+                    clicks=self._clicks,
                 )
                 self._workers.append(self._supervise(options, self))
             for worker in self._workers:
@@ -312,8 +334,7 @@ class ProcessPool:
                 return
 
     def _version(self) -> str:
-        ready = next((worker.ready for worker in self._workers if worker.ready is not None), None)
-        return model_version(ready.fingerprint if ready else None)
+        return model_version(self.fingerprint)
 
 
 def _finish(request: Request, result: Reply | Exception) -> None:

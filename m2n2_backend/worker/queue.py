@@ -46,7 +46,7 @@ class Job:
     @property
     def is_prefetch(self) -> bool:
         """Whether nobody waits for it."""
-        return self.work.prompts is None
+        return self.work.is_prefetch
 
     def everybody(self) -> Iterator[Job]:
         """This job and all that get its reply."""
@@ -135,6 +135,8 @@ class JobQueue:
         return len(self._waiting)
 
     def _require_place(self, job: Job) -> None:
+        if job.work.to_disk:
+            return  # the command that fills the cache sends a few at a time and waits for them
         alike = [each for each in self._waiting if each.is_prefetch == job.is_prefetch]
         if not job.is_prefetch:
             full = len(alike) >= self._capacity

@@ -7,8 +7,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import numba
@@ -97,6 +98,7 @@ class Replica:
         self._in_work: dict[int, tuple[str, float]] = {}  # by thread: an image and since when
         self._closed = False
         self._writes: queue.Queue[tuple[str, EncodedImage] | None] = queue.Queue(WRITES_WAITING)
+        self._unwritten: set[str] = set()  # images on their way to disk
         warm, model = frozenset({Step.PREPARED}), frozenset({Step.ENCODE})
         clicks = warm | {Step.READY}
         kinds = [frozenset({Step.LOAD})] * _LOADERS + [frozenset({Step.TABLE})]
@@ -226,32 +228,51 @@ class Replica:
         for job in self._queue:
             photo = self._photos[job.key]
             step = self.engine.step(photo)
-            if job.is_prefetch and step.is_click:
+            if job.work.prompts is None and self._has_all(job, photo, step):
                 self._queue.take(job)
                 self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
+                if job.work.to_disk:
+                    photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
-            elif step in steps and not photo.busy and (step is not Step.LOAD or self._may_open(job)):
+            elif step in steps and not photo.busy and self._may_be_taken(job, step):
                 found.append(((job.is_prefetch, _COLDNESS[step], job.number), (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
 
+    def _has_all(self, job: Job, photo: Photo, step: Step) -> bool:
+        """Whether nothing is left to do for an image that is only to be encoded."""
+        if job.work.to_disk:
+            return step > Step.ENCODE and not photo.busy and photo.key not in self._unwritten
+        return step.is_click
+
+    def _may_be_taken(self, job: Job, step: Step) -> bool:
+        if step is Step.LOAD:
+            return self._may_open(job)
+        if job.work.to_disk:  # the model waits for the disk, and the writer does the rest
+            return step is Step.ENCODE and not self._writes.full()
+        return True
+
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
-        clicked = {each.key for each in self._queue if not each.is_prefetch}
+        alike = [each for each in self._queue if each.work.to_disk == job.work.to_disk and not each.is_prefetch]
         held = [
             photo.key
             for photo in self._photos.values()
             if photo.rgb is not None or (photo.busy and self.engine.step(photo) is Step.LOAD)
         ]
-        return not held if job.is_prefetch else len(clicked.intersection(held)) < _OPEN_PHOTOS
+        return not held if job.is_prefetch else len({each.key for each in alike}.intersection(held)) < _OPEN_PHOTOS
 
     def _advance(self, photo: Photo, step: Step) -> None:
         self.engine.advance(photo, step)
         if step is Step.ENCODE and photo.encoded is not None:
+            with self._changed:
+                self._unwritten.add(photo.key)
             try:
                 self._writes.put_nowait((photo.key, photo.encoded))
             except queue.Full:
                 self.engine.disk.health.failed("written", f"too slow: {WRITES_WAITING} images wait", pause=False)
                 self.engine.abandon(photo)
+                with self._changed:
+                    self._unwritten.discard(photo.key)
 
     def _answer(self, job: Job, photo: Photo) -> Done | None:
         prompts, started = job.work.prompts, self._clock()
@@ -309,15 +330,28 @@ class Replica:
 
     def _write(self) -> None:
         while True:
-            try:
+            with _logging_errors("the cache could not be tried"):
                 self.engine.disk.try_again()
-                if (write := self._writes.get(timeout=TRY_SECONDS)) is None:
-                    return
-                self.engine.disk.put(*write)
+            try:
+                write = self._writes.get(timeout=TRY_SECONDS)
             except queue.Empty:
                 continue
-            except Exception:
-                logger.exception("an image could not be written to the cache")
+            if write is None:
+                return
+            with _logging_errors("an image could not be written to the cache"):
+                self.engine.disk.put(*write)
+            with self._changed:
+                self._unwritten.discard(write[0])
+                self._changed.notify_all()
+
+
+@contextmanager
+def _logging_errors(words: str) -> Iterator[None]:
+    """Nothing that a disk does ends the thread that writes to it."""
+    try:
+        yield
+    except Exception:
+        logger.exception(words)
 
 
 def load_replica(
@@ -338,7 +372,7 @@ def load_replica(
     numba.set_num_threads(min(options.threads, numba.config.NUMBA_NUM_THREADS))
     try:
         engine = Engine(options.load(options.settings, options.device), options.settings)
-        engine.warm_up(1.0 / options.on_device)
+        engine.warm_up(1.0 / options.on_device, clicks=options.clicks)
     except M2N2Error as error:
         raise BackboneUnavailable(str(error)) from error
     except Exception as error:

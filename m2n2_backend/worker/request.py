@@ -37,7 +37,7 @@ class Request:
     @property
     def is_prefetch(self) -> bool:
         """Whether nobody waits for it."""
-        return self.work.prompts is None
+        return self.work.is_prefetch
 
     @property
     def is_waited_for(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from m2n2_backend.images import DECODING
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cache_health import CacheHealth
@@ -237,12 +238,17 @@ class SharedStore:
 def open_store(settings: Settings, fingerprint: str) -> DiskCache | SharedStore:
     """The tier that outlives the process: the shared one that is named, or this machine's folder.
 
+    Args:
+        settings: Address or folder, limit, and the working size, which decides what is kept.
+        fingerprint: The backbone's own.
+
     Raises:
         SettingsError: The named address cannot be opened here.
     """
+    contents = f"{fingerprint}, working size {settings.working_size}, decoding {DECODING}"
     if settings.store is None:
-        return DiskCache(settings.cache_dir / "images", fingerprint, settings.disk_cache)
-    return SharedStore(SharedFiles(settings.store), fingerprint, settings.disk_cache)
+        return DiskCache(settings.cache_dir / "images", contents, settings.disk_cache)
+    return SharedStore(SharedFiles(settings.store), contents, settings.disk_cache)
 
 
 def _lease(key: str) -> str:
