@@ -10,11 +10,12 @@ from m2n2_backend.backbones.color import BAND, ColorAffinity
 from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.places import Place, level_at
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
 from m2n2_backend.m2n2.refined import UNCONFIRMED, Bits, Step, distance_of, sureness
 from m2n2_backend.m2n2.segmentation import refined_segmentation
-from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.segmenter import Paused, Segmenter
 from m2n2_backend.m2n2.threshold import choose_threshold
 from m2n2_backend.prompts import Box, Click, Prompts
 from tests.fake_backbone import FakeBackbone
@@ -74,6 +75,36 @@ def test_a_new_click_costs_one_step(segmenter: Segmenter) -> None:
     assert len(state.steps) == 4
     segmenter.segment(state, CLICKS[:4])
     assert len(state.steps) == 4
+
+
+def test_clicks_that_are_put_off_are_answered_by_the_next_call_from_there_on(segmenter: Segmenter) -> None:
+    state, calls = segmenter.encode(photograph()), 0
+    while True:
+        calls += 1
+        try:
+            found = segmenter.segment(state, CLICKS, pause=lambda: True)
+            break
+        except Paused:
+            assert len(state.steps) == calls
+    assert calls == len(CLICKS)
+    assert np.array_equal(found.mask, mask_of(segmenter, CLICKS))
+
+
+def test_one_more_click_is_compared_with_each_earlier_one_once(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks = [Click(2 * number, 3 * number % 80, positive=number % 4 < 3) for number in range(40)]
+    compared = 0
+
+    def counted(levels: NDArray[np.uint16], place: Place) -> int:
+        nonlocal compared
+        compared += 1
+        return level_at(levels, place)
+
+    monkeypatch.setattr("m2n2_backend.m2n2.segmenter.level_at", counted)
+    segmenter.segment(segmenter.encode(photograph()), clicks)
+
+    assert compared == len(clicks) ** 2
 
 
 @pytest.mark.parametrize("gone", range(1, len(CLICKS)))

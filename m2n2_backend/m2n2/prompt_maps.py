@@ -102,13 +102,18 @@ def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dic
     """M of each start, float32 [h, w]: several in one pass over the matrix where reading it takes the time."""
     found = {start: state.cells.get(start) for start in starts}
     missing = [start for start, own in found.items() if own is None]
-    together = method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
+    together = maps_together(method, state)
     for first in range(0, len(missing), together):
         part = missing[first : first + together]
         for start, own in zip(part, _maps(state, part), strict=True):
             found[start] = own
             state.cells.put(start, own, keep=len(found))
     return {start: own for start, own in found.items() if own is not None}
+
+
+def maps_together(method: Method, state: ImageState) -> int:
+    """Chains of new clicks that run together."""
+    return method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
 
 
 def _ranked_map(method: Method, place: Place, full: NDArray[np.float32]) -> RankedMap:
