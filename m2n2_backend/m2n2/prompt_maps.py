@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from m2n2_backend.m2n2.cache import ByteCache, Sized
 from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
+from m2n2_backend.m2n2.places import Place, Point, Stroke, cell_of, index_of
 from m2n2_backend.m2n2.released import RankedMap, ranked_map
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import profile
@@ -30,7 +30,7 @@ M = TypeVar("M", bound=Sized)
 def working_pixel(state: ImageState, click: Click) -> Point:
     """(x, y) of the photograph → (row, col) at working size: the one place where the order turns."""
     (height, width), (rows, cols) = state.size, state.working_size
-    return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
+    return cell_of(click.y, height, rows), cell_of(click.x, width, cols)
 
 
 def place_of(state: ImageState, prompt: PointPrompt) -> Place:
@@ -40,7 +40,7 @@ def place_of(state: ImageState, prompt: PointPrompt) -> Place:
     covered = np.zeros(state.working_size, np.bool_)
     (height, width), (rows, cols) = state.size, state.working_size
     y, x = prompt.pixels()
-    covered[(2 * y + 1) * rows // (2 * height), (2 * x + 1) * cols // (2 * width)] = True
+    covered[cell_of(y, height, rows), cell_of(x, width, cols)] = True
     return Stroke.of(covered)
 
 
@@ -48,13 +48,13 @@ def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:
     """The cell of each pixel of a place, row by row, int64 [n]: one occurs as often as it has pixels there."""
     (rows, cols), (height, width) = state.working_size, state.grid
     row, col = (np.atleast_1d(np.asarray(part, np.int64)) for part in index_of(place))
-    return np.asarray((2 * row + 1) * height // (2 * rows) * width + (2 * col + 1) * width // (2 * cols))
+    return np.asarray(cell_of(row, rows, height) * width + cell_of(col, cols, width))
 
 
 def cell_at(state: ImageState, point: Point) -> int:
     """Index of the cell that holds a pixel's center, row by row."""
     (rows, cols), (height, width) = state.working_size, state.grid
-    return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
+    return int(cell_of(point[0], rows, height) * width + cell_of(point[1], cols, width))
 
 
 def start_at(method: Method, state: ImageState, place: Place) -> Start:
