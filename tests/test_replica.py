@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
 from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
+from m2n2_backend.m2n2.places import Place
+from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
@@ -174,11 +176,11 @@ def held_answer(rig: Rig, name: int, monkeypatch: pytest.MonkeyPatch) -> tuple[t
     """Let a click on one image be held once it is in work; its gate, and the images in the order of their clicks."""
     answer, gate, order = rig.engine.answer, threading.Event(), list[str]()
 
-    def slow(photo: Photo, prompts: Prompts) -> object:
+    def slow(photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> object:
         order.append(photo.key)
         if photo.key == source(name).key:
             assert gate.wait(TIMEOUT)
-        return answer(photo, prompts)
+        return answer(photo, prompts, pause)
 
     monkeypatch.setattr(rig.engine, "answer", slow)
     return gate, order
@@ -230,6 +232,80 @@ def test_two_clicks_on_one_image_are_answered_one_after_the_other(
     gate.set()
     for future in futures:
         done(future)
+
+
+MANY = tuple(Click(5 + 4 * number, 22, positive=number % 3 != 1) for number in range(12))
+
+
+def stepwise(rig: Rig, monkeypatch: pytest.MonkeyPatch, then: Callable[[int], object]) -> list[int]:
+    """Let each prompt take a second; the steps so far as numbers of prompts, which ``then`` is told the count of."""
+    segmenter, taken = rig.engine._segmenter, list[int]()
+    step = segmenter._step
+
+    def slow(state: ImageState, points: Sequence[Place], *arguments: Any) -> object:
+        rig.clock.now += 1.0
+        taken.append(len(points))
+        then(len(taken))
+        return step(state, points, *arguments)
+
+    monkeypatch.setattr(segmenter, "_step", slow)
+    return taken
+
+
+@pytest.mark.parametrize("like_accelerator", [True, False])
+def test_a_click_does_not_wait_for_a_request_of_many_prompts_on_another_image(
+    make: Make, monkeypatch: pytest.MonkeyPatch, like_accelerator: bool
+) -> None:
+    rig = make(like_accelerator=like_accelerator)
+    done(rig.replica.submit(click(1)))
+    alone = done(rig.replica.submit(click(1, prompts=Prompts(MANY))))
+    rig = make(like_accelerator=like_accelerator)
+    for name in (1, 2, 3):
+        done(rig.replica.submit(click(name)))
+    other = Prompts((Click(31, 20),))
+    futures, done_at = list[Future[Reply]](), dict[int, int]()
+
+    def submit_others(steps: int) -> None:
+        if steps == 3:
+            futures.extend(rig.replica.submit(click(name, prompts=other)) for name in (2, 3))
+            for name, future in enumerate(futures):
+                future.add_done_callback(lambda _, name=name: done_at.setdefault(name, len(taken)))
+
+    taken = stepwise(rig, monkeypatch, submit_others)
+    long = rig.replica.submit(click(1, prompts=Prompts(MANY), seconds=1e9))
+
+    assert np.array_equal(done(long).unpacked(), alone.unpacked())
+    assert len(taken) == len(MANY) + 2, "no prompt was answered twice"
+    assert max(done_at.values()) < len(MANY), "both were answered before the last prompts"
+
+
+@pytest.mark.parametrize("end", ["deadline", "newer"])
+def test_the_prompts_of_a_request_that_nobody_waits_for_any_more_are_not_answered_to_their_end(
+    make: Make, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    ids = frozenset(str(number) for number in range(len(MANY)))
+    about = [Subject("1", "1", "Cat", prompts) for prompts in (ids, ids | {"new"})]
+    newer = click(1, prompts=Prompts(MANY[:1]), subject=about[1])
+    replies = list[Future[Reply]]()
+
+    def interrupt(steps: int) -> None:
+        if steps == 3 and end == "newer":
+            replies.append(rig.replica.submit(newer))
+        elif steps == 3:
+            rig.clock.now += 100.0
+
+    taken = stepwise(rig, monkeypatch, interrupt)
+    replies.append(rig.replica.submit(click(1, prompts=Prompts(MANY), subject=about[0], seconds=60.0)))
+
+    if end == "deadline":
+        assert isinstance(error(replies[0]), DeadlinePassed)
+    else:
+        until(lambda: len(replies) == 2)
+        assert np.array_equal(done(replies[0]).unpacked(), done(replies[1]).unpacked())
+        assert rig.replica.figures().superseded == 1
+    assert len(taken) <= 4
 
 
 def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:

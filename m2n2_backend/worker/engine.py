@@ -22,7 +22,7 @@ from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
 from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.segmentation import Segmentation
-from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.segmenter import Paused, Segmenter, never
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts
@@ -68,6 +68,7 @@ class Photo:
         rgb: uint8 [H, W, 3] between loading and encoding.
         encoded: What the model said.
         table: Its JBU operator.
+        state: What the first clicks of a long request made, while the rest waits.
         timings: Milliseconds of the parts that ran and that no answer has told yet.
         busy: Whether a step runs; for whoever runs steps on several threads.
     """
@@ -76,6 +77,7 @@ class Photo:
     rgb: NDArray[np.uint8] | None = None
     encoded: EncodedImage | None = None
     table: JointBilateral | None = None
+    state: ImageState | None = None
     timings: Timings = field(default_factory=dict)
     busy: bool = False
 
@@ -188,7 +190,7 @@ class Engine:
 
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if photo.key in self._states:
+        if photo.state is not None or photo.key in self._states:
             return Step.PREPARED
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE
@@ -229,14 +231,23 @@ class Engine:
         """Let others encode an image that was loaded for the model and is not wanted, or not written, any more."""
         self.disk.abandon(photo.key)
 
-    def answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
-        """Segment one object of an image that is ready; None where it no longer is, as its state was evicted.
+    def answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool] = never) -> Segmentation | None:
+        """Segment one object of an image that is ready.
+
+        Args:
+            photo: Of the image.
+            prompts: Of the object.
+            pause: Asked after each prompt whether the others may wait. They are answered by a later call, which goes
+                on where this one ended as long as ``photo.state`` is there.
+
+        Returns:
+            The mask. None where it is not finished, or the image is no longer ready as its state was evicted.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the image or none is foreground.
+            InvalidPrompt: A prompt lies outside the image, none is foreground, or there are too many.
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
-        return self._with_room(lambda: self._answer(photo, prompts))
+        return self._with_room(lambda: self._answer(photo, prompts, pause))
 
     @property
     def can_do_both_at_once(self) -> bool:
@@ -260,8 +271,8 @@ class Engine:
             "disk": _with_health(_tier(self.disk), self.disk.health),
         }
 
-    def _answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
-        state = self._states.get(photo.key)
+    def _answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation | None:
+        state = photo.state or self._states.get(photo.key)
         if state is None:
             if photo.encoded is None or photo.table is None:
                 return None
@@ -270,8 +281,12 @@ class Engine:
                 state = self._segmenter.prepare(photo.encoded, photo.table)
             self._next_state = max(self._next_state, self._size_of_state(state))
             self._states.put(photo.key, state)
+        segmentation, photo.state = None, None
         with _timing(photo.timings, "segment"), self._kernels:
-            segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes)
+            try:
+                segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes, pause=pause)
+            except Paused:
+                photo.state = state
         self._states.put(photo.key, state)  # again: it has grown by the new maps
         while self._maps_bytes() > self._maps_limit and len(self._states) > 1:
             self._states.evict_oldest()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numba
@@ -43,6 +44,10 @@ WRITES_WAITING = 8
 # A click on a prepared image takes little; whoever still prepares one does not notice that it went first.
 _COLDNESS = {Step.PREPARED: 0, Step.READY: 1, Step.TABLE: 1, Step.LOAD: 2, Step.ENCODE: 2}
 
+SLICE_SECONDS = 0.25
+"""A request with many new prompts lets others go first after so long, between two of its prompts."""
+
+_LONG_AT_ONCE = 2  # images whose state is kept for the rest of a long request, beside those in the tier
 _LOADERS = 2
 _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them; prefetches have one beside them
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
@@ -57,9 +62,10 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. On a CPU clicks run beside the model, and those on prepared
-    images beside a first one too, which takes a second where the image has 100 megapixels; on an accelerator all
-    run between the model's runs. Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. What is left of a request with many new prompts goes after
+    other clicks on prepared images. On a CPU clicks run beside the model, and those on prepared images beside a first
+    one too, which takes a second where the image has 100 megapixels; on an accelerator all run between the model's
+    runs. Writing to disk is in nobody's way.
     """
 
     def __init__(
@@ -201,8 +207,8 @@ class Replica:
                         self._fail(photo, result)
                 elif result is not None:
                     self._finish(job, result)
-                else:  # its state was evicted meanwhile
-                    self._queue.put_back(job)
+                else:  # others go first, or its state was evicted meanwhile
+                    self._put_off(job, photo)
                 self._forget(photo)
                 self._changed.notify_all()
 
@@ -224,7 +230,7 @@ class Replica:
             return None
 
     def _most_urgent(self, steps: frozenset[Step]) -> tuple[Job, Photo, Step] | None:
-        found: list[tuple[tuple[int, int, int], tuple[Job, Photo, Step]]] = []
+        found: list[tuple[tuple[int, ...], tuple[Job, Photo, Step]]] = []
         for job in self._queue:
             photo = self._photos[job.key]
             step = self.engine.step(photo)
@@ -235,7 +241,8 @@ class Replica:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
             elif step in steps and not photo.busy and self._may_be_taken(job, step):
-                found.append(((job.is_prefetch, _COLDNESS[step], job.number), (job, photo, step)))
+                urgency = (job.is_prefetch, _COLDNESS[step], job.is_long, job.number)
+                found.append((urgency, (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
 
     def _has_all(self, job: Job, photo: Photo, step: Step) -> bool:
@@ -279,11 +286,12 @@ class Replica:
         assert prompts is not None, "prefetches have no last step"
         before = dict(photo.timings)
         photo.timings.clear()
-        segmentation = self.engine.answer(photo, prompts)
-        if segmentation is None:
-            return None
-        spent = {**before, **photo.timings}
+        segmentation = self.engine.answer(photo, prompts, partial(self._should_pause, job, started))
+        spent = {name: before.get(name, 0.0) + photo.timings.get(name, 0.0) for name in {**before, **photo.timings}}
         photo.timings.clear()
+        if segmentation is None:
+            photo.timings.update(spent)
+            return None
         waited = 1000.0 * (started - job.queued_at) - sum(before.values())
         mask = segmentation.mask
         rle = None
@@ -293,6 +301,26 @@ class Replica:
             spent["rle"] = 1000.0 * (time.perf_counter() - encoding)
         timings = {"wait": max(0.0, waited), **spent}
         return Done(np.packbits(mask), (mask.shape[0], mask.shape[1]), segmentation.score, timings, rle)
+
+    def _should_pause(self, job: Job, started: float) -> bool:
+        """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""
+        with self._changed:
+            if self._queue.is_obsolete(job):
+                return True
+            return self._clock() - started >= SLICE_SECONDS and any(
+                each.work.prompts is not None
+                and not each.is_long
+                and self.engine.step(self._photos[each.key]).is_click
+                for each in self._queue
+            )
+
+    def _put_off(self, job: Job, photo: Photo) -> None:
+        """Let the rest of a job wait."""
+        if photo.state is not None:
+            job.is_long = True
+            if sum(each.state is not None for each in self._photos.values()) > _LONG_AT_ONCE:
+                photo.state = None
+        self._queue.put_back(job)
 
     def _known(self, error: Exception) -> Exception:
         """The error as it is told: ours as they are, others in words."""
