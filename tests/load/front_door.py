@@ -1,4 +1,4 @@
-"""Strangers at the front door: pipelined requests, half-sent bodies, JSON of two million keys, each beside a bystander."""
+"""Strangers at the door: pipelined requests, half-sent bodies, JSON of two million keys, each beside a bystander."""
 
 from __future__ import annotations
 
