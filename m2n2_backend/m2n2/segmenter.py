@@ -180,9 +180,9 @@ class Segmenter:
             pause: Asked between two prefixes; True ends the call early.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the photograph, none is foreground, there are too many, there is a box
-                without the Markov relation, or the released code, which has neither boxes nor scribbles, is asked for
-                one.
+            InvalidPrompt: A prompt lies outside the photograph, none is foreground, there are too many, there is a
+                box without the Markov relation, or the released code, which has neither boxes nor scribbles, is asked
+                for one.
             Paused: ``pause`` said so.
         """
         height, width = state.size

@@ -17,7 +17,7 @@ from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.logs import log_to_stderr
-from m2n2_backend.server.access import credentials, open_to_strangers
+from m2n2_backend.server.access import credentials, open_to_strangers, wants_body
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.receiving import Limits
 from m2n2_backend.server.web_worker import WebWorker
@@ -34,6 +34,9 @@ _WATCHDOG_SECONDS = 60
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
+QUICK_ROUTES = ("/health",)
+"""What asks for them ends a server that does not answer in time."""
+
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
 
@@ -68,7 +71,12 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
-        self.limits = Limits(settings.max_body_bytes)
+        expected = credentials(settings)
+        self.limits = Limits(
+            settings.max_body_bytes,
+            wants_body=partial(wants_body, expected=expected),
+            is_quick=QUICK_ROUTES.__contains__,
+        )
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 
