@@ -34,9 +34,8 @@ _WATCHDOG_SECONDS = 60
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
-QUICK_ROUTES = ("/health",)
-"""What asks for them ends a server that does not answer in time."""
-
+# What asks for them ends a server that does not answer in time.
+_QUICK_ROUTES = ("/health",)
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
 
@@ -75,7 +74,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self.limits = Limits(
             settings.max_body_bytes,
             wants_body=partial(wants_body, expected=expected),
-            is_quick=QUICK_ROUTES.__contains__,
+            is_quick=_QUICK_ROUTES.__contains__,
         )
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
