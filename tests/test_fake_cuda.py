@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run[T]]:
         mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""),
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
     ):
-        yield lambda function, *args: process.submit(function, guard, *args).result()
+        yield lambda function, *args: process.submit(counted.readable, function, guard, *args).result()
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -23,6 +25,7 @@ from m2n2_backend.prompts import Box, Click
 STEPS = 160
 """What every chain walks to its end here, as no cell is ever reached."""
 
+T = TypeVar("T")
 Waits = Counter[tuple[str, str]]
 
 
@@ -67,6 +70,14 @@ class Prompted:
     clicks: Waits
     box: Waits
     peak: int
+
+
+def readable(function: Callable[..., T], *args: object) -> T:
+    """The function's result; PyTorch's errors of fake tensors cannot be sent to another process."""
+    try:
+        return function(*args)
+    except Exception:
+        raise AssertionError(traceback.format_exc()) from None
 
 
 def count(guard: Path, name: str, grid: int, half: bool) -> Counted:
