@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import aggregate
+from m2n2_backend.m2n2.half_powers import HALF_SCALE
 from m2n2_backend.m2n2.markov import markov_maps
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.transition import HALF_SCALE, transition_matrix
+from m2n2_backend.m2n2.transition import transition_matrix
 from m2n2_backend.prompts import Box, Click
 from m2n2_backend.resources import sample_photographs
 
@@ -52,10 +53,9 @@ def test_powers_are_kept_in_16_bit_and_maps_stay_within_a_hundredth_of_their_ran
 
     assert {power.dtype for power in transition.powers} == {torch.float16}
     assert transition.block == 16
-    for power in transition.powers:
-        assert torch.allclose(
-            power.sum(dim=0, dtype=torch.float32) / HALF_SCALE, torch.ones((), device=DEVICE), atol=1e-3
-        )
+    for power, diagonal in zip(transition.powers, transition.diagonals, strict=True):
+        sums = power.sum(dim=0, dtype=torch.float32) / HALF_SCALE + diagonal
+        assert torch.allclose(sums, torch.ones((), device=DEVICE), atol=1e-3)
     maps = markov_maps(transition, starts.to(DEVICE)).cpu()
     assert ((maps - single).abs() / single.amax(dim=1, keepdim=True)).max() <= 1e-2
 

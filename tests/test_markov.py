@@ -213,6 +213,29 @@ def test_16_bit_powers_give_maps_within_one_percent_of_32_bit_ones(spread: float
     torch.testing.assert_close(transition.step(starts), starts @ exact, atol=1e-6, rtol=2e-3)
 
 
+def staying(shares: torch.Tensor, seed: int, spread: float) -> torch.Tensor:
+    """Attention of cells that keep given shares of it for themselves, float32 [n, n]."""
+    attention = random_attention(len(shares), seed=seed, spread=spread).fill_diagonal_(0.0)
+    attention *= (1.0 - shares)[:, None] / attention.sum(dim=1, keepdim=True)
+    return attention + torch.diag(shares)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 999), st.floats(0.5, 3.0), st.floats(1.0, 4.0), st.floats(0.0, 1.0), st.sampled_from([0, 4]))
+def test_16_bit_powers_give_maps_within_one_percent_where_cells_attend_to_themselves(
+    seed: int, spread: float, nines: float, mixed: float, doublings: int
+) -> None:
+    drawn = torch.rand(60, generator=torch.Generator().manual_seed(seed))
+    attention = staying(1.0 - 10.0 ** -(nines * (1.0 - mixed * drawn)), seed, spread)  # 0.9 to 0.9999 at most
+    starts = torch.eye(60)[[0, 29, 59]]
+    options = {"temperature": 1.0, "doublings": doublings}
+    single = markov_maps(transition_matrix(attention.clone(), half=False, **options), starts)
+
+    half = markov_maps(transition_matrix(attention.clone(), half=True, **options), starts)
+
+    assert deviations(half, single).max() <= 1e-2
+
+
 @needs_grabcut
 @pytest.mark.parametrize("stem", ["person1", "person7"])
 def test_16_bit_powers_hold_for_chains_of_hundreds_of_steps(stem: str) -> None:

@@ -11,6 +11,7 @@ from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_t
 from torch.overrides import TorchFunctionMode
 
 from m2n2_backend.evaluation.reference import sharpen, sinkhorn
+from m2n2_backend.m2n2 import half_powers
 from m2n2_backend.m2n2 import transition as transition_module
 from m2n2_backend.m2n2.attention import aggregate
 from m2n2_backend.m2n2.transition import TEMPERATURE, transition_matrix
@@ -121,7 +122,7 @@ def test_an_accelerator_gets_to_the_last_power_without_keeping_those_between(dou
 
 def test_chunks_of_any_size_give_the_same_16_bit_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = transition_matrix(random_attention(50), doublings=2, half=True)
-    monkeypatch.setattr(transition_module, "_CHUNK_BYTES", 7 * 4 * 50)
+    monkeypatch.setattr(half_powers, "_CHUNK_BYTES", 7 * 4 * 50)
 
     cut = transition_matrix(random_attention(50), doublings=2, half=True)
 

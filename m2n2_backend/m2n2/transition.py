@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from m2n2_backend.m2n2.half_powers import HALF_SCALE, advance_in_16_bit, powers_in_16_bit
 
 TEMPERATURE = 0.65
 """T of the paper's experiments (Sec. 4.1)."""
@@ -23,12 +24,6 @@ SLOW_SWEEPS = 10
 affinities 14 to 34 sweeps and maps of 50 to 1000 steps (GrabCut, grid 40). In blocks of 8 a step of the latter costs
 a fourth on a CPU; for the former the powers would cost more than they save."""
 
-HALF_SCALE = 4096.0
-"""What 16-bit powers are multiplied by. P is doubly stochastic, so with rows scaled to a largest value of ``_ROW`` no
-product exceeds 16 · 4096, the end of the 16-bit range, while an entry of 1e-8 still keeps three digits."""
-
-_ROW = 15.0
-_CHUNK_BYTES = 64 * 1024**2  # of 32-bit rows beside 16-bit matrices
 _HISTORY = 8  # sweeps that are combined; 4 takes a third more of them, 12 no fewer (color affinities, GrabCut)
 _LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
 
@@ -39,22 +34,27 @@ class Transition:
 
     Attributes:
         powers: P^e for each of ``exponents``, [n, n]: float32, where columns of P sum to 1 and rows to 1 within
-            ``residual``; or float16, ``HALF_SCALE`` times as much.
+            ``residual``; or float16, ``HALF_SCALE`` times as much, and 0 on the diagonal.
         exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
         residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
+        diagonals: Of each power in 16-bit, float32 [n], see ``half_powers``; empty in 32-bit.
     """
 
     powers: tuple[torch.Tensor, ...]
     exponents: tuple[int, ...]
     sweeps: int
     residual: float
+    diagonals: tuple[torch.Tensor, ...] = ()
 
     @property
     def matrix(self) -> torch.Tensor:
         """P, float32 [n, n]; a copy on the CPU where 16 bits are kept."""
-        first = self.powers[0]
-        return first if first.dtype == torch.float32 else first.cpu().float().div_(HALF_SCALE)
+        if not self.diagonals:
+            return self.powers[0]
+        matrix = self.powers[0].cpu().float().div_(HALF_SCALE)
+        matrix.diagonal().copy_(self.diagonals[0])
+        return matrix
 
     @property
     def block(self) -> int:
@@ -63,7 +63,7 @@ class Transition:
 
     def step(self, distributions: torch.Tensor) -> torch.Tensor:
         """One step, p → p·P: float32 [c, n], entries ≥ 0."""
-        return _advance(distributions[:, None], self.powers[0])[:, 0]
+        return self._advance(distributions[:, None], 0)[:, 0]
 
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
         """p_0, p_1, p_2 … without end (Eq. 4), in blocks: [p_t, …, p_(t+b-1)]·P^b are the next b.
@@ -79,16 +79,27 @@ class Transition:
         """
         block = starts[:, None]  # [c, steps, n]
         while (known := block.shape[1]) < self.block:
-            exponent, power = [own for own in zip(self.exponents, self.powers, strict=True) if own[0] <= known][-1]
-            block = torch.cat([block, _advance(block[:, -exponent:], power)], dim=1)
+            number = sum(exponent <= known for exponent in self.exponents) - 1
+            block = torch.cat([block, self._advance(block[:, -self.exponents[number] :], number)], dim=1)
         while True:
             yield from block.unbind(dim=1)
-            block = _advance(block, self.powers[-1])
+            block = self._advance(block, -1)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the powers."""
-        return sum(power.nbytes for power in self.powers)
+        return sum(tensor.nbytes for tensor in (*self.powers, *self.diagonals))
+
+    def _advance(self, block: torch.Tensor, number: int) -> torch.Tensor:
+        """Distributions → those one power later, float32 [c, b, n]."""
+        rows, power = block.flatten(0, 1), self.powers[number]
+        if self.diagonals:
+            following = advance_in_16_bit(rows, power, self.diagonals[number])
+        elif len(rows) == 1 and rows.device.type == "cpu":
+            following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
+        else:
+            following = rows @ power
+        return following.view_as(block)
 
 
 def transition_matrix(
@@ -114,7 +125,9 @@ def transition_matrix(
             small, the powers between as well, which save passes in the first block.
             None is 4 on an accelerator, where a pass is bound by memory, and on a CPU 3 for chains that mix slowly.
         half: Keep the powers in 16-bit, which halves memory and time of a pass; sums are still taken in 32-bit.
-            None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit.
+            None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit, also where cells
+            attend to little but themselves (0.3 % at most in 2180 random chains that keep up to 0.9999). A cell whose
+            probability only just touches the threshold may be reached then or much later in either.
         plain: Fit by plain sweeps of columns, then rows, which end with the rows (released code).
 
     Raises:
@@ -130,85 +143,25 @@ def transition_matrix(
     if half is None:
         half = matrix.device.type == "cuda"
     if half:
-        matrix = _columns_scaled(matrix, torch.empty_like(matrix, dtype=torch.float16))
-        attention.set_()  # type: ignore[call-overload]  # 1 GB at grid 128, which callers would hold until the end
+        halves, diagonals = powers_in_16_bit(matrix, doublings)
+        return Transition(halves, (1, 2**doublings)[: len(halves)], sweeps, residual, diagonals)
     powers = {1: matrix}
-    if matrix.device.type == "cpu" and not half:
+    if matrix.device.type == "cpu":
         for number in range(doublings):
-            powers[2 ** (number + 1)] = _square(powers[2**number], torch.empty_like(matrix))
+            powers[2 ** (number + 1)] = powers[2**number] @ powers[2**number]
     elif doublings > 0:
         powers[2**doublings] = _power(matrix, doublings)
     return Transition(tuple(powers.values()), tuple(powers), sweeps, residual)
 
 
-def _advance(block: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Distributions → those one power later, float32 [c, b, n]."""
-    rows = block.flatten(0, 1)
-    if power.dtype == torch.float16:
-        scale = _ROW / rows.amax(dim=1, keepdim=True).clamp_(min=_LEAST)
-        with _sums_in_32_bit():
-            following = ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
-    elif len(rows) == 1 and rows.device.type == "cpu":
-        following = torch.mv(power.T, rows[0])  # five times faster than a product of matrices
-    else:
-        following = rows @ power
-    return following.view_as(block)
-
-
 def _power(matrix: torch.Tensor, doublings: int) -> torch.Tensor:
     """P → P^(2^k), k ≥ 1; beside P two matrices are held on the way, of which the result is one."""
     power, spare = torch.empty_like(matrix), torch.empty_like(matrix)
-    _square(matrix, power)
+    torch.matmul(matrix, matrix, out=power)
     for _ in range(doublings - 1):
-        power, spare = _square(power, spare), power
+        torch.matmul(power, power, out=spare)
+        power, spare = spare, power
     return power
-
-
-def _square(power: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The next power, written to ``out``."""
-    if power.dtype == torch.float32:
-        return torch.matmul(power, power, out=out)
-    with _sums_in_32_bit():
-        for rows in _chunks(power):
-            # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
-            torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
-            out[rows].mul_(0.125)
-    return _columns_scaled(out, out)
-
-
-def _columns_scaled(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write a power in 16-bit, its columns brought to their sum again: 1, times ``HALF_SCALE``.
-
-    Rounding errors of a column's entries cancel out, but what they leave over would add up with every pass: without
-    this the map of a chain of 650 steps is off by 2 % of its range, with it by 0.3 %.
-
-    Args:
-        matrix: [n, n], times anything.
-        out: float16 [n, n]; may be the same.
-    """
-    factors = HALF_SCALE / matrix.sum(dim=0, dtype=torch.float32)
-    for rows in _chunks(matrix):
-        out[rows] = matrix[rows] * factors
-    return out
-
-
-def _chunks(matrix: torch.Tensor) -> Iterator[slice]:
-    """Rows that take ``_CHUNK_BYTES`` in 32-bit."""
-    rows = max(1, _CHUNK_BYTES // (4 * matrix.shape[1]))
-    for start in range(0, matrix.shape[0], rows):
-        yield slice(start, start + rows)
-
-
-@contextmanager
-def _sums_in_32_bit() -> Iterator[None]:
-    """CUDA's products of 16-bit matrices may otherwise add up their parts in 16-bit."""
-    products = torch.backends.cuda.matmul
-    before = products.allow_fp16_reduced_precision_reduction
-    products.allow_fp16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        products.allow_fp16_reduced_precision_reduction = before
 
 
 def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:
