@@ -59,8 +59,8 @@ def _square(power: torch.Tensor, diagonal: torch.Tensor, out: torch.Tensor) -> t
         for rows in _chunks(power):
             # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
             torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
-            mixed = (diagonal[rows, None] + diagonal).mul_(power[rows])
-            out[rows] = mixed.add_(out[rows], alpha=0.125)
+            # Without a name, which would hold on to these rows while the next ones are made.
+            out[rows] = (diagonal[rows, None] + diagonal).mul_(power[rows]).add_(out[rows], alpha=0.125)
     following = diagonal.square().add_(out.diagonal().float(), alpha=1.0 / HALF_SCALE)
     _columns_scaled(out, following, out)
     return following
@@ -75,7 +75,7 @@ def _columns_scaled(matrix: torch.Tensor, diagonal: torch.Tensor, out: torch.Ten
 
     Args:
         matrix: [n, n], times anything; 0 on the diagonal from then on.
-        diagonal: Of the power, float32 [n].
+        diagonal: What the power's cells keep, float32 [n].
         out: float16 [n, n]; may be the same.
     """
     matrix.fill_diagonal_(0.0)

@@ -38,7 +38,7 @@ class Transition:
         exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
         residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
-        diagonals: Of each power in 16-bit, float32 [n], see ``half_powers``; empty in 32-bit.
+        diagonals: Those of the powers in 16-bit, float32 [n] each, see ``half_powers``; empty in 32-bit.
     """
 
     powers: tuple[torch.Tensor, ...]
