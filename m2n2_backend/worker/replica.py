@@ -22,7 +22,7 @@ from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.cache_health import TRY_SECONDS
 from m2n2_backend.worker.engine import Engine, Photo, Step
-from m2n2_backend.worker.messages import Done, Figures, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.queue import Job, JobQueue, deadline_passed
 from m2n2_backend.worker.rle import brush_rle
@@ -53,7 +53,7 @@ _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them;
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
 _MOST_BETWEEN_FIGURES = 3.0  # seconds; they are told every second, by a thread that a busy machine may hold up
 
-Began = Callable[[frozenset[str]], None]
+Began = Callable[[InWork], None]
 """Is told the images in work whenever that set grows: if the process dies, one of them may be the cause."""
 
 
@@ -74,7 +74,7 @@ class Replica:
         *,
         capacity: int,
         threads: int | None = None,
-        began: Began = lambda keys: None,
+        began: Began = lambda in_work: None,
         on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         awake: Callable[[], float] | None = None,
@@ -101,7 +101,7 @@ class Replica:
         self._changed = threading.Condition()
         self._queue = JobQueue(capacity, clock)
         self._photos: dict[str, Photo] = {}
-        self._in_work: dict[int, tuple[str, float]] = {}  # by thread: an image and since when
+        self._in_work: dict[int, tuple[str, Step, float]] = {}  # by thread: an image, its step and since when
         self._closed = False
         self._writes: queue.Queue[tuple[str, EncodedImage] | None] = queue.Queue(WRITES_WAITING)
         self._unwritten: set[str] = set()  # images on their way to disk
@@ -143,7 +143,7 @@ class Replica:
                 refused=self._queue.refused,
                 encoded=engine.encoded,
                 encode_seconds=engine.encode_seconds,
-                age=max((now - since for _, since in self._in_work.values()), default=0.0),
+                age=max((now - since for _, _, since in self._in_work.values()), default=0.0),
                 hang_seconds=max(HANG_LEAST_SECONDS, HANG_FACTOR * engine.slowest_encode),
                 rss=resident_bytes(),
                 tiers=engine.tiers,
@@ -223,8 +223,9 @@ class Replica:
                     if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
-                    self._in_work[threading.get_ident()] = photo.key, self._awake()
-                    self._began(frozenset(key for key, _ in self._in_work.values()))
+                    self._in_work[threading.get_ident()] = photo.key, step, self._awake()
+                    clicked = {key for key, step, _ in self._in_work.values() if step.is_click}
+                    self._began(InWork(frozenset(key for key, _, _ in self._in_work.values()), frozenset(clicked)))
                     return task
                 self._changed.wait(_WAKE_SECONDS)
             return None
@@ -383,7 +384,7 @@ def _logging_errors(words: str) -> Iterator[None]:
 
 
 def load_replica(
-    options: WorkerOptions, *, began: Began = lambda keys: None, on_broken: Callable[[], None] = lambda: None
+    options: WorkerOptions, *, began: Began = lambda in_work: None, on_broken: Callable[[], None] = lambda: None
 ) -> Replica:
     """Load the model and warm it up.
 
