@@ -53,9 +53,10 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. On a CPU clicks run beside the model, and those on prepared
-    images beside a first one too, which takes a second where the image has 100 megapixels; on an accelerator all
-    run between the model's runs. Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. Of images that are as urgent, that one goes first for whose
+    project nothing was done for the longest time. On a CPU clicks run beside the model, and those on prepared images
+    beside a first one too, which takes a second where the image has 100 megapixels; on an accelerator all run between
+    the model's runs. Writing to disk is in nobody's way.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Replica:
         self._on_broken = on_broken
         self._clock = clock
         self._changed = threading.Condition()
-        self._queue = JobQueue(capacity, clock)
+        self._queue = JobQueue(capacity, clock, engine.is_prepared)
         self._photos: dict[str, Photo] = {}
         self._in_work: dict[int, tuple[str, float]] = {}  # by thread: an image and since when
         self._closed = False
@@ -206,6 +207,7 @@ class Replica:
                 task = self._most_urgent(steps)
                 if task is not None:
                     job, photo, step = task
+                    self._queue.served(self._rivals(job, step))
                     if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
@@ -216,7 +218,7 @@ class Replica:
             return None
 
     def _most_urgent(self, steps: frozenset[Step]) -> tuple[Job, Photo, Step] | None:
-        found: list[tuple[tuple[int, int, int], tuple[Job, Photo, Step]]] = []
+        found: list[tuple[tuple[int, int, int, int], tuple[Job, Photo, Step]]] = []
         for job in self._queue:
             photo = self._photos[job.key]
             step = self.engine.step(photo)
@@ -225,8 +227,18 @@ class Replica:
                 self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
                 self._forget(photo)
             elif step in steps and not photo.busy and (step is not Step.LOAD or self._may_open(job)):
-                found.append(((job.is_prefetch, _COLDNESS[step], job.number), (job, photo, step)))
+                found.append(((job.is_prefetch, _COLDNESS[step], job.turn, job.number), (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
+
+    def _rivals(self, job: Job, step: Step) -> list[Job]:
+        """What waits of the same project, and is as urgent: warm clicks cost a project no turn of its cold ones."""
+        return [
+            each
+            for each in self._queue
+            if each.project == job.project
+            and each.is_prefetch == job.is_prefetch
+            and _COLDNESS[self.engine.step(self._photos[each.key])] == _COLDNESS[step]
+        ]
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
