@@ -375,7 +375,7 @@ def test_an_image_that_nobody_sent_is_asked_for_and_a_broken_one_refused(make: M
 
 
 def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     waiting = [rig.replica.submit(click(number)) for number in (2,)]
 
@@ -389,8 +389,43 @@ def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make)
         done(future)
 
 
+def test_cold_clicks_leave_places_for_clicks_on_a_prepared_image(make: Make) -> None:
+    rig = make(queue=4)
+    done(rig.replica.submit(click(200)))
+    blocker = rig.held(click(1))
+    cold = [rig.replica.submit(click(number)) for number in range(2, 12)]
+    refused = [future for future in cold if future.done()]
+
+    assert len(refused) == 8
+    assert all("busy" in str(error(future)) for future in refused)
+    assert done(rig.replica.submit(click(200))).mask is not None, "beside the model, which is held"
+    rig.backbone.gate.set()
+    for future in (blocker, *(one for one in cold if one not in refused)):
+        done(future)
+
+
+def of_project(project: str, name: int, **fields: Any) -> Work:
+    return click(name, subject=Subject(project, str(name), "Cat", frozenset({str(name)})), **fields)
+
+
+def test_a_cold_click_of_another_project_does_not_wait_for_all_those_of_one(make: Make) -> None:
+    rig = make(queue=40)
+    futures = [rig.held(of_project("A", 1))]
+    futures += [rig.replica.submit(of_project("A", number)) for number in range(2, 12)]
+    futures += [rig.replica.submit(of_project("B", number)) for number in (201, 202)]
+    rig.backbone.gate.set()
+    for future in futures:
+        done(future)
+
+    # Two images of A were decoded already, and then they take turns.
+    first, second = rig.encoded.index(201), rig.encoded.index(202)
+    assert first <= 4
+    assert second <= first + 3
+    assert [name for name in rig.encoded if name < 200] == list(range(1, 12)), "within a project by arrival"
+
+
 def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     held = [rig.replica.submit(prefetch(10 + number)) for number in range(PREFETCHES)]
 
@@ -402,7 +437,7 @@ def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make:
 
 
 def test_those_whose_deadline_passed_get_no_mask_and_keep_no_place(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     late = rig.replica.submit(click(2, seconds=5.0))
     prefetched = rig.replica.submit(prefetch(4))

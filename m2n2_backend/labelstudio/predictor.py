@@ -76,13 +76,15 @@ class Predictor:
         except M2N2Error as error:
             logger.info("project %s, task %s: not prefetched: %s", request.project, task.id, error)
             return
-        shown = islice(images_of_task({"id": task.id, "data": task.data}, config, hostname), MOST_SHOWN)
+        shown = islice(
+            images_of_task({"id": task.id, "data": task.data}, config, hostname, request.project), MOST_SHOWN
+        )
         if refs := [ref for _, ref in shown]:
             self._prefetcher.opened(refs, config, project=request.project or "")
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()
-        ref = ImageRef(request.image, request.task_id, hostname)
+        ref = ImageRef(request.image, request.task_id, hostname, request.project)
         subject = Subject(request.project, str(request.task_id), request.label, request.prompt_ids)
         image = self._media.fetch(ref, deadline=deadline, data_needed=False)
         read = time.monotonic()

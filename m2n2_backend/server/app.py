@@ -25,6 +25,7 @@ from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.places import FILES_AT_ONCE
 from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,12 @@ class _Routes:
 
     def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
         self._metrics = Metrics(pool)
-        self._pool = MeteredPool(pool, self._metrics, min(settings.queue, settings.http_threads))
+        self._pool = MeteredPool(
+            pool,
+            self._metrics,
+            min(settings.queue, settings.http_threads),
+            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
+        )
         self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)

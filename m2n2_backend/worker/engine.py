@@ -188,9 +188,13 @@ class Engine:
             photo.table = self._tables.get(image.key)
         return photo
 
+    def is_prepared(self, key: str) -> bool:
+        """Whether a click on an image costs its own map only."""
+        return key in self._states
+
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if photo.state is not None or photo.key in self._states:
+        if photo.state is not None or self.is_prepared(photo.key):
             return Step.PREPARED
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE

@@ -62,10 +62,11 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. What is left of a request with many new prompts goes after
-    other clicks on prepared images. On a CPU clicks run beside the model, and those on prepared images beside a first
-    one too, which takes a second where the image has 100 megapixels; on an accelerator all run between the model's
-    runs. Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. Of images that are as urgent, that one goes first for whose
+    project nothing was done for the longest time. What is left of a request with many new prompts goes after other
+    clicks on prepared images. On a CPU clicks run beside the model, and those on prepared images beside a first one
+    too, which takes a second where the image has 100 megapixels; on an accelerator all run between the model's runs.
+    Writing to disk is in nobody's way.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Replica:
         self._clock = clock
         self._awake = awake or clock
         self._changed = threading.Condition()
-        self._queue = JobQueue(capacity, clock)
+        self._queue = JobQueue(capacity, clock, engine.is_prepared)
         self._photos: dict[str, Photo] = {}
         self._in_work: dict[int, tuple[str, Step, float]] = {}  # by thread: an image, its step and since when
         self._closed = False
@@ -220,6 +221,7 @@ class Replica:
                 task = self._most_urgent(steps)
                 if task is not None:
                     job, photo, step = task
+                    self._queue.served(self._rivals(job, step))
                     if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
@@ -242,7 +244,7 @@ class Replica:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
             elif step in steps and not photo.busy and self._may_be_taken(job, step):
-                urgency = (job.is_prefetch, _COLDNESS[step], job.is_long, job.number)
+                urgency = (job.is_prefetch, _COLDNESS[step], job.is_long, job.turn, job.number)
                 found.append((urgency, (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
 
@@ -258,6 +260,16 @@ class Replica:
         if job.work.to_disk:  # the model waits for the disk, and the writer does the rest
             return step is Step.ENCODE and not self._writes.full()
         return True
+
+    def _rivals(self, job: Job, step: Step) -> list[Job]:
+        """What waits of the same project, and is as urgent: warm clicks cost a project no turn of its cold ones."""
+        return [
+            each
+            for each in self._queue
+            if each.project == job.project
+            and each.is_prefetch == job.is_prefetch
+            and _COLDNESS[self.engine.step(self._photos[each.key])] == _COLDNESS[step]
+        ]
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
