@@ -12,6 +12,8 @@ from flask import Request
 from m2n2_backend.errors import SettingsError, Unauthorized
 from m2n2_backend.settings import Settings
 
+OPEN_ROUTE = "/webhook"
+
 
 def credentials(settings: Settings) -> tuple[str, str] | None:
     """The user name and password that callers must send, None where the server is open.
@@ -34,18 +36,39 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     return user, secret
 
 
+def is_open(path: str) -> bool:
+    """Whether the path, with its escapes decoded, is that of the one route that needs no credentials.
+
+    Label Studio sends its credentials everywhere but to the webhook, which does nothing.
+    """
+    return f"/{path.lstrip('/')}" == OPEN_ROUTE
+
+
+def is_authorized(header: str, expected: tuple[str, str] | None) -> bool:
+    """Whether a request may pass.
+
+    Args:
+        header: Its ``Authorization``; empty where there is none.
+        expected: What :func:`credentials` told.
+    """
+    if expected is None:
+        return True
+    user, _, password = _sent(header).partition(b":")
+    # Both are compared in any case, so that the time does not tell which one was wrong.
+    right_user = _same(user, expected[0])
+    return _same(password, expected[1]) and right_user
+
+
 def authorize(request: Request, expected: tuple[str, str] | None) -> None:
     """Let a request pass.
 
     Raises:
-        Unauthorized: It does not carry what :func:`credentials` told.
+        Unauthorized: It asks for another route than the open one, without what :func:`credentials` told.
     """
-    if expected is None:
+    # By the route, not by the path, as only the router knows which paths lead there.
+    if request.url_rule is not None and request.url_rule.rule == OPEN_ROUTE:
         return
-    user, _, password = _sent(request).partition(b":")
-    # Both are compared in any case, so that the time does not tell which one was wrong.
-    right_user = _same(user, expected[0])
-    if not (_same(password, expected[1]) and right_user):
+    if not is_authorized(request.headers.get("Authorization", ""), expected):
         raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
 
 
@@ -78,9 +101,9 @@ def _require_sendable(name: str, text: str) -> None:
         ) from error
 
 
-def _sent(request: Request) -> bytes:
+def _sent(header: str) -> bytes:
     """The user name and password of a request as they came, joined by a colon; empty where there are none."""
-    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    kind, _, value = header.partition(" ")
     try:
         return base64.b64decode(value.strip(), validate=True) if kind.lower() == "basic" else b""
     except ValueError:

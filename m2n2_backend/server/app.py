@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
-from m2n2_backend.server.access import authorize, credentials
+from m2n2_backend.server.access import OPEN_ROUTE, authorize, credentials
 from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
@@ -28,7 +29,6 @@ from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 logger = logging.getLogger(__name__)
 
 MAX_PROJECTS = 1024
-_OPEN_ROUTES = ("/webhook",)
 _SHOWN_ROUTES = ("/setup", "/predict")
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -60,7 +60,7 @@ def create_app(
     app.add_url_rule("/openapi.json", view_func=routes.openapi)
     app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
-    app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
+    app.add_url_rule(OPEN_ROUTE, view_func=routes.webhook, methods=["POST"])
     errors.install(app)
     return app
 
@@ -75,15 +75,14 @@ class _Routes:
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
         self._predictor = Predictor(self._pool, media, prefetcher=prefetcher)
-        self._hostnames = _Hostnames()
+        self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
+        self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
 
     def start(self) -> None:
         g.started = time.monotonic()
         g.subject = g.cause = ""
-        # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
-        if request.path not in _OPEN_ROUTES:
-            authorize(request, self._credentials)
+        authorize(request, self._credentials)
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
@@ -115,7 +114,7 @@ class _Routes:
         return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
 
     def openapi(self) -> Response:
-        return jsonify(openapi(__version__))
+        return Response(self._openapi, mimetype="application/json")
 
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
@@ -147,9 +146,14 @@ class _Routes:
 
 
 class _Hostnames:
-    """The address each project's Label Studio gave itself, for the latest projects only."""
+    """The address each project's Label Studio gave itself.
 
-    def __init__(self) -> None:
+    Where callers are trusted, the latest is kept, for the latest projects. Elsewhere anybody may call, and so the
+    first is kept, for the first projects.
+    """
+
+    def __init__(self, *, are_trusted: bool) -> None:
+        self._are_trusted = are_trusted
         self._lock = threading.Lock()
         self._by_project: LRUCache[str, str] = LRUCache(MAX_PROJECTS)
 
@@ -157,7 +161,18 @@ class _Hostnames:
         if not isinstance(hostname, str) or not hostname.startswith(("http://", "https://")) or len(hostname) > 2048:
             return
         with self._lock:
-            self._by_project[project] = hostname
+            kept = self._by_project.get(project)
+            if self._are_trusted or (kept is None and len(self._by_project) < MAX_PROJECTS):
+                self._by_project[project] = kept = hostname
+        if kept != hostname:
+            logger.warning(
+                "project %s: the address %s that /setup gives for Label Studio is not taken, %s: set "
+                "LABEL_STUDIO_URL, or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, or start this server again",
+                project,
+                hostname,
+                "as there are too many projects" if kept is None else f"as another caller gave {kept} before",
+                extra={"kind": "hostname"},
+            )
 
     def get(self, project: str) -> str | None:
         with self._lock:

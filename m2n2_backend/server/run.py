@@ -16,7 +16,7 @@ from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.server.app import create_app
-from m2n2_backend.server.receiving import Limits
+from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
@@ -61,7 +61,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
-        self.limits = Limits(settings.max_body_bytes)
+        self.limits = Limits(settings.max_body_bytes, credentials=credentials(settings))
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 

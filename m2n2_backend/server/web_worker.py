@@ -9,7 +9,8 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
-from m2n2_backend.server.receiving import Limits, Listener
+from m2n2_backend.server.incoming import Limits
+from m2n2_backend.server.receiving import Listener
 
 _POLL_SECONDS = 0.5
 
@@ -31,7 +32,7 @@ class WebWorker(Worker):  # type: ignore[misc]
         while any(listener.is_busy for listener in listeners):
             self._turn(sockets)
             for listener in listeners:
-                listener.maintenance(time.time())
+                listener.maintenance(time.monotonic())
 
     def _turn(self, sockets: dict[int, Any]) -> None:
         self.notify()
