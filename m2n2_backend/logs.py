@@ -42,11 +42,10 @@ class FloodFilter(logging.Filter):
     Other lines are never held back.
     """
 
-    def __init__(self, most: int = MAX_A_MINUTE, seconds: float = 60.0) -> None:
-        """Let ``most`` lines of a kind through in ``seconds``."""
+    def __init__(self, most: int = MAX_A_MINUTE) -> None:
+        """Let ``most`` lines of a kind through."""
         super().__init__()
         self._most = most
-        self._seconds = seconds
         self._lock = threading.Lock()
         self._seen: dict[str, int] = {}
 
@@ -58,7 +57,7 @@ class FloodFilter(logging.Filter):
         with self._lock:
             seen = self._seen[kind] = self._seen.get(kind, 0) + 1
         if seen == 1:
-            timer = threading.Timer(self._seconds, self._count, (kind, record))
+            timer = threading.Timer(60.0, self._count, (kind, record))
             timer.daemon = True
             timer.start()
         return seen <= self._most

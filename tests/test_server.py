@@ -173,11 +173,46 @@ def test_the_hostname_of_setup_is_kept_per_project(client: FlaskClient, media: C
     assert [ref.hostname for ref in media.refs] == ["http://labels.test:8080", None]
 
 
-def test_hostnames_are_kept_for_a_bounded_number_of_projects(client: FlaskClient, media: CountingMedia) -> None:
+FIRST, OTHER = "http://labels.test:8080", "http://elsewhere.test"
+
+
+def set_up(client: FlaskClient, project: object, hostname: str, **more: Any) -> None:
+    client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **more)
+
+
+def test_without_credentials_the_first_hostname_of_a_project_stays(
+    client: FlaskClient, media: CountingMedia, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hostname in (FIRST, OTHER, FIRST):
+        set_up(client, "5.1", hostname)
+    client.post("/predict", json={**payload(key_point()), "project": "5.1"})
+    assert media.refs[0].hostname == FIRST
+    (told,) = [record.getMessage() for record in caplog.records if "hostname" in str(vars(record).get("kind"))]
+    assert OTHER in told
+    assert "set LABEL_STUDIO_URL" in told
+
+
+def test_without_credentials_many_projects_do_not_make_the_server_forget_the_first_ones(
+    client: FlaskClient, media: CountingMedia
+) -> None:
     for number in range(MAX_PROJECTS + 1):
-        client.post("/setup", json={"project": number, "schema": CONFIG, "hostname": "http://labels.test"})
-    client.post("/predict", json={**payload(key_point()), "project": 0})
-    assert media.refs[0].hostname is None
+        set_up(client, number, FIRST)
+    for number in (0, MAX_PROJECTS):
+        client.post("/predict", json={**payload(key_point()), "project": number})
+    assert [ref.hostname for ref in media.refs] == [FIRST, None]
+
+
+def test_with_credentials_the_latest_hostname_counts_for_the_latest_projects(
+    pool: DiscPool, media: CountingMedia
+) -> None:
+    app = create_app(settings(basic_auth_user="a", basic_auth_password="b"), pool, media)
+    client, auth = app.test_client(), ("a", "b")
+    for number in range(MAX_PROJECTS + 1):
+        set_up(client, number, FIRST, auth=auth)
+    set_up(client, 1, OTHER, auth=auth)
+    for number in (0, 1):
+        client.post("/predict", json={**payload(key_point()), "project": number}, auth=auth)
+    assert [ref.hostname for ref in media.refs] == [None, OTHER]
 
 
 def test_a_click_over_real_sockets_reads_the_file_of_label_studio(pool: DiscPool, studio: FakeLabelStudio) -> None:

@@ -70,6 +70,8 @@ class _Routes:
 
     def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
         self._metrics = Metrics(pool)
+        self._metrics_text = b""
+        self._makes_metrics = threading.Lock()
         self._pool = MeteredPool(pool, self._metrics, min(settings.queue, settings.http_threads))
         self._recent = RecentRequests()
         self._deadline = settings.deadline
@@ -111,7 +113,13 @@ class _Routes:
         return jsonify({"versions": [self._pool.status().model_version]})
 
     def metrics(self) -> Response:
-        return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
+        # While one request makes the text, others get the latest: many at once would keep /health waiting.
+        if self._makes_metrics.acquire(blocking=not self._metrics_text):
+            try:
+                self._metrics_text = self._metrics.render()
+            finally:
+                self._makes_metrics.release()
+        return Response(self._metrics_text, mimetype="text/plain; version=0.0.4")
 
     def openapi(self) -> Response:
         return Response(self._openapi, mimetype="application/json")

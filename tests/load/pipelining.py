@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +42,24 @@ def sent_ahead(path: bytes, total: int) -> Attack:
     return lambda server: at_once(CONNECTIONS, lambda _: one(server)) and None
 
 
+def read_answer(connection: socket.socket) -> None:
+    """All of one answer."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _more(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    left = int(head.lower().partition(b"content-length:")[2].split()[0]) - len(body)
+    while left > 0:
+        left -= len(_more(connection))
+
+
+def _more(connection: socket.socket) -> bytes:
+    part = connection.recv(2**16)
+    if not part:
+        raise ConnectionError("closed")
+    return part
+
+
 def one_by_one(path: bytes, *, requests: float = 1e9) -> Attack:
     """A request after each answer, as fast as they come; so many of them on a connection."""
 
@@ -51,8 +70,7 @@ def one_by_one(path: bytes, *, requests: float = 1e9) -> Attack:
                 while asked < requests and time.monotonic() < until:
                     connection.sendall(ASK % path)
                     asked += 1
-                    if not connection.recv(2**16):
-                        break
+                    read_answer(connection)
 
     def attack(server: Running) -> None:
         until = time.monotonic() + SECONDS
@@ -89,7 +107,9 @@ def posted(body: bytes, number: int) -> Attack:
 
 def attacks() -> dict[str, tuple[dict[str, Any], Attack]]:
     """Name → settings of the server, attack."""
-    keys = b"{" + b",".join(b'"%d":1' % index for index in range(2_000_000)) + b"}"
+    keys, half = (
+        b"{" + b",".join(b'"%d":1' % index for index in range(number)) + b"}" for number in (2_000_000, 999_997)
+    )
     numbers = b"[" + b",".join([b"1"] * 16_000_000) + b"]"
     return {
         "sent ahead, 2 MB": ({}, sent_ahead(b"/openapi.json", 2_000_000)),
@@ -102,6 +122,7 @@ def attacks() -> dict[str, tuple[dict[str, Any], Attack]]:
         **{f"40 half-sent, {name}, open": ({}, half_sent(sent, 40)) for name, sent in HALF_SENT.items()},
         "two million keys": ({}, posted(keys, 1)),
         "two million keys, four at once": ({}, posted(keys, 4)),
+        "a million keys, four at once": ({}, posted(b'{"tasks":[{"id":1,"data":%b}]}' % half, 4)),
         "16 million numbers, four at once": ({}, posted(numbers, 4)),
     }
 
