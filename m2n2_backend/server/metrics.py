@@ -92,7 +92,7 @@ class MeteredPool:
             metrics: What is counted in.
             at_once: Most clicks that wait or are in work; one more is told to come back. A server keeps more threads
                 than that, so that waiting for the model never blocks what must be answered at once.
-            most_bytes: Of the image files that those clicks hold, together.
+            most_bytes: Most bytes of image files that those clicks hold together.
         """
         self._pool = pool
         self._metrics = metrics

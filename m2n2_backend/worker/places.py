@@ -93,7 +93,7 @@ class Places:
         """Take places until the body ends.
 
         Args:
-            limits: Of every group that they count for.
+            limits: The limits of every group that they count for.
             count: Places to take at first.
 
         Yields:

@@ -62,11 +62,11 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. Of images that are as urgent, that one goes first for whose
-    project nothing was done for the longest time. What is left of a request with many new prompts goes after other
-    clicks on prepared images. On a CPU clicks run beside the model, and those on prepared images beside a first one
-    too, which takes a second where the image has 100 megapixels; on an accelerator all run between the model's runs.
-    Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. Where two are as urgent, the project goes first that was
+    served less lately. What is left of a request with many new prompts goes after other clicks on prepared images. On
+    a CPU clicks run beside the model, and those on prepared images beside a first one too, which takes a second where
+    the image has 100 megapixels; on an accelerator all run between the model's runs. Writing to disk is in nobody's
+    way.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ class _Pace:
         """Read from the network while others have their turn; what was read is worked on in this one's.
 
         Raises:
-            httpcore.RemoteProtocolError: Nearly all that the server sends is no image, but headers and the like.
+            httpcore.RemoteProtocolError: The server sends headers and the like, and hardly any image.
             httpcore.ReadTimeout: The deadline has passed.
         """
         self._give_turn()
