@@ -18,7 +18,8 @@ SHARED = BASE | {"images", "settings", "tls", "folders"}
 # in no list below, nothing here may import it.
 ALLOWED = {
     "errors": set(),
-    "prompts": {"errors"},
+    "rasters": set(),
+    "prompts": {"errors", "rasters"},
     "tiff_tags": set(),
     "logs": set(),
     "images": {"errors", "tiff_tags"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "backbones": BASE | {"m2n2", "settings", "tls"},
     "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
-    "labelstudio/contract": BASE | {"worker"},
+    "labelstudio/contract": BASE | {"images", "worker"},
     "labelstudio/images": SHARED | {"worker"},
     "server": SHARED | {"logs", "worker", "labelstudio"},
     "evaluation": SHARED | {"cores", "overlay", "m2n2", "backbones"},

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import time
 from itertools import islice
 from typing import Any
 
-from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error
+from m2n2_backend.errors import (
+    DeadlinePassed,
+    ImageNeeded,
+    InvalidImage,
+    InvalidRequest,
+    M2N2Error,
+    NotReady,
+)
+from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
@@ -15,7 +25,14 @@ from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
+
+LARGE_STROKES = 10_000_000
+"""Pixels of a request's strokes from which on they are read one request at a time."""
+
+LARGE_AT_ONCE = 4
+"""Requests with such strokes that are kept: one is read, the others wait for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +50,7 @@ class Predictor:
         """
         self.pool = pool
         self.configs = LabelConfigs()
+        self._strokes = _Strokes()
         self._media = media
         self._prefetcher = prefetcher
 
@@ -61,7 +79,7 @@ class Predictor:
             logger.info(
                 "project %s, task %s: every prompt is already saved, nothing to segment",
                 request.project,
-                request.tasks[0].id,
+                request.tasks[0].get("id"),
             )
             return [[]]
         return [self._segment(question, hostname, deadline)]
@@ -74,9 +92,9 @@ class Predictor:
         try:
             config = self.configs.read(request.label_config)
         except M2N2Error as error:
-            logger.info("project %s, task %s: not prefetched: %s", request.project, task.id, error)
+            logger.info("project %s, task %s: not prefetched: %s", request.project, task.get("id"), error)
             return
-        shown = islice(images_of_task({"id": task.id, "data": task.data}, config, hostname), MOST_SHOWN)
+        shown = islice(images_of_task({"id": task.get("id"), "data": task.get("data")}, config, hostname), MOST_SHOWN)
         if refs := [ref for _, ref in shown]:
             self._prefetcher.opened(refs, config, project=request.project or "")
 
@@ -86,22 +104,25 @@ class Predictor:
         subject = Subject(request.project, str(request.task_id), request.label, request.prompt_ids)
         image = self._media.fetch(ref, deadline=deadline, data_needed=False)
         read = time.monotonic()
+        if image.size is None and image.data is None:
+            image = self._media.fetch(ref, deadline=deadline, data_needed=True)
+        _check_size(image, request)
+        prompts = self._strokes.read(request, deadline)
         try:
-            _check_size(image.size, request)
-            answer = self._ask(image, request, deadline, subject)
+            answer = self._ask(image, prompts, request, deadline, subject)
         except ImageNeeded:
             image = self._media.fetch(ref, deadline=deadline, data_needed=True)
-            _check_size(image.size, request)
-            answer = self._ask(image, request, deadline, subject)
-        _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
+            _check_size(image, request)
+            answer = self._ask(image, prompts, request, deadline, subject)
+        _require_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
             "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms",
             request.project,
             request.task_id,
-            len(request.prompts.clicks),
-            len(request.prompts.boxes),
+            len(prompts.clicks),
+            len(prompts.boxes),
             answer.score,
             1000 * (read - started),
             1000 * (segmented - read),
@@ -110,13 +131,53 @@ class Predictor:
         )
         return result
 
-    def _ask(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
+    def _ask(
+        self, image: SourceImage, prompts: Prompts, request: InteractiveRequest, deadline: float, subject: Subject
+    ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
-        return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject, rle=is_brush)
+        return self.pool.segment(image, prompts, deadline=deadline, subject=subject, rle=is_brush)
 
 
-def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:
-    if size is not None and size != (request.width, request.height):
+class _Strokes:
+    """Reads the prompts of requests; large strokes of one request at a time, as they take room for every pixel."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(LARGE_AT_ONCE)
+
+    def read(self, request: InteractiveRequest, deadline: float) -> Prompts:
+        """The prompts, of an image that has the size that the request claims.
+
+        Raises:
+            InvalidPrompt: See :attr:`InteractiveRequest.prompts`.
+            NotReady: Too many requests with large strokes came at once.
+        """
+        if request.stroke_pixels <= LARGE_STROKES:
+            return request.prompts
+        if not self._places.acquire(blocking=False):
+            raise NotReady("busy: several requests with strokes on large images wait; click again in a moment")
+        try:
+            if not self._turn.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
+                raise DeadlinePassed("busy with strokes on large images; click again in a moment")
+            try:
+                return request.prompts
+            finally:
+                self._turn.release()
+        finally:
+            self._places.release()
+
+
+def _check_size(image: SourceImage, request: InteractiveRequest) -> None:
+    """Before anything is done that takes as long as the request claims its image to be large."""
+    size = image.size
+    if size is None:
+        assert image.data is not None, "whoever does not know the size has the file"
+        size = natural_size(image.data, max_pixels=sys.maxsize)
+    _require_size(size, request)
+
+
+def _require_size(size: tuple[int, int], request: InteractiveRequest) -> None:
+    if size != (request.width, request.height):
         raise InvalidImage(
             f"the image is {size[0]}x{size[1]} pixels, but Label Studio showed {request.width}x{request.height}: "
             "another file, or its EXIF orientation was changed; reload the task"

@@ -37,11 +37,7 @@ def place_of(state: ImageState, prompt: PointPrompt) -> Place:
     """Where a click or scribble is at working size."""
     if isinstance(prompt, Click):
         return working_pixel(state, prompt)
-    covered = np.zeros(state.working_size, np.bool_)
-    (height, width), (rows, cols) = state.size, state.working_size
-    y, x = prompt.pixels()
-    covered[(2 * y + 1) * rows // (2 * height), (2 * x + 1) * cols // (2 * width)] = True
-    return Stroke.of(covered)
+    return Stroke.of(prompt.mask(state.size, state.working_size))
 
 
 def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:
