@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from itertools import islice
 from typing import Any
 
-from m2n2_backend.errors import (
-    DeadlinePassed,
-    ImageNeeded,
-    InvalidImage,
-    InvalidRequest,
-    M2N2Error,
-    NotReady,
-)
+from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
 from m2n2_backend.labelstudio.contract.models import PredictRequest
@@ -24,15 +16,10 @@ from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
+from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
-
-LARGE_STROKES = 10_000_000
-"""Pixels of a request's strokes from which on they are read one request at a time."""
-
-LARGE_AT_ONCE = 4
-"""Requests with such strokes that are kept: one is read, the others wait for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +37,7 @@ class Predictor:
         """
         self.pool = pool
         self.configs = LabelConfigs()
-        self._strokes = _Strokes()
+        self._strokes = StrokeReader()
         self._media = media
         self._prefetcher = prefetcher
 
@@ -136,35 +123,6 @@ class Predictor:
     ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
         return self.pool.segment(image, prompts, deadline=deadline, subject=subject, rle=is_brush)
-
-
-class _Strokes:
-    """Reads the prompts of requests; large strokes of one request at a time, as they take room for every pixel."""
-
-    def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._places = threading.BoundedSemaphore(LARGE_AT_ONCE)
-
-    def read(self, request: InteractiveRequest, deadline: float) -> Prompts:
-        """The prompts, of an image that has the size that the request claims.
-
-        Raises:
-            InvalidPrompt: See :attr:`InteractiveRequest.prompts`.
-            NotReady: Too many requests with large strokes came at once.
-        """
-        if request.stroke_pixels <= LARGE_STROKES:
-            return request.prompts
-        if not self._places.acquire(blocking=False):
-            raise NotReady("busy: several requests with strokes on large images wait; click again in a moment")
-        try:
-            if not self._turn.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
-                raise DeadlinePassed("busy with strokes on large images; click again in a moment")
-            try:
-                return request.prompts
-            finally:
-                self._turn.release()
-        finally:
-            self._places.release()
 
 
 def _check_size(image: SourceImage, request: InteractiveRequest) -> None:
