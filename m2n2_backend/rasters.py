@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 2**20
-"""Pixels of the raster that are worked on at a time."""
+_BLOCK = 2**19
+"""Pixels of the raster that are worked on at a time, and crossings of edges and rows."""
 
 
 def reduced(
@@ -59,7 +59,7 @@ def inside_polygon(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDAr
     with np.errstate(all="ignore"):  # those that cross no row may be level
         slope = (x1 - x0) / (y1 - y0)
     inside = np.zeros(shape, np.bool_)
-    step = max(1, _BLOCK // (width + 1))
+    step = max(1, _BLOCK // max(width + 1, len(corners)))
     for top in range(0, height, step):
         bottom = min(top + step, height)
         first = low.clip(top, bottom)

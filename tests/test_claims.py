@@ -118,10 +118,13 @@ def test_a_png_that_is_larger_than_the_image_is_refused_by_its_header(mode: str)
 
 def test_strokes_are_read_one_at_a_time_with_little_more_than_a_byte_a_pixel() -> None:
     size, pixels = (3000, 2000), 6_000_000
+    url = data_url(Image.new("RGBA", size, (0, 0, 0, 255)))
     one = parsed(item("brush", size=size, rle=code(2000, 3000)))
     twelve = parsed(*(item("brush", str(n), size, rle=code(2000, 3000)) for n in range(12)))
-    assert peak_of(lambda: one.prompts) < 2.5 * pixels
-    assert peak_of(lambda: twelve.prompts) < 2.5 * pixels
+    pngs = parsed(*(item("bitmask", str(n), size, imageDataURL=url) for n in range(12)))
+    assert peak_of(lambda: one.prompts) < 2 * pixels
+    assert peak_of(lambda: twelve.prompts) < 2 * pixels
+    assert peak_of(lambda: pngs.prompts) < 2 * pixels
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_strokes_are_read_one_at_a_time_with_little_more_than_a_byte_a_pixel() -
         ([item("brush", str(n), size=(6000, 4000), rle=[0]) for n in range(13)], "13 strokes .* draw at most 12"),
         ([item("brush", size=(20_000, 20_000), rle=[0])], "1 strokes .* draw at most 0, or click"),
         ([item("brush", str(n), rle=[0] * 100_000) for n in range(11)], "draw fewer or simpler ones"),
-        ([item("bitmask", str(n), imageDataURL="A" * 600_000) for n in range(3)], "draw fewer or simpler ones"),
+        ([item("bitmask", imageDataURL="A" * 2_000_001)], "more than 2000000 characters: draw a simpler"),
         ([item("brush", str(n), rle=[0]) for n in range(shapes.MAX_STROKES + 1)], "more than 50 strokes"),
         (
             [{**rectangle(1, 1, 5, 5), "id": str(n)} for n in range(MOST_REGIONS + 1)],

@@ -76,6 +76,20 @@ def test_a_png_of_any_mode_has_the_opacity_that_pillow_gives_it(mode: str) -> No
     assert np.array_equal(alpha_of_png(file.getvalue(), 20, 30), expected)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(1, 3000), st.integers(1, 700), st.sampled_from(["RGBA", "LA"]), st.integers(0, 2))
+def test_a_png_read_in_blocks_has_the_opacity_that_pillow_gives_it(
+    seed: int, width: int, height: int, mode: str, smooth: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, len(mode)), np.uint8)
+    for axis in range(smooth):
+        pixels = np.cumsum(pixels // 64, axis=axis).astype(np.uint8)  # so that each of PNG's filters is the best
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    assert np.array_equal(alpha_of_png(file.getvalue(), width, height), pixels[..., -1])
+
+
 @pytest.mark.parametrize("kept", [0, 8, 20, 33, 60, -30])
 def test_a_png_that_is_cut_off_is_refused(kept: int) -> None:
     file = io.BytesIO()

@@ -108,7 +108,7 @@ def _prompt(item: KeyPoint | Rectangle | Shape | Labels | Other, path: str, conf
 def to_prompts(group: Sequence[Drawn], width: int, height: int) -> Prompts:
     """Percent and codes → pixels of an image of ``width`` × ``height`` pixels.
 
-    Strokes are read one after the other, and take room for a byte a pixel meanwhile, or six where they are PNGs.
+    Strokes are read one after the other, and take room for a byte a pixel meanwhile.
 
     Raises:
         InvalidPrompt: A prompt lies outside of the image, is empty or cannot be read; the message names its path.

@@ -33,7 +33,10 @@ MAX_STROKES = 50
 """Of one object; each is an image to decode."""
 
 MAX_CODE = 1_000_000
-"""Bytes of the codes of all strokes of one object; one across a photograph of 12 megapixels has 14,000."""
+"""Run-length codes of all strokes of one object, in bytes; one across a photograph of 12 megapixels has 14,000."""
+
+MAX_URL = 2_000_000
+"""Characters of a stroke's PNG; an empty one of 24 megapixels has 130,000."""
 
 MAX_PIXELS = 300_000_000
 """Of all strokes of one object, as the code of each spans the image: 12 on a photograph of 24 megapixels."""
@@ -145,14 +148,14 @@ def require_short(strokes: Sequence[Brush | Bitmask], width: int, height: int) -
             f"{len(strokes)} strokes on an image of {width}x{height} pixels are more than can be read at once: "
             f"draw at most {MAX_PIXELS // (width * height)}, or click instead"
         )
-    if sum(_bytes(item) for item in strokes) > MAX_CODE:
+    if sum(len(item.value.rle) for item in strokes if isinstance(item, Brush)) > MAX_CODE:
         raise InvalidPrompt(
             f"the strokes' codes have more than {MAX_CODE} bytes: draw fewer or simpler ones, or click instead"
         )
-
-
-def _bytes(item: Brush | Bitmask) -> int:
-    return len(item.value.rle) if isinstance(item, Brush) else len(item.value.image_url) * 3 // 4
+    if any(len(item.value.image_url) > MAX_URL for item in strokes if isinstance(item, Bitmask)):
+        raise InvalidPrompt(
+            f"a stroke's PNG has more than {MAX_URL} characters: draw a simpler one, or click instead"
+        )
 
 
 def scribble(item: Brush | Bitmask, width: int, height: int) -> Scribble:
@@ -166,7 +169,8 @@ def scribble(item: Brush | Bitmask, width: int, height: int) -> Scribble:
     else:
         alpha = alpha_of_png(_png(item), width, height)
     least = _OPAQUE if alpha.max() >= _OPAQUE else 1
-    return Scribble.of_bits(np.packbits(alpha >= least, axis=1), item.is_positive is not False)
+    np.greater_equal(alpha, least, out=alpha.view(np.bool_))  # in place: it may be large
+    return Scribble.of_bits(np.packbits(alpha, axis=1), item.is_positive is not False)
 
 
 def _png(item: Bitmask) -> bytes:

@@ -7,6 +7,9 @@ image's size is not known from the image itself.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,12 @@ from PIL import Image
 from m2n2_backend.errors import InvalidPrompt, M2N2Error
 from m2n2_backend.images.png import SIGNATURE, essentials
 
+MAX_WHOLE = 10_000_000
+"""Pixels of a PNG that is not as browsers write it."""
+
 _CHANNELS = 4
+_ALPHA_CHANNELS = {4: 2, 6: 4}  # channels by PNG's color types, the last one opacity
+_BLOCK = 2**20
 _HEAD = 32 + 5 + 4 * 4  # bits before the first run: count of values, bits of a value, four sizes of lengths
 
 
@@ -66,20 +74,67 @@ def _copy(code: bytes, at: int, alpha: NDArray[np.uint8], place: int, length: in
 def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The opacity of a PNG's pixels, uint8 [height, width].
 
+    As browsers write them, they are read in blocks of rows. Others are decoded as a whole, within ``MAX_WHOLE``.
+
     Raises:
-        InvalidPrompt: It is of an image of another size, or is damaged.
+        InvalidPrompt: It is of an image of another size, is damaged, or is of an unusual kind and too large for it.
     """
     try:
-        if not data.startswith(SIGNATURE):
-            raise InvalidPrompt("the stroke's PNG cannot be read")
         lean, _ = essentials(data)
+        wide, high, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", lean[16:29])
+        if (wide, high) != (width, height):
+            raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
+        if (depth, interlaced) == (8, 0) and color in _ALPHA_CHANNELS:
+            return _alpha_by_rows(lean, width, height, _ALPHA_CHANNELS[color])
+        if width * height > MAX_WHOLE:
+            raise InvalidPrompt(
+                f"the stroke's PNG must be RGBA with 8 bits, not interlaced, on an image of {width}x{height} pixels"
+            )
         with Image.open(io.BytesIO(lean), formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
-            whole = image if "A" in image.getbands() else image.convert("RGBA")
-            return np.asarray(whole.getchannel("A"))
+            return np.array(image.convert("RGBA").getchannel("A"))
     except M2N2Error as error:
         raise InvalidPrompt(str(error)) from error
     except Exception as error:
         # A damaged file may raise nearly anything in a decoder.
         raise InvalidPrompt("the stroke's PNG cannot be read") from error
+
+
+def _alpha_by_rows(data: bytes, width: int, height: int, channels: int) -> NDArray[np.uint8]:
+    """The last of a PNG's channels. PNG's filters treat each one by itself, so that the others are left out."""
+    alpha = np.zeros((height, width), np.uint8)
+    above = np.zeros((1, 1 + width), np.uint8)  # a row begins with the name of its filter: none
+    line = 1 + channels * width
+    step = max(1, _BLOCK // line)
+    inflate, rest = zlib.decompressobj(), b"".join(_bodies(data))
+    for top in range(0, height, step):
+        rows = min(step, height - top)
+        raw = inflate.decompress(rest, rows * line)
+        rest = inflate.unconsumed_tail
+        lines = np.frombuffer(raw, np.uint8).reshape(rows, line)
+        filtered = np.concatenate((lines[:, :1], lines[:, channels::channels]), axis=1)
+        alpha[top : top + rows] = _unfiltered(np.concatenate((above, filtered)))[1:]
+        above[0, 1:] = alpha[top + rows - 1]
+    return alpha
+
+
+def _bodies(data: bytes) -> Iterator[bytes]:
+    """The parts of a PNG's compressed pixels."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            yield data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _unfiltered(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows of one channel, each behind the name of its filter: Pillow reads them as a gray PNG."""
+    head = struct.pack(">IIBBBBB", lines.shape[1] - 1, lines.shape[0], 8, 0, 0, 0, 0)
+    body = zlib.compress(lines.tobytes(), 0)
+    file = SIGNATURE + _chunk(b"IHDR" + head) + _chunk(b"IDAT" + body) + _chunk(b"IEND")
+    with Image.open(io.BytesIO(file), formats=["PNG"]) as image:
+        return np.asarray(image)
+
+
+def _chunk(named: bytes) -> bytes:
+    return struct.pack(">I", len(named) - 4) + named + struct.pack(">I", zlib.crc32(named))
