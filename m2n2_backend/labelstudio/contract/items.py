@@ -15,6 +15,9 @@ from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_f
 
 Prompt = KeyPoint | Rectangle | Brush | Bitmask | Ellipse | DrawnPolygon
 
+MAX_CORNERS = 50_000
+"""Of all polygons of a request, those of finished objects included, which Label Studio goes on to send."""
+
 # Label Studio adds x and width as floating point numbers, each rounded on its own.
 _SLACK_PERCENT = 0.01
 _ROUNDING_PERCENT = 1e-6
@@ -59,7 +62,8 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
 
     Raises:
         InvalidRequest: A point or rectangle does not belong to a smart control of the config, or not to an image of
-            it; or a stroke or shape of one cannot be read; or one has too many labels.
+            it; or a stroke or shape of one cannot be read; or there are too
+            many labels or corners.
     """
     # <KeyPoint> + <Labels> sends every point twice; the second item, of the same id, holds the label.
     separate: dict[str, dict[str, list[str]]] = {}
@@ -70,12 +74,17 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
     drawn_with = [item for item in items if isinstance(item, KeyPoint | Rectangle)]
     ids = {item.id for item in drawn_with if config.is_prompt(item.from_name)} - {None}
     drawn: dict[str, Drawn] = {}
+    corners = 0
     for index, item in enumerate(items):
         path = f"params.context.result[{index}]"
         # A label that is selected in a plain control of the same shape makes a second item of the prompt.
         if isinstance(item, KeyPoint | Rectangle) and item.id in ids and not config.is_prompt(item.from_name):
             continue
         prompt = _prompt(item, path, config)
+        if isinstance(prompt, DrawnPolygon):
+            corners += len(prompt.value.points)
+            if corners > MAX_CORNERS:
+                raise InvalidRequest(f"{path}: the polygons of the request have more than {MAX_CORNERS} corners")
         if prompt is not None:
             key = prompt.id or path
             twin = drawn.get(key)

@@ -7,6 +7,7 @@ image's size is not known from the image itself.
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def alpha_of_code(code: bytes, width: int, height: int) -> NDArray[np.uint8]:
     if head >> 16 != 8 - 1:
         raise InvalidPrompt("the stroke's code cannot be read: its values must have 8 bits")
     sizes = [(head >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-    alpha = np.zeros(width * height, np.uint8)
+    alpha = _room(width * height)
     place, at = 0, _HEAD
     while place < count:
         # From the next bit on, 33 bits: more than the 27 of a whole run.
@@ -61,6 +62,11 @@ def alpha_of_code(code: bytes, width: int, height: int) -> NDArray[np.uint8]:
             raise InvalidPrompt("the stroke's code ends too early")
         place += length
     return alpha.reshape(height, width)
+
+
+def _room(count: int) -> NDArray[np.uint8]:
+    """Zeros that go back to the system as a whole: of what is freed otherwise, a process keeps tens of megabytes."""
+    return np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
 
 def _copy(code: bytes, at: int, alpha: NDArray[np.uint8], place: int, length: int) -> None:
@@ -101,7 +107,7 @@ def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 def _alpha_by_rows(data: bytes, width: int, height: int, channels: int) -> NDArray[np.uint8]:
     """The last of a PNG's channels. PNG's filters treat each one by itself, so that the others are left out."""
-    alpha = np.zeros((height, width), np.uint8)
+    alpha = _room(width * height).reshape(height, width)
     above = np.zeros((1, 1 + width), np.uint8)  # a row begins with the name of its filter: none
     line = 1 + channels * width
     step = max(1, _BLOCK // line)
