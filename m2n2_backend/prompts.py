@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from m2n2_backend import rasters
 from m2n2_backend.errors import InvalidPrompt
 
-MOST_REGIONS = 64
-"""Boxes and polygons of one object; each is computed by itself."""
+MAX_PROMPTS = 64
+"""Prompts of one object: clicks, scribbles, boxes and polygons together. Evaluations end with the 20th click."""
 
 MOST_CORNERS = 10_000
-"""Of all polygons of one object; the editor makes one a click."""
+"""Corners of all polygons of one object; the editor makes one a click."""
 
 MOST_TOGETHER = 256
-"""Boxes and polygons times clicks of one object, as a click asks each box anew: 8 and 31, or 3 and 84."""
+"""Boxes and polygons times clicks of one object, as a click asks each box anew: 8 and 31, or 5 and 50."""
 
 _FARTHEST = 50_000
 _FARTHEST_CORNER = 1e9
@@ -224,8 +224,8 @@ class Prompts:
         """Check the prompts against an image of ``width`` × ``height`` pixels.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the image, a box or polygon is empty, nothing is foreground, or the
-                boxes and polygons are too many.
+            InvalidPrompt: There are too many prompts, one lies outside the image, a box or polygon is empty, or
+                nothing is foreground.
         """
         self.require_few()
         self.check_inside(width, height)
@@ -233,14 +233,18 @@ class Prompts:
             raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
 
     def require_few(self) -> None:
-        """Refuse so many boxes and polygons that the answer would keep everybody else waiting.
+        """Refuse so many prompts that the answer would keep everybody else waiting.
 
         Raises:
             InvalidPrompt: The message says how many may be drawn.
         """
         regions = len(self.boxes)
-        if regions > MOST_REGIONS:
-            raise InvalidPrompt(f"{regions} boxes and polygons for one object: draw at most {MOST_REGIONS}")
+        count = len(self.clicks) + regions
+        if count > MAX_PROMPTS:
+            raise InvalidPrompt(
+                f"{count} prompts for one object, and {MAX_PROMPTS} are the most: delete some, or accept the mask "
+                "and draw the rest as another object"
+            )
         corners = sum(len(box.points) for box in self.boxes if isinstance(box, Polygon))
         if corners > MOST_CORNERS:
             raise InvalidPrompt(f"polygons of {corners} corners for one object: draw at most {MOST_CORNERS} in all")

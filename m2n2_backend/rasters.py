@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 2**19
 """Pixels of the raster that are worked on at a time, and crossings of edges and rows."""
+
+
+def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
+    """Which of the ``cells`` along one axis holds the center of a pixel: the one rule for every change of raster.
+
+    Args:
+        pixel: Index in [0, pixels), or an array of them.
+        pixels: Along the axis.
+        cells: Along the axis: cells of the attention, or pixels of a smaller or larger copy.
+
+    Returns:
+        Index in [0, cells), or an array of them.
+    """
+    return (2 * pixel + 1) * cells // (2 * pixels)
 
 
 def reduced(
@@ -35,7 +51,7 @@ def reduced(
 
 def _places(first: int, count: int, size: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The rows of the raster that ``count`` rows from ``first`` on lie in, and where in these each one begins."""
-    places = (2 * np.arange(first, first + count) + 1) * wanted // (2 * size)
+    places = cell_of(np.arange(first, first + count), size, wanted)
     starts = np.flatnonzero(np.diff(places, prepend=-1))
     return places[starts], starts
 

@@ -11,7 +11,7 @@ import pytest
 import m2n2_backend
 
 PACKAGE = Path(m2n2_backend.__file__).parent
-BASE = {"errors", "prompts"}
+BASE = {"errors", "prompts", "rasters"}
 SHARED = BASE | {"images", "settings", "tls", "folders"}
 
 # What each room may import of the package, beside itself. `cli` stands above all and may import everything; as it is

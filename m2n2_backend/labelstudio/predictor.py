@@ -129,7 +129,7 @@ def _check_size(image: SourceImage, request: InteractiveRequest) -> None:
     """Before anything is done that takes as long as the request claims its image to be large."""
     size = image.size
     if size is None:
-        assert image.data is not None, "whoever does not know the size has the file"
+        assert image.data is not None, "an image of unknown size comes with its file"
         size = natural_size(image.data, max_pixels=sys.maxsize)
     _require_size(size, request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ REPEAT_SECONDS = 600.0
 
 MAX_REMEMBERED = 4096
 
-MAX_WAITING_CHARS = 32 * 1024**2
+MAX_WAITING_BYTES = 32 * 1024**2
 """Of the addresses of tasks that wait: data URLs hold whole images."""
 
 QUICK_SECONDS = 2.0
@@ -48,9 +49,9 @@ class _Opened:
     project: str
 
     @property
-    def chars(self) -> int:
-        """Of the addresses."""
-        return sum(len(ref.url) for ref in self.refs)
+    def nbytes(self) -> int:
+        """Bytes of the addresses; a character takes up to four."""
+        return sum(sys.getsizeof(ref.url) for ref in self.refs)
 
 
 class Prefetcher:
@@ -96,7 +97,7 @@ class Prefetcher:
         """
         with self._changed:
             self._waiting.append(_Opened(tuple(refs), config, project))
-            while sum(one.chars for one in self._waiting) > MAX_WAITING_CHARS:
+            while sum(one.nbytes for one in self._waiting) > MAX_WAITING_BYTES:
                 self._waiting.popleft()
             self._changed.notify()
 

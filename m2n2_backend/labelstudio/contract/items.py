@@ -16,7 +16,7 @@ from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_f
 Prompt = KeyPoint | Rectangle | Brush | Bitmask | Ellipse | DrawnPolygon
 
 MAX_CORNERS = 50_000
-"""Of all polygons of a request, those of finished objects included, which Label Studio goes on to send."""
+"""Corners of all polygons of a request, those of finished objects included, which Label Studio goes on to send."""
 
 # Label Studio adds x and width as floating point numbers, each rounded on its own.
 _SLACK_PERCENT = 0.01

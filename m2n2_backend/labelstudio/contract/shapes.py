@@ -30,7 +30,7 @@ from m2n2_backend.labelstudio.contract.strokes import alpha_of_code, alpha_of_pn
 from m2n2_backend.prompts import MOST_CORNERS, Polygon, Scribble
 
 MAX_STROKES = 50
-"""Of one object; each is an image to decode."""
+"""Strokes of one object; each is an image to decode."""
 
 MAX_CODE = 1_000_000
 """Run-length codes of all strokes of one object, in bytes; one across a photograph of 12 megapixels has 14,000."""
@@ -39,7 +39,7 @@ MAX_URL = 2_000_000
 """Characters of a stroke's PNG; an empty one of 24 megapixels has 130,000."""
 
 MAX_PIXELS = 300_000_000
-"""Of all strokes of one object, as the code of each spans the image: 12 on a photograph of 24 megapixels."""
+"""Pixels of all strokes of one object, as the code of each spans the image: 12 on a photograph of 24 megapixels."""
 
 _OPAQUE = 128  # strokes have smooth edges
 
@@ -134,9 +134,9 @@ def require_short(strokes: Sequence[Brush | Bitmask], width: int, height: int) -
     """Refuse strokes that take long to read, before any is read.
 
     Args:
-        strokes: Of one object.
-        width: Of its image in pixels, as the browser says; it need not be true yet.
-        height: Likewise.
+        strokes: All that were drawn for one object.
+        width: Pixels of a row of the image, as the browser says; it need not be true yet.
+        height: Rows of the image, as the browser says.
 
     Raises:
         InvalidPrompt: They are too many or too long.

@@ -39,7 +39,7 @@ def alpha_of_code(code: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """
     count = _CHANNELS * width * height
     if int.from_bytes(code[:4], "big") != count:
-        raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
+        raise InvalidPrompt(f"the stroke was not drawn on an image of {width}x{height} pixels")
     head = int.from_bytes(code[4:7].ljust(3, b"\0"), "big") >> 3
     if head >> 16 != 8 - 1:
         raise InvalidPrompt("the stroke's code cannot be read: its values must have 8 bits")
@@ -89,7 +89,7 @@ def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
         lean, _ = essentials(data)
         wide, high, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", lean[16:29])
         if (wide, high) != (width, height):
-            raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
+            raise InvalidPrompt(f"the stroke was not drawn on an image of {width}x{height} pixels")
         if (depth, interlaced) == (8, 0) and color in _ALPHA_CHANNELS:
             return _alpha_by_rows(lean, width, height, _ALPHA_CHANNELS[color])
         if width * height > MAX_WHOLE:
