@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
 
+MAX_PROMPTS = 64
+"""Of one object: clicks, scribbles, boxes and polygons together. Evaluations end with the 20th click."""
+
 _FARTHEST = 50_000
 
 
@@ -196,8 +199,15 @@ class Prompts:
         """Check the prompts against an image of ``width`` × ``height`` pixels.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the image, a box or polygon is empty, or nothing is foreground.
+            InvalidPrompt: There are too many prompts, one lies outside the image, a box or polygon is empty, or
+                nothing is foreground.
         """
+        count = len(self.clicks) + len(self.boxes)
+        if count > MAX_PROMPTS:
+            raise InvalidPrompt(
+                f"{count} prompts for one object, and {MAX_PROMPTS} are the most: delete some, or accept the mask "
+                "and draw the rest as another object"
+            )
         self.check_inside(width, height)
         if not self.boxes and not any(click.positive for click in self.clicks):
             raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")

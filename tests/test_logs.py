@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from m2n2_backend.logs import MAX_LINE, PlainFormatter
+from m2n2_backend.logs import MAX_LINE, MAX_LINES, PlainFormatter, Sparse
 
 FORMATTER = PlainFormatter("%(levelname)s %(message)s")
 
@@ -35,3 +35,27 @@ def test_no_line_of_a_traceback_can_be_taken_for_a_record() -> None:
     assert others
     assert all(other.startswith("  ") for other in others)
     assert "\x1b" not in "".join(others)
+
+
+def test_warnings_of_one_kind_are_limited_and_the_next_one_tells_how_many_were_left_out() -> None:
+    now = 100.0
+    sparse, lines = Sparse(clock=lambda: now), list[str]()
+
+    def log(level: int, number: int, status: int) -> None:
+        record = logging.LogRecord("x", level, "f", 1, "%s: %d refused", (number, status), None)
+        record.kind = status
+        if sparse.filter(record):
+            lines.append(record.getMessage())
+
+    for number in range(1000):
+        log(logging.WARNING, number, 401)
+        log(logging.INFO, number, 401)
+    log(logging.WARNING, 0, 503)
+    assert len(lines) == MAX_LINES + 1000 + 1
+    now += 61.0
+    log(logging.WARNING, 1000, 401)
+    log(logging.WARNING, 1001, 401)
+    assert lines[-2:] == [
+        f"1000: 401 refused (and {1000 - MAX_LINES} more like it were not logged)",
+        "1001: 401 refused",
+    ]

@@ -14,7 +14,7 @@ from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, setting
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.reader import ImageRef
-from m2n2_backend.labelstudio.prefetch import MAX_WAITING, MAX_WAITING_CHARS, REPEAT_SECONDS, Prefetcher
+from m2n2_backend.labelstudio.prefetch import MAX_WAITING, MAX_WAITING_BYTES, REPEAT_SECONDS, Prefetcher
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.pool import SourceImage
 
@@ -249,9 +249,9 @@ def test_whole_images_in_the_addresses_are_not_kept(
     opened(prefetcher, 1, project="")
     assert media.asked.get(timeout=20)[0].task_id == 1
     for number in range(8):
-        url = f"data:image/png;base64,{number}{'A' * (MAX_WAITING_CHARS // 4)}"
+        url = f"data:image/png;base64,{number}{'A' * (MAX_WAITING_BYTES // 4)}"
         prefetcher.opened([ImageRef(url, number)], USUAL, project="")
-    assert sum(one.chars for one in prefetcher._waiting) <= MAX_WAITING_CHARS
+    assert sum(one.nbytes for one in prefetcher._waiting) <= MAX_WAITING_BYTES
     media.gate.set()
     pool.wait(1 + 3)
 

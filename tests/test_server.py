@@ -175,11 +175,38 @@ def test_the_hostname_of_setup_is_kept_per_project(client: FlaskClient, media: C
     assert [ref.hostname for ref in media.refs] == ["http://labels.test:8080", None]
 
 
+def told(client: FlaskClient, media: CountingMedia, project: int, *hostnames: str, **options: Any) -> str | None:
+    """The address that images of a project are read from, after it was told in /setup."""
+    for hostname in hostnames:
+        client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **options)
+    client.post("/predict", json={**payload(key_point()), "project": project}, **options)
+    return media.refs[-1].hostname
+
+
 def test_hostnames_are_kept_for_a_bounded_number_of_projects(client: FlaskClient, media: CountingMedia) -> None:
-    for number in range(MAX_PROJECTS + 1):
+    assert told(client, media, 0, "http://first.test") == "http://first.test"
+    for number in range(1, MAX_PROJECTS):
         client.post("/setup", json={"project": number, "schema": CONFIG, "hostname": "http://labels.test"})
-    client.post("/predict", json={**payload(key_point()), "project": 0})
-    assert media.refs[0].hostname is None
+    assert told(client, media, MAX_PROJECTS, "http://labels.test") is None
+    assert told(client, media, 0) == "http://first.test", "no stranger makes the server forget a project"
+
+
+def test_the_first_hostname_of_a_project_stays_where_anybody_can_send_another(
+    client: FlaskClient, media: CountingMedia, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert told(client, media, 7, "http://labels.test", "http://labels.test") == "http://labels.test"
+    assert "ignored" not in caplog.text
+    assert told(client, media, 7, "http://evil.test") == "http://labels.test"
+    assert (
+        "http://evil.test, which is ignored as it was at http://labels.test first: set LABEL_STUDIO_URL"
+        in caplog.text
+    )
+
+
+def test_with_credentials_the_latest_hostname_of_a_project_counts(pool: DiscPool, media: CountingMedia) -> None:
+    app = create_app(settings(basic_auth_user="anna", basic_auth_password="secret"), pool, media)
+    hostnames = ["http://old.test", "http://new.test"]
+    assert told(app.test_client(), media, 7, *hostnames, auth=("anna", "secret")) == "http://new.test"
 
 
 def test_a_click_over_real_sockets_reads_the_file_of_label_studio(pool: DiscPool, studio: FakeLabelStudio) -> None:

@@ -24,6 +24,7 @@ from waiting import until
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.server.app import create_app
+from m2n2_backend.server.body import MAX_KEYS
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 
 
@@ -224,6 +225,16 @@ def test_a_body_over_the_limit_is_refused_by_its_announcement(pool: DiscPool) ->
 def test_a_body_of_millions_of_lists_is_refused_before_it_is_parsed(client: FlaskClient, body: bytes) -> None:
     answer = client.post("/predict", data=body, content_type="application/json")
     assert answer.status == "400 the request has more than 1000000 lists and objects"
+
+
+@pytest.mark.parametrize("joined", [b":", b" : "])
+def test_a_body_of_very_many_keys_is_refused_before_it_is_parsed(client: FlaskClient, joined: bytes) -> None:
+    def body(keys: int) -> bytes:
+        return b'{"tasks": [], "more": {%s}}' % b",".join(b'"%d"%s1' % (number, joined) for number in range(keys))
+
+    answer = client.post("/predict", data=body(MAX_KEYS), content_type="application/json")
+    assert answer.status == f"400 the request has more than {MAX_KEYS} keys: send fewer regions"
+    assert client.post("/predict", data=body(MAX_KEYS - 2), content_type="application/json").status_code == 200
 
 
 def test_what_only_the_standard_librarys_parser_takes_is_read(client: FlaskClient) -> None:

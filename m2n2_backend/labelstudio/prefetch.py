@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ REPEAT_SECONDS = 600.0
 
 MAX_REMEMBERED = 4096
 
-MAX_WAITING_CHARS = 32 * 1024**2
+MAX_WAITING_BYTES = 32 * 1024**2
 """Of the addresses of tasks that wait: data URLs hold whole images."""
 
 THREADS = 3
@@ -53,9 +54,9 @@ class _Opened:
     is_next: bool = False  # one of the next tasks: nobody looks at it yet
 
     @property
-    def chars(self) -> int:
-        """Of the addresses."""
-        return sum(len(ref.url) for ref in self.refs)
+    def nbytes(self) -> int:
+        """Bytes of the addresses; a character takes up to four."""
+        return sum(sys.getsizeof(ref.url) for ref in self.refs)
 
     def is_beside(self, others: Collection[_Opened]) -> bool:
         """Whether this one may be read beside others: a slow host, or a busy project, holds one thread of several."""
@@ -162,7 +163,7 @@ class Prefetcher:
 
     def _put(self, tasks: deque[_Opened], opened: _Opened) -> None:
         tasks.append(opened)
-        while sum(one.chars for one in tasks) > MAX_WAITING_CHARS:
+        while sum(one.nbytes for one in tasks) > MAX_WAITING_BYTES:
             tasks.popleft()
         self._changed.notify_all()
 

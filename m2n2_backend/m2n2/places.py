@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +29,11 @@ class Stroke:
         """The pixels of a mask, bool [H, W], at least one."""
         return Stroke(np.stack(np.nonzero(mask)).astype(np.int32).tobytes())
 
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the pixels, taken once: every further click looks for the maps of all before it."""
+        return hashlib.sha256(self.indices).digest()
+
     @property
     def index(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Rows and columns."""
@@ -40,6 +47,20 @@ class Stroke:
 
 
 Place: TypeAlias = Point | Stroke
+
+
+def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
+    """Which of the ``cells`` along one axis holds the center of a pixel: the one rule for every change of raster.
+
+    Args:
+        pixel: Index in [0, pixels), or an array of them.
+        pixels: Along the axis.
+        cells: Likewise: cells of the attention, or pixels of a smaller or larger copy.
+
+    Returns:
+        Index in [0, cells), or an array of them.
+    """
+    return (2 * pixel + 1) * cells // (2 * pixels)
 
 
 def index_of(place: Place) -> Any:

@@ -7,10 +7,11 @@ import hmac
 import ipaddress
 import unicodedata
 
-from flask import Request
-
 from m2n2_backend.errors import SettingsError, Unauthorized
 from m2n2_backend.settings import Settings
+
+OPEN_ROUTES = ("/webhook",)
+"""Label Studio sends its credentials everywhere but there, and the webhook does nothing."""
 
 
 def credentials(settings: Settings) -> tuple[str, str] | None:
@@ -34,19 +35,34 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     return user, secret
 
 
-def authorize(request: Request, expected: tuple[str, str] | None) -> None:
-    """Let a request pass.
-
-    Raises:
-        Unauthorized: It does not carry what :func:`credentials` told.
-    """
+def is_authorized(authorization: str, expected: tuple[str, str] | None) -> bool:
+    """Whether an Authorization header, "" where there is none, carries what :func:`credentials` told."""
     if expected is None:
-        return
-    user, _, password = _sent(request).partition(b":")
+        return True
+    user, _, password = _sent(authorization).partition(b":")
     # Both are compared in any case, so that the time does not tell which one was wrong.
     right_user = _same(user, expected[0])
-    if not (_same(password, expected[1]) and right_user):
+    return _same(password, expected[1]) and right_user
+
+
+def authorize(route: str | None, authorization: str, expected: tuple[str, str] | None) -> None:
+    """Let a request pass.
+
+    Args:
+        route: The rule that it matched, None where it is no route.
+        authorization: Its Authorization header, "" where there is none.
+        expected: See :func:`credentials`.
+
+    Raises:
+        Unauthorized: It does not carry them.
+    """
+    if route not in OPEN_ROUTES and not is_authorized(authorization, expected):
         raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
+
+
+def wants_body(route: str, authorization: str, expected: tuple[str, str] | None) -> bool:
+    """Whether a body is read at all: a stranger's is not, and the open routes do nothing with one."""
+    return route not in OPEN_ROUTES and is_authorized(authorization, expected)
 
 
 def open_to_strangers(settings: Settings) -> str:
@@ -78,9 +94,9 @@ def _require_sendable(name: str, text: str) -> None:
         ) from error
 
 
-def _sent(request: Request) -> bytes:
-    """The user name and password of a request as they came, joined by a colon; empty where there are none."""
-    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+def _sent(authorization: str) -> bytes:
+    """The user name and password as they came, joined by a colon; empty where there are none."""
+    kind, _, value = authorization.partition(" ")
     try:
         return base64.b64decode(value.strip(), validate=True) if kind.lower() == "basic" else b""
     except ValueError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from functools import cached_property
 from typing import Any
 
 from cachetools import LRUCache
@@ -29,7 +31,6 @@ from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 logger = logging.getLogger(__name__)
 
 MAX_PROJECTS = 1024
-_OPEN_ROUTES = ("/webhook",)
 _SHOWN_ROUTES = ("/setup", "/predict")
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -84,18 +85,22 @@ class _Routes:
         self._hostnames = _Hostnames()
         self._json = JsonReader()
 
+    @cached_property
+    def _openapi(self) -> str:
+        """The document, which takes ten milliseconds to make."""
+        return json.dumps(openapi(__version__))
+
     def start(self) -> None:
         g.started = time.monotonic()
         g.subject = g.cause = ""
-        # Label Studio sends its credentials everywhere but there, and the webhook does nothing.
-        if request.path not in _OPEN_ROUTES:
-            authorize(request, self._credentials)
+        route = request.url_rule.rule if request.url_rule else None
+        authorize(route, request.headers.get("Authorization", ""), self._credentials)
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
         seconds = time.monotonic() - g.started
         self._metrics.observe(route, response.status_code, seconds)
-        if request.path in _SHOWN_ROUTES:
+        if route in _SHOWN_ROUTES:
             self._recent.add(f"{request.method} {route}", g.subject, response.status_code, g.cause, seconds)
         return response
 
@@ -121,13 +126,13 @@ class _Routes:
         return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
 
     def openapi(self) -> Response:
-        return jsonify(openapi(__version__))
+        return Response(self._openapi, mimetype="application/json")
 
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
         project = body.project or ""
         # First: clicks may come although the config is refused now, as one that was fine may have been changed.
-        self._hostnames.put(project, body.hostname)
+        self._hostnames.put(project, body.hostname, is_trusted=self._credentials is not None)
         config = self._predictor.configs.read(body.label_config)
         config.require_sound()
         for warning in config.warnings:
@@ -153,17 +158,34 @@ class _Routes:
 
 
 class _Hostnames:
-    """The address each project's Label Studio gave itself, for the latest projects only."""
+    """The address each project's Label Studio gave itself.
+
+    Where anybody can call, the first one stays, as another one would have images fetched from a server of its choice;
+    and known projects are not forgotten for new ones.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_project: LRUCache[str, str] = LRUCache(MAX_PROJECTS)
 
-    def put(self, project: str, hostname: object) -> None:
+    def put(self, project: str, hostname: object, *, is_trusted: bool) -> None:
+        """Note what a /setup said; ``is_trusted`` tells that it came with credentials."""
         if not isinstance(hostname, str) or not hostname.startswith(("http://", "https://")) or len(hostname) > 2048:
             return
         with self._lock:
-            self._by_project[project] = hostname
+            known = self._by_project.get(project)
+            is_full = known is None and len(self._by_project) >= MAX_PROJECTS
+            if is_trusted or (known is None and not is_full):
+                self._by_project[project] = hostname
+                return
+        if known != hostname:
+            logger.warning(
+                "project %s: /setup says that Label Studio is at %s, which is ignored as %s: set LABEL_STUDIO_URL, "
+                "or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD",
+                project,
+                hostname,
+                f"it was at {known} first" if known else f"{MAX_PROJECTS} other projects came first",
+            )
 
     def get(self, project: str) -> str | None:
         with self._lock:
@@ -189,5 +211,8 @@ def _replica(worker: WorkerStats) -> dict[str, Any]:
         "alive": worker.alive,
         "silence": round(worker.silence, 1),
         "waiting": worker.waiting,
-        "tiers": {name: {"bytes": tier.bytes, "entries": tier.entries} for name, tier in worker.tiers.items()},
+        "tiers": {
+            name: {"bytes": tier.bytes, "entries": tier.entries, "trouble": str(tier.trouble or "")}
+            for name, tier in worker.tiers.items()
+        },
     }

@@ -82,7 +82,7 @@ def _known(error: errors.M2N2Error) -> Response:
     response = error_response(status, type(error).__name__, str(error))
     if isinstance(error, errors.NotReady):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause, extra={"kind": response.status_code})
     return response
 
 
@@ -96,7 +96,7 @@ def _http(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):
             response.headers[name] = value
-    logger.warning("%s: %d %s", _request(), response.status_code, g.cause)
+    logger.warning("%s: %d %s", _request(), response.status_code, g.cause, extra={"kind": response.status_code})
     return response
 
 

@@ -183,7 +183,6 @@ class _WorkerCollector(Collector):
             (CounterMetricFamily("m2n2_worker_timed_out", "Deadlines that passed", labels=_WORKER), "timed_out"),
             (CounterMetricFamily("m2n2_worker_refused", "Found the queue full", labels=_WORKER), "refused"),
             (CounterMetricFamily("m2n2_worker_encoded", "Times the model ran", labels=_WORKER), "encoded"),
-            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
         ):
             for index, worker in enumerate(workers):
                 family.add_metric([worker.name or str(index)], float(getattr(worker, name)))
@@ -195,6 +194,13 @@ class _WorkerCollector(Collector):
             (CounterMetricFamily("m2n2_cache_hits", "Found in a cache tier", labels=_TIER), "hits"),
             (CounterMetricFamily("m2n2_cache_misses", "Not found in a cache tier", labels=_TIER), "misses"),
             (CounterMetricFamily("m2n2_cache_evictions", "Evicted from a cache tier", labels=_TIER), "evictions"),
+            (
+                CounterMetricFamily("m2n2_cache_failures", "Could not be written, read or reached", labels=_TIER),
+                "failures",
+            ),
+            (CounterMetricFamily("m2n2_cache_damaged", "Files that could not be used", labels=_TIER), "damaged"),
+            (GaugeMetricFamily("m2n2_cache_paused", "1 where it is left alone for a while", labels=_TIER), "paused"),
+            (GaugeMetricFamily("m2n2_cache_troubled", "1 where it cannot be used now", labels=_TIER), "troubled"),
         ):
             for index, worker in enumerate(workers):
                 for tier, figures in worker.tiers.items():

@@ -31,6 +31,7 @@ class Job:
         followers: Obsolete jobs that get the same reply.
         number: Grows with the arrival; a job that replaces another has that one's.
         turn: Grows with what was done before it came, or for its project since: the least goes first.
+        is_long: Whether it was put off with prompts left to answer.
     """
 
     work: Work
@@ -40,6 +41,7 @@ class Job:
     followers: list[Job] = field(default_factory=list)
     number: int = 0
     turn: int = 0
+    is_long: bool = False
 
     @property
     def project(self) -> str | None:
@@ -54,7 +56,7 @@ class Job:
     @property
     def is_prefetch(self) -> bool:
         """Whether nobody waits for it."""
-        return self.work.prompts is None
+        return self.work.is_prefetch
 
     def everybody(self) -> Iterator[Job]:
         """This job and all that get its reply."""
@@ -108,16 +110,37 @@ class JobQueue:
             self._require_place(job)
         for older in obsolete:
             self._waiting.remove(older)
-            job.followers.append(older)
-            job.number, job.turn = min(job.number, older.number), min(job.turn, older.turn)
-            self.superseded += 1
-        if any(older.work.rle for older in obsolete):
-            job.work = replace(job.work, rle=True)
-        self.put_back(job)
+            self._follow(older, job)
+        self._wait(job)
         return job
 
     def put_back(self, job: Job) -> None:
-        """Let a job that was taken wait again, in its old place."""
+        """Let a job that was taken wait again, in its old place, or for what has made it obsolete meanwhile."""
+        newer = self._newer(job)
+        if newer is None:
+            self._wait(job)
+        else:
+            self._follow(job, newer)
+
+    def is_obsolete(self, job: Job) -> bool:
+        """Whether nobody waits for a job that was taken, or only for the reply of one that waits now."""
+        return not self._is_wanted(job) or self._newer(job) is not None
+
+    def _newer(self, job: Job) -> Job | None:
+        return next((each for each in self._waiting if _replaces(each.work, job.work)), None)
+
+    def _follow(self, older: Job, newer: Job) -> None:
+        newer.followers.append(older)
+        newer.number, newer.turn = min(newer.number, older.number), min(newer.turn, older.turn)
+        newer.is_long |= older.is_long
+        newer.work = replace(newer.work, rle=newer.work.rle or older.work.rle)
+        self.superseded += 1
+
+    def _is_wanted(self, job: Job) -> bool:
+        now = self._clock()
+        return any(now < each.deadline and not each.future.done() for each in job.everybody())
+
+    def _wait(self, job: Job) -> None:
         self._waiting.append(job)
         self._waiting.sort(key=lambda each: each.number)
 
@@ -136,12 +159,7 @@ class JobQueue:
 
     def unwanted(self) -> list[Job]:
         """Remove those that nobody waits for any more: their deadline passed, or they were cancelled."""
-        now = self._clock()
-        dropped = [
-            job
-            for job in self._waiting
-            if not any(now < each.deadline and not each.future.done() for each in job.everybody())
-        ]
+        dropped = [job for job in self._waiting if not self._is_wanted(job)]
         for job in dropped:
             self._waiting.remove(job)
         return dropped
@@ -157,6 +175,8 @@ class JobQueue:
         return len(self._waiting)
 
     def _require_place(self, job: Job) -> None:
+        if job.work.to_disk:
+            return  # the command that fills the cache sends a few at a time and waits for them
         alike = [each for each in self._waiting if each.is_prefetch == job.is_prefetch]
         if not job.is_prefetch:
             full = len(alike) >= self._capacity or (not self._is_warm(job.key) and self._is_full_of_cold(alike))

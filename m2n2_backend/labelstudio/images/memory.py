@@ -25,6 +25,10 @@ FAILURE_SECONDS = 5.0
 """For which a failure answers further clicks on its address."""
 
 
+_ENTRY_BYTES = 1024  # of a file that is kept, beside its bytes: its key and its places in tables
+_LONGEST_CAUSE = 1000
+
+
 @dataclass(frozen=True)
 class _Known:
     image: SourceImage  # without data
@@ -68,7 +72,7 @@ class RememberingMedia:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: LRUCache[bytes, _Known] = LRUCache(MAX_ADDRESSES)
-        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=len)
+        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=_held)
         self._failed: TTLCache[bytes, M2N2Error] = TTLCache(1000, FAILURE_SECONDS, timer=clock)
         self._downloads: dict[bytes, _Download] = {}
         self._places = Places("clicks wait for images")
@@ -135,7 +139,8 @@ class RememberingMedia:
                 with self._lock:
                     del self._downloads[key]
                     if isinstance(download.error, M2N2Error) and not isinstance(download.error, NotReady):
-                        self._failed[key] = download.error
+                        # Anew: a raised one holds the places it went through, and with them the file.
+                        self._failed[key] = type(download.error)(str(download.error)[:_LONGEST_CAUSE])
                 download.done.set()
             return download.image
         if not download.done.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
@@ -159,7 +164,7 @@ class RememberingMedia:
                 image = known.image
             else:
                 self.downloads += 1
-                if image.data is not None and len(image.data) <= RECENT_BYTES:
+                if image.data is not None and _held(image.data) <= RECENT_BYTES:
                     self._recent[image.key] = image.data
             self._known[key] = _Known(replace(image, data=None), validators, self._clock())
         return image
@@ -178,6 +183,11 @@ class RememberingMedia:
             return known.image
         data = self._recent.get(known.image.key)
         return None if data is None else replace(known.image, data=data)
+
+
+def _held(data: bytes) -> int:
+    """Bytes that a file takes among the recent ones."""
+    return len(data) + _ENTRY_BYTES
 
 
 def _again(error: BaseException | None) -> BaseException:
