@@ -22,7 +22,7 @@ from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.files import SharedFiles
-from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.messages import Done, InWork, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
 from m2n2_backend.worker.queue import PREFETCHES
 from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
@@ -74,7 +74,7 @@ class Rig:
 
     def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
-        self.began: list[frozenset[str]] = []
+        self.began: list[InWork] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings)
@@ -506,9 +506,10 @@ def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> No
 
     assert figures.age == 40
     assert figures.hang_seconds >= HANG_LEAST_SECONDS
-    assert source(1).key in rig.began[-1]
+    assert rig.began[-1] == InWork(frozenset({source(1).key}))
     rig.backbone.gate.set()
     done(future)
+    assert rig.began[-1] == InWork(frozenset({source(1).key}), frozenset({source(1).key}))
     assert rig.replica.figures().age == 0
 
 

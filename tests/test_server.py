@@ -175,38 +175,46 @@ def test_the_hostname_of_setup_is_kept_per_project(client: FlaskClient, media: C
     assert [ref.hostname for ref in media.refs] == ["http://labels.test:8080", None]
 
 
-def told(client: FlaskClient, media: CountingMedia, project: int, *hostnames: str, **options: Any) -> str | None:
-    """The address that images of a project are read from, after it was told in /setup."""
-    for hostname in hostnames:
-        client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **options)
-    client.post("/predict", json={**payload(key_point()), "project": project}, **options)
-    return media.refs[-1].hostname
+FIRST, OTHER = "http://labels.test:8080", "http://elsewhere.test"
 
 
-def test_hostnames_are_kept_for_a_bounded_number_of_projects(client: FlaskClient, media: CountingMedia) -> None:
-    assert told(client, media, 0, "http://first.test") == "http://first.test"
-    for number in range(1, MAX_PROJECTS):
-        client.post("/setup", json={"project": number, "schema": CONFIG, "hostname": "http://labels.test"})
-    assert told(client, media, MAX_PROJECTS, "http://labels.test") is None
-    assert told(client, media, 0) == "http://first.test", "no stranger makes the server forget a project"
+def set_up(client: FlaskClient, project: object, hostname: str, **more: Any) -> None:
+    client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **more)
 
 
-def test_the_first_hostname_of_a_project_stays_where_anybody_can_send_another(
+def test_without_credentials_the_first_hostname_of_a_project_stays(
     client: FlaskClient, media: CountingMedia, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert told(client, media, 7, "http://labels.test", "http://labels.test") == "http://labels.test"
-    assert "ignored" not in caplog.text
-    assert told(client, media, 7, "http://evil.test") == "http://labels.test"
-    assert (
-        "http://evil.test, which is ignored as it was at http://labels.test first: set LABEL_STUDIO_URL"
-        in caplog.text
-    )
+    for hostname in (FIRST, OTHER, FIRST):
+        set_up(client, "5.1", hostname)
+    client.post("/predict", json={**payload(key_point()), "project": "5.1"})
+    assert media.refs[0].hostname == FIRST
+    (told,) = [record.getMessage() for record in caplog.records if "hostname" in str(vars(record).get("kind"))]
+    assert OTHER in told
+    assert "set LABEL_STUDIO_URL" in told
 
 
-def test_with_credentials_the_latest_hostname_of_a_project_counts(pool: DiscPool, media: CountingMedia) -> None:
-    app = create_app(settings(basic_auth_user="anna", basic_auth_password="secret"), pool, media)
-    hostnames = ["http://old.test", "http://new.test"]
-    assert told(app.test_client(), media, 7, *hostnames, auth=("anna", "secret")) == "http://new.test"
+def test_without_credentials_many_projects_do_not_make_the_server_forget_the_first_ones(
+    client: FlaskClient, media: CountingMedia
+) -> None:
+    for number in range(MAX_PROJECTS + 1):
+        set_up(client, number, FIRST)
+    for number in (0, MAX_PROJECTS):
+        client.post("/predict", json={**payload(key_point()), "project": number})
+    assert [ref.hostname for ref in media.refs] == [FIRST, None]
+
+
+def test_with_credentials_the_latest_hostname_counts_for_the_latest_projects(
+    pool: DiscPool, media: CountingMedia
+) -> None:
+    app = create_app(settings(basic_auth_user="a", basic_auth_password="b"), pool, media)
+    client, auth = app.test_client(), ("a", "b")
+    for number in range(MAX_PROJECTS + 1):
+        set_up(client, number, FIRST, auth=auth)
+    set_up(client, 1, OTHER, auth=auth)
+    for number in (0, 1):
+        client.post("/predict", json={**payload(key_point()), "project": number}, auth=auth)
+    assert [ref.hostname for ref in media.refs] == [None, OTHER]
 
 
 def test_a_click_over_real_sockets_reads_the_file_of_label_studio(pool: DiscPool, studio: FakeLabelStudio) -> None:

@@ -3,6 +3,7 @@ import gc
 import json
 import logging
 import socket
+import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +25,8 @@ from waiting import until
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.server.app import create_app
-from m2n2_backend.server.body import MAX_KEYS
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
+from m2n2_backend.worker.pool import WorkerStats
 
 
 @pytest.fixture
@@ -130,6 +131,12 @@ def test_basic_auth_lets_the_right_credentials_in_and_the_webhook_always(pool: D
     assert client.post("/webhook", json={}).status_code == 200
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/webhook"), ("POST", "/webhook/"), ("POST", "/Webhook")])
+def test_what_is_not_the_webhooks_route_needs_credentials(pool: DiscPool, method: str, path: str) -> None:
+    client = create_app(settings(**CREDENTIALS), pool).test_client()
+    assert client.open(path, method=method).status_code == 401
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 @pytest.mark.parametrize(
     ("user", "password"), [("annotator", "pässword"), ("Zoë", "p§ss:wörd"), ("Zoe\u0308", "pa\u0308ssword")]
@@ -227,14 +234,74 @@ def test_a_body_of_millions_of_lists_is_refused_before_it_is_parsed(client: Flas
     assert answer.status == "400 the request has more than 1000000 lists and objects"
 
 
-@pytest.mark.parametrize("joined", [b":", b" : "])
-def test_a_body_of_very_many_keys_is_refused_before_it_is_parsed(client: FlaskClient, joined: bytes) -> None:
-    def body(keys: int) -> bytes:
-        return b'{"tasks": [], "more": {%s}}' % b",".join(b'"%d"%s1' % (number, joined) for number in range(keys))
+def keys(number: int, colon: bytes = b":") -> bytes:
+    return b"{" + b",".join(b'"%d"%b1' % (index, colon) for index in range(number)) + b"}"
 
-    answer = client.post("/predict", data=body(MAX_KEYS), content_type="application/json")
-    assert answer.status == f"400 the request has more than {MAX_KEYS} keys: send fewer regions"
-    assert client.post("/predict", data=body(MAX_KEYS - 2), content_type="application/json").status_code == 200
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        (keys(500_001), "objects have more than 500000 keys"),
+        (keys(500_001, b" \n\t:"), "objects have more than 500000 keys"),
+        (b"[" + b",".join([b'{"a":1,"b":2}'] * 250_001) + b"]", "objects have more than 500000 keys"),
+        (b"[" + b"1," * 10_000_001 + b"1]", "has more than 10000000 values"),
+    ],
+    ids=["keys", "keys and spaces", "keys of many objects", "numbers"],
+)
+def test_a_body_of_too_many_parts_is_refused_before_it_is_parsed(
+    client: FlaskClient, body: bytes, parts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pydantic_core.from_json", None)
+    monkeypatch.setattr("json.loads", None)
+    answer = client.post("/predict", data=body, content_type="application/json")
+    assert (answer.status_code, parts in answer.status) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"rle": [' + b"255," * 1_000_000 + b"0]}",
+        b'{"times": "' + b"12:34:56, " * 200_000 + b'"}',
+        b'{"points": [' + b"[12.5,45.25]," * 500_000 + b"[0,0]]}",
+    ],
+    ids=["a brush", "colons and commas in a text", "polygons"],
+)
+def test_a_large_body_that_label_studio_may_send_is_read(client: FlaskClient, data: bytes) -> None:
+    body = b'{"tasks": [{"id": 1, "data": ' + data + b"}]}"
+    assert client.post("/predict", data=body, content_type="application/json").json == {"results": [[]]}
+
+
+def test_a_large_body_that_is_broken_at_its_end_is_parsed_only_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("json.loads", None)
+    answer = client.post("/predict", data=b"[" + b"1," * 1_000_000, content_type="application/json")
+    assert answer.status.startswith("400 the request is no JSON: ")
+
+
+def test_the_openapi_document_is_made_once(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = create_app(settings(), pool, CountingMedia()).test_client()
+    monkeypatch.setattr("m2n2_backend.server.app.openapi", None)
+    assert client.get("/openapi.json").json["info"]["title"] == "m2n2-backend"
+
+
+def test_while_metrics_are_made_others_get_the_latest_ones(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = create_app(settings(), pool, CountingMedia()).test_client
+    assert client().get("/metrics").status_code == 200
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stats() -> list[WorkerStats]:
+        begun.set()
+        assert go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(pool, "stats", stats)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(lambda: client().get("/metrics").text)
+        assert begun.wait(60)
+        assert "m2n2_worker_alive{" in client().get("/metrics").text
+        go_on.set()
+        assert "m2n2_worker_alive{" not in slow.result()
 
 
 def test_what_only_the_standard_librarys_parser_takes_is_read(client: FlaskClient) -> None:

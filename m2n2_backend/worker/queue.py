@@ -30,8 +30,8 @@ class Job:
         future: Gets the reply.
         followers: Obsolete jobs that get the same reply.
         number: Grows with the arrival; a job that replaces another has that one's.
-        turn: Grows with what was done before it came, or for its project since: the least goes first.
         is_long: Whether it was put off with prompts left to answer.
+        turn: Grows with what was done before it came, or for its project since: the least goes first.
     """
 
     work: Work
@@ -40,8 +40,8 @@ class Job:
     future: Future[Reply] = field(default_factory=Future)
     followers: list[Job] = field(default_factory=list)
     number: int = 0
-    turn: int = 0
     is_long: bool = False
+    turn: int = 0
 
     @property
     def project(self) -> str | None:
