@@ -404,6 +404,18 @@ def test_cold_clicks_leave_places_for_clicks_on_a_prepared_image(make: Make) -> 
         done(future)
 
 
+def test_an_image_that_is_evicted_while_its_click_waits_is_not_as_cold_as_one_that_must_be_decoded(
+    make: Make,
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    waiting = rig.engine.open(source(1))
+    assert rig.engine.step(waiting) is Step.PREPARED
+    rig.engine._states.clear()
+
+    assert rig.engine.step(waiting) is Step.READY
+
+
 def of_project(project: str, name: int, **fields: Any) -> Work:
     return click(name, subject=Subject(project, str(name), "Cat", frozenset({str(name)})), **fields)
 
@@ -421,7 +433,8 @@ def test_a_cold_click_of_another_project_does_not_wait_for_all_those_of_one(make
     first, second = rig.encoded.index(201), rig.encoded.index(202)
     assert first <= 4
     assert second <= first + 3
-    assert [name for name in rig.encoded if name < 200] == list(range(1, 12)), "within a project by arrival"
+    # Within a project by arrival, but for two that are decoded at once.
+    assert all(abs(name - place) <= 1 for place, name in enumerate([n for n in rig.encoded if n < 200], 1))
 
 
 def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make: Make) -> None:

@@ -181,12 +181,8 @@ class Engine:
         return segmentation, photo.timings
 
     def open(self, image: SourceImage) -> Photo:
-        """What memory has of an image."""
-        photo = Photo(image)
-        if image.key not in self._states and image.key in self._features:  # a miss is counted when it is loaded
-            photo.encoded = self._features.get(image.key)
-            photo.table = self._tables.get(image.key)
-        return photo
+        """An image at the beginning of its way; :meth:`step` finds what memory has of it."""
+        return Photo(image)
 
     def is_prepared(self, key: str) -> bool:
         """Whether a click on an image costs its own map only."""
@@ -196,6 +192,10 @@ class Engine:
         """What the image needs next."""
         if photo.state is not None or self.is_prepared(photo.key):
             return Step.PREPARED
+        if photo.encoded is None and photo.rgb is None and photo.key in self._features:
+            # Also of an image that was prepared a moment ago: it is not as cold as one that must be decoded.
+            photo.encoded = self._features.get(photo.key)
+            photo.table = self._tables.get(photo.key)
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE
         return Step.TABLE if photo.table is None else Step.READY
