@@ -107,10 +107,10 @@ def posted(body: bytes, number: int) -> Attack:
 
 def attacks() -> dict[str, tuple[dict[str, Any], Attack]]:
     """Name → settings of the server, attack."""
-    keys, half = (
-        b"{" + b",".join(b'"%d":1' % index for index in range(number)) + b"}" for number in (2_000_000, 999_997)
+    keys, fewer = (
+        b"{" + b",".join(b'"%d":1' % index for index in range(number)) + b"}" for number in (2_000_000, 99_990)
     )
-    numbers = b"[" + b",".join([b"1"] * 16_000_000) + b"]"
+    numbers, masks = (b"[" + b",".join([each] * (32_000_000 // (len(each) + 1))) + b"]" for each in (b"1", b"255"))
     return {
         "sent ahead, 2 MB": ({}, sent_ahead(b"/openapi.json", 2_000_000)),
         "sent ahead, 2 MB, no credentials": (GUARDED, sent_ahead(b"/openapi.json", 2_000_000)),
@@ -122,7 +122,11 @@ def attacks() -> dict[str, tuple[dict[str, Any], Attack]]:
         **{f"40 half-sent, {name}, open": ({}, half_sent(sent, 40)) for name, sent in HALF_SENT.items()},
         "two million keys": ({}, posted(keys, 1)),
         "two million keys, four at once": ({}, posted(keys, 4)),
-        "a million keys, four at once": ({}, posted(b'{"tasks":[{"id":1,"data":%b}]}' % half, 4)),
+        "a hundred thousand keys, four at once": (
+            {},
+            posted(b'{"tasks":[{"id":1,"data":%b}]}' % (fewer + b" " * 2_000_000), 4),
+        ),
+        "8 million numbers, four at once": ({}, posted(b'{"tasks":[{"id":1,"data":{"rle":%b}}]}' % masks, 4)),
         "16 million numbers, four at once": ({}, posted(numbers, 4)),
     }
 
