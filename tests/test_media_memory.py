@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import threading
 import time
 import tracemalloc
@@ -14,7 +15,7 @@ from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
 from label_studio_fakes import settings
 from waiting import until
 
-from m2n2_backend.errors import ImageUnavailable, NotReady
+from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage, NotReady
 from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
@@ -233,6 +234,32 @@ def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_im
     # To be refused for lack of room is no failure of the address.
     refused = next(number for number, error in enumerate(errors) if isinstance(error, NotReady))
     assert remembering.fetch(ImageRef(f"/almost/{refused}.png")).data == file
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)],
+)
+def test_a_download_that_came_to_nothing_leaves_nothing_in_memory(
+    studio: FakeLabelStudio, path: str, error: type[Exception]
+) -> None:
+    size = 2**23
+    studio.files["none"] = studio.files["page"] = bytes(size)
+    studio.kinds["page"] = "text/html"
+    remembering = media(studio, max_image_bytes=size)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with pytest.raises(error):
+            remembering.fetch(ImageRef(path))
+        left, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    assert left < size / 8
+    assert most > size / 2
 
 
 def test_a_file_in_a_bucket_is_remembered_for_the_task_that_label_studio_allowed_it(studio: FakeLabelStudio) -> None:

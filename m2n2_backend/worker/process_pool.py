@@ -110,7 +110,13 @@ class ProcessPool:
         if isinstance(result, DeadlinePassed):
             self._gave_up(request)
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                del (
+                    result,
+                    request,
+                )  # or the error would hold itself, and with it the image, until the next collection
         assert isinstance(result, Done), "clicks are answered with a mask"
         return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle)
 

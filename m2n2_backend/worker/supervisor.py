@@ -263,6 +263,7 @@ class Supervisor:
                 else:
                     seconds = request.deadline - self._clock()
                     child.send((request.number, replace(request.work, seconds=seconds)))
+                del request  # and its image, for as long as there is no other
             child.send(None)
         except OSError:
             pass  # it died; the other thread notices too

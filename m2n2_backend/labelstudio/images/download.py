@@ -96,12 +96,12 @@ def exchange(
     sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in {**fixed, **headers}.items()]
     try:
         with (
+            io.BytesIO() as body,  # closed in any case: an error that is kept for a while keeps no image
             pace,
             httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
             pool.stream(method, target, headers=sent, content=content) as response,
         ):
             received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            body = io.BytesIO()
             if response.status in read:
                 for piece in _pieces(response, received, limit, pace):
                     arrived(len(piece))

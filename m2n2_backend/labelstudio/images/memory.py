@@ -42,7 +42,7 @@ class _Download:
 
     done: threading.Event = field(default_factory=threading.Event)
     image: SourceImage | None = None
-    error: BaseException | None = None
+    error: M2N2Error | None = None
 
 
 class RememberingMedia:
@@ -133,14 +133,14 @@ class RememberingMedia:
             try:
                 download.image = self._read(ref, key, deadline, data_needed)
             except BaseException as error:
-                download.error = error
+                download.error = _again(error)
+                if isinstance(error, M2N2Error) and not isinstance(error, NotReady):
+                    with self._lock:
+                        self._failed[key] = _again(error)
                 raise
             finally:
                 with self._lock:
                     del self._downloads[key]
-                    if isinstance(download.error, M2N2Error) and not isinstance(download.error, NotReady):
-                        # Anew: a raised one holds the places it went through, and with them the file.
-                        self._failed[key] = type(download.error)(str(download.error)[:_LONGEST_CAUSE])
                 download.done.set()
             return download.image
         if not download.done.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
@@ -190,6 +190,8 @@ def _held(data: bytes) -> int:
     return len(data) + _ENTRY_BYTES
 
 
-def _again(error: BaseException | None) -> BaseException:
-    """The error for another thread: each raises its own, as a raised one collects the places it went through."""
-    return type(error)(str(error)) if isinstance(error, M2N2Error) else ImageUnavailable("image download failed")
+def _again(error: BaseException | None) -> M2N2Error:
+    """The error for another thread, or for later: a raised one holds the frames it went through, and the file."""
+    if isinstance(error, M2N2Error):
+        return type(error)(str(error)[:_LONGEST_CAUSE])
+    return ImageUnavailable("image download failed")
