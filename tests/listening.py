@@ -19,6 +19,7 @@ from waitress import wasyncore
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.receiving import Listener
+from m2n2_backend.worker.pool import Answer
 
 BODY = 2_000_000
 CREDENTIALS = ("annotator", "sesame")
@@ -27,15 +28,29 @@ CLICK = json.dumps(payload(key_point())).encode()
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
+class HeldPool(DiscPool):
+    """Answers once its gate is open, as it is at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def segment(self, *arguments: Any, **named: Any) -> Answer:
+        assert self.gate.wait(60)
+        return super().segment(*arguments, **named)
+
+
 class Web:
     """A listener whose loop runs in a thread; ``asked`` counts the requests that reach the app."""
 
     def __init__(self, *, guarded: bool = False, **limits: Any) -> None:
+        self.pool = HeldPool()
         ours: dict[str, Any] = {"max_body_bytes": BODY}
         if guarded:
             limits["credentials"] = CREDENTIALS
             ours["basic_auth_user"], ours["basic_auth_password"] = CREDENTIALS
-        app = create_app(settings(**ours), DiscPool(), CountingMedia())
+        app = create_app(settings(**ours), self.pool, CountingMedia())
         self.asked = 0
 
         def counted(environ: Any, start: Any) -> Any:
@@ -66,6 +81,7 @@ class Web:
         self.listener.pull_trigger()
         self._thread.join()
         self.listener.task_dispatcher.shutdown()
+        self.listener._quick.shutdown()
         wasyncore.close_all(self._sockets)
 
     def opened(self, *sent: bytes) -> socket.socket:

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_transition import random_attention
 
+from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.box import MARGIN, MAX_ROUNDS, STEPS, box_distance
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.m2n2.transition import Transition, transition_matrix
-from m2n2_backend.prompts import Box, Click
+from m2n2_backend.prompts import Box, Click, Polygon
 
 boxes = st.tuples(st.integers(0, 89), st.integers(0, 59), st.integers(1, 90), st.integers(1, 60)).map(
     lambda corner: Box(corner[0], corner[1], min(corner[0] + corner[2], 90), min(corner[1] + corner[3], 60))
@@ -145,9 +146,26 @@ def test_boxes_of_one_pixel_and_of_the_whole_photograph_are_answered(
     assert result.mask.shape == (60, 90)
 
 
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("factor", [1, 8])
+def test_no_box_and_no_polygon_is_answered_with_nothing(refine: bool, factor: int) -> None:
+    segmenter = Segmenter(FakeBackbone(), Method(refine=refine, working_size=96))
+    height, width = 80 * factor, 96 * factor
+    rgb = cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8), (width, height))
+    state, random = segmenter.encode(rgb), np.random.default_rng(1)
+    for _ in range(30):
+        x, y = int(random.integers(width - 2)), int(random.integers(height - 2))
+        right, down = (
+            x + 1 + int((width - x - 2) * random.random() ** 4),
+            y + 1 + int((height - y - 2) * random.random()),
+        )
+        for shape in (Box(x, y, right, down), Polygon(((x, y), (right + 1, y), (x, down + 1)))):
+            assert segmenter.segment(state, (), shape).mask.any(), shape
+
+
 @pytest.mark.parametrize("relation", ["attention", "kl"])
 def test_a_box_needs_the_markov_relation(relation: str) -> None:
     segmenter = Segmenter(FakeBackbone(), Method(relation=relation))
 
-    with pytest.raises(ValueError, match="needs the Markov relation"):
+    with pytest.raises(InvalidPrompt, match="needs the Markov relation"):
         segmenter.segment(segmenter.encode(scene()), [], Box(6, 13, 40, 48))

@@ -24,7 +24,7 @@ from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import Status, Tier, WorkerStats
 from m2n2_backend.worker.ray_cluster import Deployed, Size, application_name, serving
 from m2n2_backend.worker.ray_connection import connect, own_address
-from m2n2_backend.worker.ray_pool import cause_of
+from m2n2_backend.worker.ray_pool import cause_of, loading_of
 from m2n2_backend.worker.ray_replica import FORGOTTEN_SECONDS, Board, Report
 
 
@@ -99,6 +99,11 @@ def test_the_cause_of_a_failed_generation_is_the_models_own_sentence() -> None:
     )
     assert cause_of(Deployed("new", "DEPLOY_FAILED", message, 0.0, {})) == "no weights: fetch them"
     assert cause_of(Deployed("new", "RUNNING", message, 0.0, {})) == ""
+
+
+def test_replicas_that_load_are_told_with_their_number_and_time() -> None:
+    assert loading_of(generation("new", 100.0, "DEPLOYING", 0), 135.0) == "2 replicas, loading for 35 s"
+    assert loading_of(None, 135.0) == ""
 
 
 def report(name: str, waiting: int = 0) -> Report:

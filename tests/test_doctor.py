@@ -54,6 +54,17 @@ def test_a_cache_folder_that_cannot_be_made_is_named(folder: Path) -> None:
     check = checks(folder, cache_dir=folder / "file" / "below")["cache folder"]
     assert check.state == "warn"
     assert "M2N2_CACHE_DIR" in check.cure
+    said_by_health = f"the cache in {folder / 'file' / 'below' / 'images'} cannot be written (Not a directory)"
+    assert check.detail == f"{said_by_health}: images are encoded again after a restart"
+
+
+def test_a_shared_store_is_tried_where_one_is_named(folder: Path) -> None:
+    assert "shared store" not in checks(folder)
+    assert checks(folder, store=str(folder / "store"))["shared store"].state == "ok"
+    (folder / "file").touch()
+    check = checks(folder, store=str(folder / "file"))["shared store"]
+    assert (check.state, "M2N2_STORE" in check.cure) == ("warn", True)
+    assert f"the store {folder / 'file'} cannot be written (Not a directory)" in check.detail
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_masks_are_the_same_whichever_tier_they_come_from(tmp_path: Path) -> Non
 def test_features_of_a_file_that_was_decoded_otherwise_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2n2_backend.worker.engine.DECODING", 1)
+    monkeypatch.setattr("m2n2_backend.worker.store.DECODING", 1)
     parts(engine(tmp_path), source())
     assert parts(engine(tmp_path), without_data(source())) == {"load", "prepare", "segment"}
     monkeypatch.undo()
@@ -216,14 +216,24 @@ def test_the_defaults_on_a_cpu_leave_room_for_the_model_within_a_gigabyte(tmp_pa
 
 
 def test_the_least_recently_used_entry_goes_first_and_the_newest_stays_however_large() -> None:
-    cache = ByteCache[np.ndarray](100)
-    for name, size in (("a", 40), ("b", 40)):
+    cache = ByteCache[np.ndarray](100_000)
+    for name, size in (("a", 40_000), ("b", 40_000)):
         cache.put(name, np.zeros(size, np.uint8))
     cache.get("a")
-    cache.put("c", np.zeros(40, np.uint8))
+    cache.put("c", np.zeros(40_000, np.uint8))
     assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
 
-    cache.put("d", np.zeros(500, np.uint8))
+    cache.put("d", np.zeros(500_000, np.uint8))
     assert len(cache) == 1
     assert cache.get("d") is not None
     assert (cache.hits, cache.misses, cache.evictions) == (2, 0, 3)
+
+
+def test_where_nobody_will_click_the_warm_up_needs_no_memory_for_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(tmp_path)
+    monkeypatch.setattr(made._segmenter, "prepare", lambda encoded: pytest.fail("a matrix was built"))
+    made.warm_up(clicks=False)
+
+    assert made.slowest_encode > 0, "by which a hang is told"

@@ -73,8 +73,10 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     log = Log(monkeypatch)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # as log_to_stderr has it
     logging.getLogger().addHandler(log.handler)
     yield log
+    logging.getLogger("waitress.queue").setLevel(logging.NOTSET)
     logging.getLogger().removeHandler(log.handler)
 
 

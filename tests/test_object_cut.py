@@ -76,6 +76,18 @@ def test_clicks_and_scribbles_keep_their_pixels_against_attention_and_color_and_
     assert cut_object(SmallCopy.of(rgb), disc_distance(60.0), [inside, inside], [False, True])[inside]
 
 
+@pytest.mark.parametrize("length", [481, 1000])
+def test_the_small_pixel_that_a_click_fixes_is_the_one_that_holds_the_clicks_center(length: int) -> None:
+    rgb = np.random.default_rng(0).integers(100, 140, (length, length, 3), np.uint8)
+    copy, far = SmallCopy.of(rgb), np.full((length, length), FAR, np.float32)
+    far[: length // 4] = 1.0 / FAR
+    small = copy.rgb.shape[0]
+    for at in range(length // 2 + 1, length // 2 + 20):
+        inside = cut_object(copy, far, [(at, at)], [True])
+        middle = int((int((at + 0.5) * small / length) + 0.5) * length / small)
+        assert inside[middle, middle], f"pixel {at} is in the small pixel about {middle}"
+
+
 @pytest.mark.parametrize(
     ("shape", "distance"), [((1, 1), 0.5), ((1, 1), 2.0), ((2, 900), 0.5), ((30, 40), 0.0), ((30, 40), np.inf)]
 )

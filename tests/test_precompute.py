@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
+from faulty_backbone import CRASH, MEMORY, PLAIN, loader, picture
 from label_studio_fakes import CONFIG
 from rich.console import Console
 from small_data_set import one_thread, write_data
+from waiting import until
 
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.commands.precompute import precompute
 from m2n2_backend.errors import LabelStudioUnavailable, SettingsError
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.precompute import images_of_folder
+from m2n2_backend.labelstudio.outcome import Outcome
+from m2n2_backend.labelstudio.precompute import AHEAD, images_of_folder
+from m2n2_backend.labelstudio.precompute import precompute as fill
 from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.engine import Engine
-from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.messages import Done, Figures, Reply
+from m2n2_backend.worker.pool import SourceImage, wait_until_loaded
+from m2n2_backend.worker.process_pool import ProcessPool
 
 
 def options(tmp_path: Path, **overrides: Any) -> Settings:
@@ -47,7 +60,7 @@ def test_what_was_precomputed_is_clicked_on_without_the_file(images: Path, tmp_p
     settings = options(tmp_path)
     assert run(settings, images=images) == (True, "6 encoded, 0 were there, 0 failed")
 
-    engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)
+    engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)  # a server's
     for path in images.iterdir():
         key = hashlib.sha256(path.read_bytes()).hexdigest()
         result, timings = engine.segment(SourceImage(key, None), Prompts((Click(9, 9),)))
@@ -98,6 +111,12 @@ def test_a_cache_too_small_for_all_says_so_instead_of_evicting_what_it_wrote(ima
         run(options(tmp_path, disk_cache=40_000), images=images)
 
 
+def test_a_folder_that_cannot_be_written_ends_the_run_after_one_image(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(SettingsError, match=r"cannot be written \(Not a directory\): 1 images are done"):
+        run(options(tmp_path), images=images)
+
+
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
@@ -125,6 +144,95 @@ def test_a_projects_images_are_read_through_label_studio_task_by_task(
     assert run(settings, project=project) == (False, "1 encoded, 1 were there, 1 failed")
     with pytest.raises(LabelStudioUnavailable, match="404"):
         run(settings, project=2)
+
+
+def test_the_grid_and_the_fingerprint_are_told_before_the_work(images: Path, tmp_path: Path) -> None:
+    out = io.StringIO()
+    precompute(options(tmp_path), images=images, project=None, console=Console(file=out, width=300))
+
+    first = out.getvalue().splitlines()[0]
+    assert "grid 8" in first
+    assert first.endswith(f"fingerprint {load_backbone('color', grid=8, cache_dir=tmp_path).fingerprint}")
+
+
+def test_all_workers_fill_one_cache_and_each_image_is_encoded_once(images: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    with ThreadPoolExecutor(2) as runs:  # two machines with two workers each
+        machines = [options(tmp_path / name, workers=2, store=store) for name in ("one", "other")]
+        reports = [found for _, found in runs.map(lambda settings: run(settings, images=images), machines)]
+
+    assert sum(int(report.split(" encoded, ")[0]) for report in reports) == 6, reports
+    assert all(report.endswith(" 0 failed") for report in reports)
+
+
+def test_an_image_that_ends_the_worker_or_needs_too_much_memory_fails_alone_and_in_its_place(tmp_path: Path) -> None:
+    grounds = [(*PLAIN, 1), CRASH, (*PLAIN, 2), MEMORY, (*PLAIN, 3), (*PLAIN, 4)]
+    files = {f"{number}.png": tmp_path / f"{number}.png" for number in range(len(grounds))}
+    for path, ground in zip(files.values(), grounds, strict=True):
+        path.write_bytes(picture(ground))
+    settings = load_settings(device="cpu", cache_dir=tmp_path / "cache")
+    pool = ProcessPool(settings, clicks=False, load=loader(tmp_path))
+    try:
+        wait_until_loaded(pool)
+        outcomes = list(fill(settings, files, pool))
+    finally:
+        pool.close()
+
+    assert [outcome.name for outcome in outcomes] == list(files)
+    failed = {outcome.name: outcome.detail for outcome in outcomes if outcome.state == "failed"}
+    assert "brought the model's process down" in failed.pop("1.png")
+    assert "out of memory" in failed.pop("3.png")
+    assert all("brought the model's process down" in detail for detail in failed.values()), "opened beside the first"
+
+
+def test_no_more_files_are_read_than_the_workers_have_work(images: Path, tmp_path: Path) -> None:
+    begun: list[Future[Reply]] = []
+
+    def encode(image: SourceImage) -> Future[Reply]:
+        begun.append(Future())
+        engine.disk.put(image.key, engine._segmenter.extract(np.zeros((8, 8, 3), np.uint8)))
+        if len(begun) == 1:
+            begun[0].set_result(Reply(Done(None, (0, 0), 0.0, {"encode": 1.0}), Figures()))
+        return begun[-1]
+
+    settings = options(tmp_path)
+    engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)
+    pool: Any = SimpleNamespace(
+        encode=encode, fingerprint=engine.backbone.fingerprint, stats=lambda: [SimpleNamespace(tiers={})]
+    )
+
+    outcomes = fill(settings, images_of_folder(images), pool)
+
+    assert next(outcomes) == Outcome(str(images / "00.png"), "encoded")
+    assert len(begun) == 1 + AHEAD
+
+
+def test_a_run_that_is_interrupted_leaves_whole_files_and_no_process_and_the_next_does_the_rest(
+    images: Path, tmp_path: Path
+) -> None:
+    photograph = (images / "00.png").read_bytes()
+    for number in range(400):
+        (images / f"more-{number}.png").write_bytes(photograph + bytes([number % 256, number // 256]))
+    command = [sys.executable, "-m", "m2n2_backend", "precompute", "--images", str(images)]
+    variables = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_GRID": "8", "M2N2_DEVICE": "cpu", "M2N2_THREADS": "1"}
+    variables["M2N2_CACHE_DIR"] = str(tmp_path / "cache")
+    with subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        until(lambda: len(list((tmp_path / "cache").rglob("*.safetensors"))) > 5)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    states = ["ps", "-o", "stat=", "-g", str(process.pid)]  # of its session; what has ended may wait to be collected
+    until(lambda: not set(subprocess.run(states, capture_output=True, text=True, check=False).stdout) & set("DRST"))
+
+    written = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    settings = options(tmp_path)
+    assert run(settings, images=images) == (True, f"{406 - written} encoded, {written} were there, 0 failed")
+    engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)
+    keys = [path.stem for path in (tmp_path / "cache").rglob("*.safetensors")]
+    assert all(engine.disk.get(key) is not None for key in keys)
 
 
 def test_every_image_and_page_of_a_task_is_named_and_first_pages_come_first() -> None:

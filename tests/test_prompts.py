@@ -175,3 +175,11 @@ def test_a_scribble_of_no_points_in_an_image_is_refused(points: Any) -> None:
 def test_a_scribbles_mask_has_rows_and_columns() -> None:
     with pytest.raises(InvalidPrompt, match=r"not \[3, 4, 5\]"):
         Scribble.of(np.ones((3, 4, 5), bool))
+
+
+@pytest.mark.parametrize("boxes", [0, 4])
+def test_an_object_has_at_most_64_prompts(boxes: int) -> None:
+    click, box = Click(5, 5), Box(0, 0, 9, 9)
+    Prompts((click,) * (64 - boxes), (box,) * boxes).validate(10, 10)
+    with pytest.raises(InvalidPrompt, match=r"^65 prompts for one object, and 64 are the most: "):
+        Prompts((click,) * (65 - boxes), (box,) * boxes).validate(10, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from listening import BODY, CLICK, POST, Web, is_closed, web
@@ -101,3 +102,13 @@ def test_several_requests_of_one_connection_are_answered_in_their_order() -> Non
             assert part
             received += part
         assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 404")
+
+
+def test_health_is_answered_while_every_thread_waits_for_the_model(served: Web) -> None:
+    served.pool.gate.clear()
+    with ThreadPoolExecutor(4) as others:
+        waiting = [others.submit(served.predict, CLICK) for _ in range(4)]
+        until(lambda: sum(bool(channel.requests) for channel in served.channels) == 4)
+        assert served.is_healthy()
+        served.pool.gate.set()
+        assert {one.result()[0] for one in waiting} == {200}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,11 +11,12 @@ from m2n2_backend.backbones.color import BAND, ColorAffinity
 from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
+from m2n2_backend.m2n2.places import Place, level_at
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
-from m2n2_backend.m2n2.refined import UNCONFIRMED, Bits, Step, distance_of, sureness
+from m2n2_backend.m2n2.refined import Bits, Step, distance_of, sureness
 from m2n2_backend.m2n2.segmentation import refined_segmentation
-from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.segmenter import Paused, Segmenter
 from m2n2_backend.m2n2.threshold import choose_threshold
 from m2n2_backend.prompts import Box, Click, Prompts
 from tests.fake_backbone import FakeBackbone
@@ -74,6 +76,36 @@ def test_a_new_click_costs_one_step(segmenter: Segmenter) -> None:
     assert len(state.steps) == 4
     segmenter.segment(state, CLICKS[:4])
     assert len(state.steps) == 4
+
+
+def test_clicks_that_are_put_off_are_answered_by_the_next_call_from_there_on(segmenter: Segmenter) -> None:
+    state, calls = segmenter.encode(photograph()), 0
+    while True:
+        calls += 1
+        try:
+            found = segmenter.segment(state, CLICKS, pause=lambda: True)
+            break
+        except Paused:
+            assert len(state.steps) == calls
+    assert calls == len(CLICKS)
+    assert np.array_equal(found.mask, mask_of(segmenter, CLICKS))
+
+
+def test_one_more_click_is_compared_with_each_earlier_one_once(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks = [Click(2 * number, 3 * number % 80, positive=number % 4 < 3) for number in range(40)]
+    compared = 0
+
+    def counted(levels: NDArray[np.uint16], place: Place) -> int:
+        nonlocal compared
+        compared += 1
+        return level_at(levels, place)
+
+    monkeypatch.setattr("m2n2_backend.m2n2.segmenter.level_at", counted)
+    segmenter.segment(segmenter.encode(photograph()), clicks)
+
+    assert compared == len(clicks) ** 2
 
 
 @pytest.mark.parametrize("gone", range(1, len(CLICKS)))
@@ -238,11 +270,29 @@ def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
     assert score <= sureness(settled, settled, seen) <= sureness(settled, settled, settled) == 1.0
 
 
-def test_an_empty_mask_has_a_finite_score() -> None:
+def test_an_empty_mask_is_surely_wrong() -> None:
     nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
-    assert sureness(nothing, nothing, nothing) == 1.0
+    for rough in (nothing, everything):
+        for seen in (nothing, everything, None):
+            assert sureness(rough, nothing, seen) == 0.0
     assert sureness(nothing, everything, nothing) == 0.0
-    assert sureness(nothing, nothing, None) == UNCONFIRMED
+
+
+@pytest.mark.parametrize("size", [(80, 96), (2000, 2400)], ids=["at working size", "four pixels to one"])
+@pytest.mark.parametrize("apart", range(1, 6))
+def test_a_background_click_beside_a_foreground_click_leaves_that_clicks_own_pixel(
+    apart: int, size: tuple[int, int]
+) -> None:
+    method = Method(refine=True, least_cells=4.0, despeckle=1e-4, working_size=96)
+    segmenter = Segmenter(FakeBackbone(), method)
+    rgb = cv2.resize(photograph(), size[::-1], interpolation=cv2.INTER_NEAREST)
+    x, y = 30 * size[1] // 96, 40 * size[0] // 80
+    clicks = [Click(x, y), Click(x + apart, y, positive=False)]
+    mask = segmenter.segment(segmenter.encode(rgb), clicks).mask
+    assert mask[y, x]
+    assert not mask[y, x + apart]
+    again = segmenter.segment(segmenter.encode(rgb), [*clicks, Click(x, y, positive=False)]).mask
+    assert not again[y, x], "of two clicks on one pixel the later one counts"
 
 
 def test_a_click_that_agrees_raises_the_score_and_one_that_redraws_lowers_it(segmenter: Segmenter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
 from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
+from m2n2_backend.m2n2.places import Place
+from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.files import SharedFiles
-from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.messages import Done, InWork, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
 from m2n2_backend.worker.queue import PREFETCHES
-from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, Replica
+from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
 from m2n2_backend.worker.rle import brush_rle
 from m2n2_backend.worker.store import SharedStore
 
@@ -72,7 +74,7 @@ class Rig:
 
     def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
-        self.began: list[frozenset[str]] = []
+        self.began: list[InWork] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings)
@@ -174,11 +176,11 @@ def held_answer(rig: Rig, name: int, monkeypatch: pytest.MonkeyPatch) -> tuple[t
     """Let a click on one image be held once it is in work; its gate, and the images in the order of their clicks."""
     answer, gate, order = rig.engine.answer, threading.Event(), list[str]()
 
-    def slow(photo: Photo, prompts: Prompts) -> object:
+    def slow(photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> object:
         order.append(photo.key)
         if photo.key == source(name).key:
             assert gate.wait(TIMEOUT)
-        return answer(photo, prompts)
+        return answer(photo, prompts, pause)
 
     monkeypatch.setattr(rig.engine, "answer", slow)
     return gate, order
@@ -230,6 +232,80 @@ def test_two_clicks_on_one_image_are_answered_one_after_the_other(
     gate.set()
     for future in futures:
         done(future)
+
+
+MANY = tuple(Click(5 + 4 * number, 22, positive=number % 3 != 1) for number in range(12))
+
+
+def stepwise(rig: Rig, monkeypatch: pytest.MonkeyPatch, then: Callable[[int], object]) -> list[int]:
+    """Let each prompt take a second; the steps so far as numbers of prompts, which ``then`` is told the count of."""
+    segmenter, taken = rig.engine._segmenter, list[int]()
+    step = segmenter._step
+
+    def slow(state: ImageState, points: Sequence[Place], *arguments: Any) -> object:
+        rig.clock.now += 1.0
+        taken.append(len(points))
+        then(len(taken))
+        return step(state, points, *arguments)
+
+    monkeypatch.setattr(segmenter, "_step", slow)
+    return taken
+
+
+@pytest.mark.parametrize("like_accelerator", [True, False])
+def test_a_click_does_not_wait_for_a_request_of_many_prompts_on_another_image(
+    make: Make, monkeypatch: pytest.MonkeyPatch, like_accelerator: bool
+) -> None:
+    rig = make(like_accelerator=like_accelerator)
+    done(rig.replica.submit(click(1)))
+    alone = done(rig.replica.submit(click(1, prompts=Prompts(MANY))))
+    rig = make(like_accelerator=like_accelerator)
+    for name in (1, 2, 3):
+        done(rig.replica.submit(click(name)))
+    other = Prompts((Click(31, 20),))
+    futures, done_at = list[Future[Reply]](), dict[int, int]()
+
+    def submit_others(steps: int) -> None:
+        if steps == 3:
+            futures.extend(rig.replica.submit(click(name, prompts=other)) for name in (2, 3))
+            for name, future in enumerate(futures):
+                future.add_done_callback(lambda _, name=name: done_at.setdefault(name, len(taken)))
+
+    taken = stepwise(rig, monkeypatch, submit_others)
+    long = rig.replica.submit(click(1, prompts=Prompts(MANY), seconds=1e9))
+
+    assert np.array_equal(done(long).unpacked(), alone.unpacked())
+    assert len(taken) == len(MANY) + 2, "no prompt was answered twice"
+    assert max(done_at.values()) < len(MANY), "both were answered before the last prompts"
+
+
+@pytest.mark.parametrize("end", ["deadline", "newer"])
+def test_the_prompts_of_a_request_that_nobody_waits_for_any_more_are_not_answered_to_their_end(
+    make: Make, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    ids = frozenset(str(number) for number in range(len(MANY)))
+    about = [Subject("1", "1", "Cat", prompts) for prompts in (ids, ids | {"new"})]
+    newer = click(1, prompts=Prompts(MANY[:1]), subject=about[1])
+    replies = list[Future[Reply]]()
+
+    def interrupt(steps: int) -> None:
+        if steps == 3 and end == "newer":
+            replies.append(rig.replica.submit(newer))
+        elif steps == 3:
+            rig.clock.now += 100.0
+
+    taken = stepwise(rig, monkeypatch, interrupt)
+    replies.append(rig.replica.submit(click(1, prompts=Prompts(MANY), subject=about[0], seconds=60.0)))
+
+    if end == "deadline":
+        assert isinstance(error(replies[0]), DeadlinePassed)
+    else:
+        until(lambda: len(replies) == 2)
+        assert np.array_equal(done(replies[0]).unpacked(), done(replies[1]).unpacked())
+        assert rig.replica.figures().superseded == 1
+    assert len(taken) <= 4
 
 
 def test_cold_clicks_go_before_prefetches_that_came_earlier(make: Make) -> None:
@@ -299,7 +375,7 @@ def test_an_image_that_nobody_sent_is_asked_for_and_a_broken_one_refused(make: M
 
 
 def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     waiting = [rig.replica.submit(click(number)) for number in (2,)]
 
@@ -313,8 +389,43 @@ def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make)
         done(future)
 
 
+def test_cold_clicks_leave_places_for_clicks_on_a_prepared_image(make: Make) -> None:
+    rig = make(queue=4)
+    done(rig.replica.submit(click(200)))
+    blocker = rig.held(click(1))
+    cold = [rig.replica.submit(click(number)) for number in range(2, 12)]
+    refused = [future for future in cold if future.done()]
+
+    assert len(refused) == 8
+    assert all("busy" in str(error(future)) for future in refused)
+    assert done(rig.replica.submit(click(200))).mask is not None, "beside the model, which is held"
+    rig.backbone.gate.set()
+    for future in (blocker, *(one for one in cold if one not in refused)):
+        done(future)
+
+
+def of_project(project: str, name: int, **fields: Any) -> Work:
+    return click(name, subject=Subject(project, str(name), "Cat", frozenset({str(name)})), **fields)
+
+
+def test_a_cold_click_of_another_project_does_not_wait_for_all_those_of_one(make: Make) -> None:
+    rig = make(queue=40)
+    futures = [rig.held(of_project("A", 1))]
+    futures += [rig.replica.submit(of_project("A", number)) for number in range(2, 12)]
+    futures += [rig.replica.submit(of_project("B", number)) for number in (201, 202)]
+    rig.backbone.gate.set()
+    for future in futures:
+        done(future)
+
+    # Two images of A were decoded already, and then they take turns.
+    first, second = rig.encoded.index(201), rig.encoded.index(202)
+    assert first <= 4
+    assert second <= first + 3
+    assert [name for name in rig.encoded if name < 200] == list(range(1, 12)), "within a project by arrival"
+
+
 def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     held = [rig.replica.submit(prefetch(10 + number)) for number in range(PREFETCHES)]
 
@@ -326,7 +437,7 @@ def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make:
 
 
 def test_those_whose_deadline_passed_get_no_mask_and_keep_no_place(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     late = rig.replica.submit(click(2, seconds=5.0))
     prefetched = rig.replica.submit(prefetch(4))
@@ -382,9 +493,10 @@ def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> No
 
     assert figures.age == 40
     assert figures.hang_seconds >= HANG_LEAST_SECONDS
-    assert source(1).key in rig.began[-1]
+    assert rig.began[-1] == InWork(frozenset({source(1).key}))
     rig.backbone.gate.set()
     done(future)
+    assert rig.began[-1] == InWork(frozenset({source(1).key}), frozenset({source(1).key}))
     assert rig.replica.figures().age == 0
 
 
@@ -453,3 +565,68 @@ def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to
     rig.backbone.gate.set()
     done(first)
     assert rig.encoded == [1]
+
+
+def to_disk(name: int) -> Work:
+    return Work(source(name), None, to_disk=True)
+
+
+def test_an_image_for_the_disk_is_answered_when_it_is_written_and_nothing_else_is_made_of_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, write = make(), threading.Event(), DiskCache.put
+    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    filling = rig.replica.submit(to_disk(1))
+    until(lambda: rig.replica._unwritten)
+    done(rig.replica.submit(click(2)))  # there was time to answer
+
+    assert not filling.done()
+    gate.set()
+    assert set(done(filling).timings_ms) == {"load", "encode"}
+    assert source(1).key in rig.engine.disk
+
+
+def test_an_image_that_another_process_has_written_is_not_encoded_for_the_disk(make: Make, tmp_path: Path) -> None:
+    rig = make()
+    blocker = rig.held(to_disk(1))
+    waiting = [rig.replica.submit(to_disk(2)), rig.replica.submit(to_disk(3)), rig.replica.submit(to_disk(4))]
+    other = Engine(FaultyBackbone(), rig.settings)
+    other.segment(source(4), ONE)
+
+    rig.backbone.gate.set()
+    encoded = ["encode" in done(future).timings_ms for future in (blocker, *waiting)]
+    assert encoded == [True, True, True, False]
+    assert rig.encoded == [1, 2, 3]
+
+
+def test_two_files_for_the_disk_with_the_same_bytes_are_one_run_of_the_model(make: Make) -> None:
+    rig = make()
+    blocker = rig.held(to_disk(1))
+    twice = [rig.replica.submit(to_disk(2)), rig.replica.submit(to_disk(2))]
+    rig.backbone.gate.set()
+
+    assert ["encode" in done(future).timings_ms for future in (blocker, *twice)] == [True, True, False]
+
+
+def test_the_model_waits_for_a_slow_disk_where_the_disk_is_what_it_runs_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, gate, write = make(), threading.Event(), DiskCache.put
+    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    filling = [rig.replica.submit(to_disk(number)) for number in range(WRITES_WAITING + 5)]
+    until(lambda: len(rig.encoded) >= WRITES_WAITING + 1)  # one more is at the writer
+    done(rig.replica.submit(click(99)))  # its features go nowhere
+
+    assert len(rig.encoded) == WRITES_WAITING + 2
+    gate.set()
+    assert all("encode" in done(future).timings_ms for future in filling)
+    assert all(source(number).key in rig.engine.disk for number in range(len(filling)))
+
+
+def test_images_for_the_disk_need_no_place_in_the_queue_of_clicks(make: Make) -> None:
+    rig = make(queue=1)
+    futures = [rig.held(to_disk(1)), *(rig.replica.submit(to_disk(number)) for number in range(2, 8))]
+    rig.backbone.gate.set()
+
+    for future in futures:
+        done(future)

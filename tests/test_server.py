@@ -1,6 +1,7 @@
 import base64
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, rectangle, send, serving, settings
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
+from waiting import until
 
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
@@ -272,3 +274,89 @@ def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_
     waiting.join()
     assert found == [200]
     assert client().post("/predict", json=body).status_code == 200
+
+
+class ColdPool(DiscPool):
+    """A model that answers first clicks when it is told to, and others at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._waiting = set[int]()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
+        if image.key not in self.known:
+            self._waiting.add(threading.get_ident())
+            assert self.go_on.wait(60)
+            self._waiting.remove(threading.get_ident())
+        return super().segment(image, prompts, **more)
+
+
+def cold_click(number: int, project: str) -> dict[str, Any]:
+    address = "data:image/png;base64," + base64.b64encode(png(WIDTH, HEIGHT) + bytes([number])).decode()
+    return {**payload(key_point(), image=address, id=number), "project": project}
+
+
+def test_cold_clicks_refuse_no_warm_one_and_those_of_one_project_none_of_another() -> None:
+    pool = ColdPool()
+    client = create_app(settings(queue=8), pool).test_client
+    warm = cold_click(0, "9")
+    assert client().post("/predict", json=warm).status_code == 200
+    pool.go_on.clear()
+
+    def ask(number: int, project: str) -> tuple[int, str]:
+        answer = client().post("/predict", json=cold_click(number, project))
+        return answer.status_code, answer.status
+
+    with ThreadPoolExecutor(30) as threads:
+        cold = [threads.submit(ask, number, "1") for number in range(1, 11)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 10)
+        assert pool.waiting == 4, "half of the places"
+        cold += [threads.submit(ask, number, f"{number}") for number in range(11, 21)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 20)
+        assert pool.waiting == 6, "three quarters"
+        assert client().post("/predict", json=warm).status_code == 200
+        pool.go_on.set()
+    said = [one.result() for one in cold]
+    assert [status for status, _ in said].count(200) == 6
+    assert all("busy" in phrase for status, phrase in said if status == 503)
+    assert ask(99, "1")[0] == 200
+
+
+def test_the_files_of_clicks_that_wait_are_bounded_in_bytes() -> None:
+    pool = ColdPool()
+    pool.go_on.clear()
+    largest = len(png(WIDTH, HEIGHT)) + 1000
+    client = create_app(settings(max_image_bytes=max(1024, largest)), pool).test_client
+
+    def ask(number: int) -> int:
+        address = base64.b64encode(png(WIDTH, HEIGHT) + bytes([number]) * 900).decode()
+        body = {**payload(key_point(), image=f"data:image/png;base64,{address}"), "project": f"{number}"}
+        return client().post("/predict", json=body).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        cold = [threads.submit(ask, number) for number in range(20)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 20)
+        assert pool.waiting == 6
+        pool.go_on.set()
+
+
+def test_an_image_that_the_model_can_no_longer_hold_counts_as_cold() -> None:
+    pool = ColdPool()
+    client = create_app(settings(queue=8), pool).test_client
+    for number in range(3):
+        assert client().post("/predict", json=cold_click(number, f"{number}")).status_code == 200
+    pool.known.clear()
+    pool.go_on.clear()
+    with ThreadPoolExecutor(12) as threads:
+        clicks = [
+            threads.submit(client().post, "/predict", json=cold_click(number, f"{number}")) for number in range(12)
+        ]
+        until(lambda: pool.waiting + sum(one.done() for one in clicks) == 12)
+        assert pool.waiting == 7, "six places for cold clicks, and one image is said to be held"
+        pool.go_on.set()

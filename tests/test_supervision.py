@@ -10,7 +10,7 @@ import pickle
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,17 +22,27 @@ from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageRefuse
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.child import Died
-from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Ready, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Loading, Ready, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.poison import REFUSED_SECONDS
 from m2n2_backend.worker.pool import Answer, SourceImage
 from m2n2_backend.worker.process_pool import ProcessPool
 from m2n2_backend.worker.queue import PREFETCH_BYTES, PREFETCHES
-from m2n2_backend.worker.supervisor import BACK_OFF, DEAD_SECONDS, RELOAD_SECONDS, SILENT_SECONDS, Supervisor
+from m2n2_backend.worker.supervisor import (
+    BACK_OFF,
+    DEAD_SECONDS,
+    LOADING_DEAD_SECONDS,
+    RELOAD_SECONDS,
+    SILENT_SECONDS,
+    USEFUL_SECONDS,
+    Supervisor,
+)
 
 ONE = Prompts((Click(1, 1),))
 MASK = np.eye(4, dtype=bool)
+HALF = "the rest of this message never comes"
 
 
 class FakeChild:
@@ -59,12 +69,16 @@ class FakeChild:
             message = self.said.get(timeout=0.01)
         except queue.Empty:
             return None
+        if message is HALF:
+            assert self.killed.wait(120)
+            raise Died("was killed")
         if isinstance(message, Exception):
             raise message
         return message
 
     def kill(self) -> None:
         self.killed.set()
+        self.reads.set()
 
     def stop(self) -> None:
         pass
@@ -72,8 +86,8 @@ class FakeChild:
     def get_ready(self, fingerprint: str = "model-1") -> None:
         self.said.put(Ready(fingerprint, "a model", "a device", Figures(hang_seconds=30.0)))
 
-    def die(self, *in_work: str) -> None:
-        self.said.put(InWork(frozenset(in_work)))
+    def die(self, *in_work: str, clicked: Sequence[str] = ()) -> None:
+        self.said.put(InWork(frozenset(in_work), frozenset(clicked)))
         self.said.put(Died("was killed"))
 
     def answer(self, index: int = -1) -> None:
@@ -89,8 +103,15 @@ class FakeChild:
 class Rig:
     """A pool of stood-in processes, two by default."""
 
-    def __init__(self, devices: int = 2, *, at_start: Callable[[FakeChild], None] = FakeChild.get_ready) -> None:
+    def __init__(
+        self,
+        devices: int = 2,
+        *,
+        at_start: Callable[[FakeChild], None] = FakeChild.get_ready,
+        clock: Callable[[Callable[[], float]], Callable[[], float]] = lambda clock: clock,
+    ) -> None:
         self.now = 1000.0
+        self.awake = clock(lambda: self.now)
         self.lives: dict[str, list[FakeChild]] = defaultdict(list)
         self.pauses: dict[str, list[float]] = defaultdict(list)
         self.no_descriptors = False
@@ -121,7 +142,7 @@ class Rig:
             assert self.go_on.acquire(timeout=120)
             return self.over
 
-        return Supervisor(options, owner, start=start, clock=lambda: self.now, pause=pause)
+        return Supervisor(options, owner, start=start, clock=lambda: self.now, awake=self.awake, pause=pause)
 
     def close(self) -> None:
         self.over = True
@@ -138,9 +159,10 @@ class Rig:
     def child(self, device: int) -> FakeChild:
         return self.lives[f"cuda:{device}"][-1]
 
-    def ask(self, name: str, *, seconds: float = 90.0) -> Future[Answer]:
+    def ask(self, name: str, *, seconds: float = 90.0, prompts: Prompts = ONE) -> Future[Answer]:
         """A click, handed to a worker where there is one."""
-        return self.askers.submit(self.pool.segment, SourceImage(name, b"file"), ONE, deadline=self.now + seconds)
+        image, deadline = SourceImage(name, b"file"), self.now + seconds
+        return self.askers.submit(self.pool.segment, image, prompts, deadline=deadline)
 
     def name_for(self, device: int, *, count: int = 1) -> Any:
         """Names of images whose place is on a device; one, or a list."""
@@ -316,6 +338,185 @@ def test_the_only_worker_fallen_silent_is_not_ready_and_in_the_end_replaced(make
     assert rig.child(0) is not silent
 
 
+def test_what_came_while_all_were_silent_is_handed_to_the_first_that_speaks_again(make: Make) -> None:
+    rig = make().ready()
+    first, second = rig.name_for(0), rig.name_for(1)
+    rig.now += SILENT_SECONDS + 0.1
+    asked = [rig.ask(first), rig.ask(second)]
+    until(lambda: sum(worker.waiting for worker in rig.pool.stats()) == 2)
+    assert [worker.waiting for worker in rig.pool.stats()] == [1, 1]
+    assert "clicks that wait: 2" in rig.pool.status().detail
+    assert 'm2n2_worker_waiting{worker="0"} 1.0' in Metrics(rig.pool).render().decode()
+
+    rig.child(1).said.put(Figures())
+
+    until(lambda: sorted(rig.child(1).keys) == sorted([first, second]))
+    for index in range(2):
+        rig.child(1).answer(index)
+    assert all(each.result(120).mask.any() for each in asked)
+    assert not rig.child(0).sent
+    assert [worker.waiting for worker in rig.pool.stats()] == [0, 0]
+
+
+def test_a_silence_that_nobody_looked_into_hands_on_what_came_meanwhile_too(make: Make) -> None:
+    """The click itself is what finds the worker silent; messages lie in the pipe already."""
+    for _ in range(20):
+        rig = make(1).ready()
+        rig.now += SILENT_SECONDS + 0.1
+        asked = rig.ask("a")
+        rig.child(0).said.put(Figures())
+        until(lambda rig=rig: rig.child(0).keys == ["a"])  # type: ignore[misc]
+        rig.child(0).answer()
+        assert asked.result(120).mask.any()
+
+
+def test_one_falls_silent_and_then_the_other_and_the_click_is_answered_once(make: Make) -> None:
+    rig = make().ready()
+    name = rig.name_for(0)
+    asked = rig.ask(name)
+    until(lambda: rig.child(0).keys == [name])
+    for _ in range(6):  # the first alone says nothing
+        rig.now += 1
+        rig.child(1).said.put(Figures())
+    until(lambda: rig.child(1).keys == [name])
+    rig.now += SILENT_SECONDS + 0.1
+    until(lambda: not (rig.alive(0) or rig.alive(1)))
+
+    rig.child(0).said.put(Figures())
+    rig.child(0).answer()
+    assert asked.result(120).mask.any()
+    rig.child(1).answer()
+
+    rig.ready()
+    assert [worker.waiting for worker in rig.pool.stats()] == [0, 0]
+
+
+def test_a_deadline_in_a_silence_says_what_is_silent(make: Make) -> None:
+    rig = make(1).ready()
+    rig.now += SILENT_SECONDS + 1
+    with pytest.raises(DeadlinePassed, match="does not answer: silent for 6 s"):
+        rig.ask("late", seconds=0.0).result(120)
+    rig.child(0).said.put(Figures())
+    rig.ready()
+    assert not rig.child(0).sent, "nobody waits for it"
+    assert rig.pool.stats()[0].waiting == 0
+
+
+def test_a_prefetch_in_a_silence_is_refused_and_taken_afterwards(make: Make) -> None:
+    rig = make(1).ready()
+    rig.now += SILENT_SECONDS + 1
+    assert not rig.pool.prefetch(SourceImage("a", b"file"))
+    rig.child(0).said.put(Figures())
+    rig.ready()
+    assert rig.pool.prefetch(SourceImage("a", b"file"))
+
+
+def test_nobody_is_blamed_for_what_this_process_slept_through(make: Make) -> None:
+    rig = make(clock=AwakeClock).ready()
+    rig.now += 2 * DEAD_SECONDS
+    assert rig.pool.status().state == "ready"
+    asked = rig.ask("a")
+    until(lambda: rig.child(0).sent or rig.child(1).sent)
+
+    for _ in range(int(DEAD_SECONDS) + 1):  # awake, and still nothing is heard
+        rig.now += 1
+        rig.pool.stats()
+
+    assert all(lives[0].killed.wait(120) for lives in rig.lives.values())
+    second_lives = lambda: [lives[1] for lives in rig.lives.values() if len(lives) == 2]  # noqa: E731
+    until(lambda: any(life.sent for life in second_lives()))
+    for life in second_lives():
+        if life.sent:
+            life.answer()
+    assert asked.result(120).mask.any()
+
+
+def test_a_worker_that_freezes_in_the_middle_of_a_reply_is_silent_and_in_the_end_replaced(make: Make) -> None:
+    others = set(threading.enumerate())
+    rig = make(1).ready()
+    asked = rig.ask("a")
+    frozen = rig.child(0)
+    until(lambda: frozen.keys == ["a"])
+    frozen.reads.clear()  # nor does it read any more
+    later = rig.ask("b")
+    frozen.said.put(HALF)
+    until(frozen.said.empty)
+    rig.now += SILENT_SECONDS + 1
+    assert "silent for 6 s" in rig.pool.status().detail
+    rig.now += DEAD_SECONDS
+
+    until(lambda: len(rig.lives["cuda:0"]) == 2 and sorted(rig.child(0).keys) == ["a", "b"])
+    rig.child(0).answer(0)
+    rig.child(0).answer(1)
+    assert asked.result(120).mask.any()
+    assert later.result(120).mask.any()
+    both = ["worker-reader", "worker-sender"]
+    until(lambda: sorted(each.name for each in set(threading.enumerate()) - others if each.name in both) == both)
+
+
+def test_a_click_that_nobody_waits_for_any_more_is_not_counted_as_waiting(make: Make) -> None:
+    rig = make(1).ready()
+    with pytest.raises(DeadlinePassed):
+        rig.ask("late", seconds=0.0).result(120)
+    assert rig.pool.stats()[0].waiting == 0
+    until(lambda: not rig.pool._workers[0].outstanding())
+
+
+def test_a_model_that_loads_tells_for_how_long_and_a_worker_frozen_over_it_is_replaced(make: Make) -> None:
+    rig = make(1, at_start=nothing)
+    until(lambda: rig.lives["cuda:0"])
+    frozen = rig.child(0)
+    for _ in range(4):  # as long as it takes, while it says so
+        rig.now += LOADING_DEAD_SECONDS - 1
+        frozen.said.put(Loading())
+        until(frozen.said.empty)
+    status = rig.pool.status()
+    assert (status.state, rig.alive(0)) == ("loading", False)
+    assert "loading for 1196 s" in status.detail
+    assert not frozen.killed.is_set()
+
+    rig.now += 60
+    assert "silent for 60 s" in rig.pool.status().detail
+    rig.now += LOADING_DEAD_SECONDS
+    assert frozen.killed.wait(120)
+    until(lambda: len(rig.lives["cuda:0"]) == 2)
+    assert "starting it again" in rig.pool.status().detail
+    rig.child(0).get_ready()
+    rig.ready()
+    assert rig.pool.status().detail == ""
+
+
+def test_a_worker_that_came_up_after_vain_starts_may_fall_silent_without_being_given_up(make: Make) -> None:
+    rig = make(1).ready()
+    rig.no_descriptors = True
+    rig.child(0).die()
+    until(lambda: rig.pool.status().state == "failed")
+    rig.no_descriptors = False
+    rig.ready()
+    rig.now += SILENT_SECONDS + 1
+    assert rig.pool.status().state == "loading"
+    asked = rig.ask("a")
+    until(lambda: rig.pool.stats()[0].waiting == 1)
+
+    rig.child(0).said.put(Figures())
+
+    until(lambda: rig.child(0).keys == ["a"])
+    rig.child(0).answer()
+    assert asked.result(120).mask.any()
+
+
+def test_a_model_that_was_there_for_a_minute_was_no_vain_start(make: Make) -> None:
+    rig = make(1).ready()
+    for life in range(1, 5):
+        rig.now += USEFUL_SECONDS + 1
+        rig.child(0).said.put(Figures())
+        until(lambda: rig.pool._workers[0]._was_useful)
+        rig.child(0).die()
+        until(lambda life=life: len(rig.lives["cuda:0"]) == life + 1)  # type: ignore[misc]
+        rig.ready()
+    assert rig.pauses["cuda:0"] == [0] * 5
+
+
 def test_an_image_in_work_at_two_deaths_is_refused_for_ten_minutes_with_the_reason(make: Make) -> None:
     rig = make(1).ready()
     asked = rig.ask("poison")
@@ -336,6 +537,34 @@ def test_an_image_in_work_at_two_deaths_is_refused_for_ten_minutes_with_the_reas
     until(lambda: rig.child(0).keys == ["poison"])
     rig.child(0).answer()
     assert again.result(120).mask.any()
+
+
+def test_prompts_that_bring_the_process_down_are_refused_and_other_clicks_on_the_image_are_not(make: Make) -> None:
+    rig = make(1).ready()
+
+    def brought_down(x: int) -> None:
+        asked = rig.ask("image", prompts=Prompts((Click(x, 3),)))
+        for _ in range(2):
+            life = rig.child(0)
+            until(lambda life=life: life.keys == ["image"])  # type: ignore[misc]
+            life.die("image", clicked=["image"])
+            until(lambda life=life: rig.child(0) is not life)  # type: ignore[misc]
+            rig.ready()
+        with pytest.raises(ImageRefused, match="these clicks on this image brought the model's process down 2 times"):
+            asked.result(120)
+
+    brought_down(1)
+    with pytest.raises(ImageRefused, match="these clicks"):
+        rig.ask("image", prompts=Prompts((Click(1, 3),))).result(120)
+    other = rig.ask("image", prompts=Prompts((Click(2, 3),)))
+    until(lambda: rig.child(0).keys == ["image"])
+    rig.child(0).answer()
+    assert other.result(120).mask.any(), "to everybody else the image is as good as any"
+
+    brought_down(3)
+    brought_down(4)
+    with pytest.raises(ImageRefused, match=r"^clicks on this image brought the model's process down 4 times"):
+        rig.ask("image", prompts=Prompts((Click(5, 3),))).result(120)
 
 
 def test_only_what_was_in_work_counts_and_an_answer_clears_it(make: Make) -> None:
@@ -492,15 +721,22 @@ def test_the_cores_and_a_shared_device_are_divided_between_the_workers() -> None
 
 def test_devices_that_cannot_be_found_are_looked_for_again(make: Make) -> None:
     asked: list[str] = []
+    go_on = threading.Event()
 
     def find(name: str) -> tuple[str, ...]:
         asked.append(name)
+        assert go_on.wait(120)
         if len(asked) == 1:
             raise OSError(24, "Too many open files")
         return ("cuda:0",)
 
-    pool = ProcessPool(load_settings(device="auto"), find=find, supervise=make(1)._supervise)
+    rig = make(1)
+    pool = ProcessPool(load_settings(device="auto"), find=find, supervise=rig._supervise, clock=lambda: rig.now)
     try:
+        rig.now += 40
+        assert pool.status().state == "loading"
+        assert "looking for devices for 40 s" in pool.status().detail
+        go_on.set()
         until(lambda: pool.status().state == "ready")
         assert asked == ["auto", "auto"]
     finally:

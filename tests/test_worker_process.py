@@ -7,16 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import gated_backbone
 import pytest
 from faulty_backbone import BROKEN, CRASH, PLAIN, loader, picture
+from gated_backbone import Gates
 from waiting import soon, until
 
 from m2n2_backend.errors import ImageRefused
 from m2n2_backend.prompts import Click, Prompts
-from m2n2_backend.settings import load_settings
+from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.child import Died, ProcessChild
+from m2n2_backend.worker.messages import Loading
+from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import SourceImage
 from m2n2_backend.worker.process_pool import ProcessPool
 
@@ -77,6 +87,103 @@ def test_a_stopped_worker_is_not_ready_until_it_goes_on(pool: ProcessPool) -> No
             assert pool.segment(source(tail=bytes([number])), ONE, deadline=soon()).mask.any()
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_a_click_in_a_silence_is_answered_when_the_worker_goes_on_and_no_step_is_older_for_it(tmp_path: Path) -> None:
+    gates = Gates(tmp_path)
+    gates.close("encode")
+    settings = load_settings(device="cpu", threads=1, cache_dir=tmp_path)
+    with (
+        closing(ProcessPool(settings, load=gated_backbone.loader(tmp_path))) as pool,
+        ThreadPoolExecutor() as threads,
+    ):
+        clicks = [threads.submit(pool.segment, source(), ONE, deadline=soon())]
+        until(lambda: gates.reached("encode"))
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        until(lambda: not pool.stats()[0].alive)
+        clicks.append(threads.submit(pool.segment, source(tail=b"2"), ONE, deadline=soon()))
+        until(lambda: pool.stats()[0].waiting == 2)
+        stopped = time.monotonic() - stopped_at
+        os.kill(pool.pids[0], signal.SIGCONT)
+
+        until(lambda: pool.stats()[0].alive)
+        assert 0 < pool.stats()[0].age < stopped
+        gates.open("encode")
+        assert all(click.result(300).mask.any() for click in clicks)
+        assert pool.stats()[0].restarts == 0
+
+
+def test_a_worker_tells_that_it_lives_while_it_loads(tmp_path: Path) -> None:
+    gates = Gates(tmp_path)
+    gates.close("load")
+    settings = load_settings(device="cpu", threads=1, cache_dir=tmp_path)
+    child = ProcessChild(WorkerOptions.of(settings, "cpu", load=gated_backbone.loader(tmp_path)))
+    try:
+        assert [type(child.receive(120)) for _ in range(3)] == [Loading] * 3
+    finally:
+        child.kill()
+        child.stop()
+
+
+def load_and_leave_a_process(settings: Settings, device: str, *, folder: Path) -> object:
+    """Another process has a copy of everything this one has, its end of the pipe among it."""
+    if (pid := os.fork()) == 0:
+        while not (folder / "over").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    (folder / "left").write_text(str(pid))
+    return gated_backbone.load_gated(settings, device, folder=folder)
+
+
+def test_nobody_waits_for_a_frozen_process_that_was_ended_even_if_another_holds_the_pipe(tmp_path: Path) -> None:
+    Gates(tmp_path).close("load")
+    settings = load_settings(device="cpu", threads=1, cache_dir=tmp_path)
+    options = WorkerOptions.of(settings, "cpu", load=partial(load_and_leave_a_process, folder=tmp_path))
+    child = ProcessChild(options)
+    ends: list[type] = []
+
+    def until_it_ends(speak: bool) -> None:
+        try:
+            while True:
+                child.send(bytes(2**20)) if speak else child.receive(0.1)
+        except (OSError, Died) as error:
+            ends.append(type(error))
+
+    threads = [threading.Thread(target=until_it_ends, args=(speak,), daemon=True) for speak in (True, False)]
+    try:
+        until(lambda: Gates(tmp_path).reached("load"))
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        for thread in threads:
+            thread.start()
+        child.kill()
+        child.stop()
+        for thread in threads:
+            thread.join(30)
+        assert len(ends) == 2
+    finally:
+        (tmp_path / "over").touch()
+
+
+def test_a_program_that_forgets_to_close_its_pool_ends_all_the_same(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from m2n2_backend.settings import load_settings\n"
+        "from m2n2_backend.worker.process_pool import ProcessPool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPool(load_settings(backbone='color', device='cpu', grid=8))\n"
+        "    while pool.status().state != 'ready': time.sleep(0.05)\n"
+        "    print(*pool.pids)\n"
+    )
+    script = tmp_path / "forgets.py"
+    script.write_text(code)
+    environment = {**os.environ, "M2N2_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment)
+
+    assert done.returncode == 0, done.stderr
+    until(lambda: is_gone(int(done.stdout)))
 
 
 @pytest.mark.parametrize("color", [CRASH, BROKEN], ids=["ends the process", "breaks the device"])

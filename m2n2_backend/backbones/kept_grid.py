@@ -5,41 +5,46 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from m2n2_backend.backbones.registry import backbone_loader, resolve_device
-from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.settings import Settings
+from m2n2_backend.backbones.stable_diffusion import StableDiffusion
 
 logger = logging.getLogger(__name__)
 
 
-def load_with_kept_grid(settings: Settings, device: str) -> Backbone:
-    """Load the backbone of the settings on a device; where they name no grid, with the one first chosen for its kind.
+def load_with_kept_grid(path: Path, load: Callable[[int | None], StableDiffusion]) -> StableDiffusion:
+    """Load a model with the grid that was first chosen for it.
 
-    The choice is a file in the cache folder, one for each backbone, model and kind of device. Removing it lets the
-    next start choose again; ``M2N2_GRID`` goes before it.
-
-    Raises:
-        BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
-        SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
+    Args:
+        path: The file that holds the choice, see :func:`choice_file`. Removing it lets the next start choose again.
+        load: Loads with a grid; with None by the memory that is free.
     """
-    where = resolve_device(device)
-    if settings.grid is not None or where.type == "cpu":
-        return backbone_loader(settings, device)()
-    path = settings.cache_dir / "grids" / _name(settings, where)
     kept = _read(path)
-    backbone = _load(settings, device, kept)
-    own = getattr(backbone, "grid", None)
-    if own is None or kept is not None:
-        return backbone
-    kept = keep_first(path, own)
-    if kept == own:
-        return backbone
-    del backbone  # another worker of this kind was faster, and had more memory or less
-    return _load(settings, device, kept)
+    if kept is not None:
+        logger.info("the attention grid is %d, as %s says", kept, path)
+        return load(kept)
+    model = load(None)
+    kept = keep_first(path, model.grid)
+    if kept == model.grid:
+        return model
+    del model  # another process of this kind was faster, and had more memory or less
+    return load(kept)
+
+
+def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device) -> Path:
+    """Where the choice for some weights on a kind of device is kept, whatever the settings call these weights.
+
+    Args:
+        cache_dir: The folder of the settings.
+        name: ``sd1`` or ``sd2``.
+        revision: What tells these weights from others.
+        device: Any device of its kind.
+    """
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return cache_dir / "grids" / f"{name}-{hashlib.sha256(f'{revision} {kind}'.encode()).hexdigest()[:16]}"
 
 
 def keep_first(path: Path, grid: int) -> int:
@@ -59,18 +64,8 @@ def keep_first(path: Path, grid: int) -> int:
     return _read(path) or grid
 
 
-def _load(settings: Settings, device: str, grid: int | None) -> Backbone:
-    return backbone_loader(settings.model_copy(update={"grid": grid}), device)()
-
-
 def _read(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-
-
-def _name(settings: Settings, device: torch.device) -> str:
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    chosen = f"{settings.backbone} {settings.model} {settings.layers} {kind}"
-    return f"{settings.backbone}-{hashlib.sha256(chosen.encode()).hexdigest()[:16]}"

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.kept_grid import choice_file, load_with_kept_grid
 from m2n2_backend.backbones.names import check_backbone, check_model, kind_of, repository_of
 from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES, StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
@@ -91,9 +92,11 @@ def load_backbone(
         name: Of the backbone.
         model: Hub id or folder of other weights of the same kind; ``vit`` has none of its own.
         layers: Of a ViT, counted from 0; None is the last.
-        grid: Cells per side; None is the backbone's own.
+        grid: Cells per side; None is the backbone's own. Stable Diffusion's on an accelerator is what memory was free
+            for when these weights were first loaded on such a device; ``cache_dir`` keeps this choice, so that all
+            processes that share the folder have the same.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        cache_dir: For one small file of Stable Diffusion's; None is the folder of the settings' default.
+        cache_dir: For two small files of Stable Diffusion's; None is the folder of the settings' default.
         fixed_grid: Where no grid is given take the paper's, whatever memory is free: figures must be comparable.
         released: Prepare image and attention as the released code does, so that its figures can be reproduced.
 
@@ -169,10 +172,16 @@ def _stable_diffusion(
     fixed_grid: bool,
     released: bool,
 ) -> StableDiffusion:
-    own = GRID_CHOICES[name][0] if fixed_grid else None  # else by the memory that is free
-    return StableDiffusion.load(
-        folder, name=name, grid=grid or own, device=device, cache_dir=cache_dir, released=released
-    )
+    def load(chosen: int | None) -> StableDiffusion:
+        return StableDiffusion.load(
+            folder, name=name, grid=chosen, device=device, cache_dir=cache_dir, released=released
+        )
+
+    if grid is None and fixed_grid:
+        grid = GRID_CHOICES[name][0]
+    if grid is not None or device.type == "cpu":  # where memory chooses nothing
+        return load(grid)
+    return load_with_kept_grid(choice_file(cache_dir, name, revision_of(folder), device), load)
 
 
 def _vit(

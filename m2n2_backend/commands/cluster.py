@@ -73,14 +73,17 @@ def status(settings: Settings, console: Console) -> None:
         console.print("nothing is deployed: m2n2-backend cluster up")
         return
     columns = ("replica", "node", "device", "waiting", "encoded", "images in memory", "resident MB", "figures of")
-    table = Table(*columns)
+    table, troubles = Table(*columns), set[str]()
     for report, age in sorted(ray.get(board().read.remote()), key=lambda each: each[0].replica):
         figures = report.figures
         memory = figures.tiers["memory"].entries if "memory" in figures.tiers else 0
+        troubles |= {f"{report.node}: {tier.trouble}" for tier in figures.tiers.values() if tier.trouble}
         counted = (figures.waiting, figures.encoded, memory, figures.rss // 2**20)
         told = f"{age:.0f} s ago" + (" (silent)" if age > STALE_SECONDS else "")
         table.add_row(report.replica, report.node, report.device, *map(str, counted), told)
     console.print(table)
+    for sentence in sorted(troubles):
+        console.print(sentence, soft_wrap=True, markup=False)
 
 
 def down(settings: Settings, console: Console) -> None:

@@ -6,17 +6,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.commands.progress import run_with_progress
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.labelstudio import precompute as library
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import Engine
+from m2n2_backend.worker.pool import wait_until_loaded
+from m2n2_backend.worker.process_pool import ProcessPool
 
 
 def precompute(settings: Settings, *, images: Path | None, project: int | None, console: Console) -> bool:
     """Fill the disk cache with the images of a folder or a project, and print what became of them.
+
+    All devices of the kind in the settings work on it, with the model that a server of the same settings has.
 
     Args:
         settings: Backbone, cache, Label Studio.
@@ -35,9 +37,13 @@ def precompute(settings: Settings, *, images: Path | None, project: int | None, 
     if settings.disk_cache == 0:
         raise SettingsError("M2N2_DISK_CACHE is 0: there is no disk cache to fill")
     found = _images(settings, images, project)
-    engine = Engine(backbone_loader(settings)(), settings)
-    outcomes = library.precompute(settings, found, engine)
-    states = run_with_progress("precompute", len(found), outcomes, console)
+    pool = ProcessPool(settings, clicks=False)
+    try:
+        status = wait_until_loaded(pool)
+        console.print(f"{status.backbone}; fingerprint {pool.fingerprint}", soft_wrap=True, highlight=False)
+        states = run_with_progress("precompute", len(found), library.precompute(settings, found, pool), console)
+    finally:
+        pool.close()
     console.print(
         f"{states['encoded']} encoded, {states['present']} were there, {states['failed']} failed", highlight=False
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.resize import enlarged, reduced
 from m2n2_backend.prompts import Click
+from m2n2_backend.rasters import cell_of
 
 DISC = 0.015
 """Radius of the disc a click marks for GrabCut and the random walker, as a share of the longest side."""
@@ -166,10 +167,7 @@ def _seeds(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...
 
 def _points(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...]) -> list[tuple[int, int]]:
     """Pixels of the photograph → (row, col) in the reduced one."""
-    return [
-        ((2 * click.y + 1) * small[0] // (2 * size[0]), (2 * click.x + 1) * small[1] // (2 * size[1]))
-        for click in clicks
-    ]
+    return [(cell_of(click.y, size[0], small[0]), cell_of(click.x, size[1], small[1])) for click in clicks]
 
 
 def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -24,12 +24,10 @@ from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import Pool
+from m2n2_backend.worker.pool import Pool, wait_until_loaded
 
 SECONDS = 900.0
 """For one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""
-
-_POLL_SECONDS = 0.1
 
 
 class ProjectBatch:
@@ -74,7 +72,7 @@ class ProjectBatch:
             BackboneUnavailable: The model cannot be loaded.
             LabelStudioUnavailable: The list of tasks cannot be read.
         """
-        version = _version_when_ready(pool)
+        version = wait_until_loaded(pool).model_version
         media = RememberingMedia.of(self._settings)
         predictor = Predictor(pool, media)
         for task in self._studio.tasks(self._project, whole=True):
@@ -129,11 +127,3 @@ class ProjectBatch:
             "score": fmean(one["score"] for one in found),
             "model_version": found[0]["model_version"],
         }
-
-
-def _version_when_ready(pool: Pool) -> str:
-    while (status := pool.status()).state == "loading":
-        time.sleep(_POLL_SECONDS)
-    if status.state == "failed":
-        raise BackboneUnavailable(status.detail)
-    return status.model_version

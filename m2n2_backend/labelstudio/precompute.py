@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, M2N2Error, SettingsError
 from m2n2_backend.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
@@ -15,14 +19,22 @@ from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import Engine
+from m2n2_backend.worker.disk import DiskCache
+from m2n2_backend.worker.messages import Done, Reply
 from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.process_pool import ProcessPool
+from m2n2_backend.worker.store import SharedStore, open_store
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 """Files of a folder that are taken for images."""
 
+AHEAD = 4
+"""Images under way for each worker: which worker gets an image is left to chance, and each should have one."""
+
 Images = Mapping[str, Path | ImageRef]
 """What people call an image → where it is."""
+
+T = TypeVar("T")
 
 
 def images_of_folder(folder: Path) -> Images:
@@ -61,35 +73,72 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
     return found
 
 
-def precompute(settings: Settings, images: Images, engine: Engine) -> Iterator[Outcome]:
+def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterator[Outcome]:
     """Fill the disk cache; images that are in it are passed over, so an interrupted run goes on where it ended.
 
+    Images are read here, in their order and a few ahead of the model, and told in that order too.
+
     Args:
-        settings: How images are read.
+        settings: How images are read, and where the cache is.
         images: Which ones.
-        engine: The model and its disk cache.
+        pool: The model, loaded; it stays the caller's to close.
 
     Yields:
         ``encoded``, ``present`` or ``failed`` for each image.
 
     Raises:
+        BackboneUnavailable: The model died and cannot be loaded again.
         SettingsError: The disk cache cannot be written or is full: going on would evict what was just written.
     """
+    assert pool.fingerprint is not None, "it is loaded"
+    store = open_store(settings, pool.fingerprint)
     media = RememberingMedia.of(settings)
+    begun = ((name, _begin(name, where, media, store, pool)) for name, where in images.items())
     done = 0
-    for name, where in images.items():
-        try:
-            image = _from_file(where) if isinstance(where, Path) else media.fetch(where)
-            present = image.key in engine.disk
-            if not present:
-                engine.encode_to_disk(image)
-        except M2N2Error as error:
-            yield Outcome(name, "failed", str(error))
-            continue
-        done += 1
-        if not present:
-            _require_room(engine, done)
-        yield Outcome(name, "present" if present else "encoded")
+    for name, work in _read_ahead(begun, AHEAD * len(pool.stats())):
+        outcome = work if isinstance(work, Outcome) else _ended(name, work, pool)
+        done += outcome.state != "failed"
+        if not isinstance(work, Outcome) and outcome.state != "failed":
+            _require_room(settings, pool, done, written=work.key in store)
+        yield outcome
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """An image that the pool has: its hash, and what will come of it."""
+
+    key: str
+    reply: Future[Reply]
+
+
+def _begin(
+    name: str, where: Path | ImageRef, media: RememberingMedia, store: DiskCache | SharedStore, pool: ProcessPool
+) -> _UnderWay | Outcome:
+    """Read an image and have it encoded, or say at once what becomes of it."""
+    try:
+        image = _from_file(where) if isinstance(where, Path) else media.fetch(where)
+    except M2N2Error as error:
+        return Outcome(name, "failed", str(error))
+    return Outcome(name, "present") if image.key in store else _UnderWay(image.key, pool.encode(image))
+
+
+def _ended(name: str, work: _UnderWay, pool: ProcessPool) -> Outcome:
+    result = work.reply.result().result
+    if isinstance(result, Done):
+        return Outcome(name, "encoded" if "encode" in result.timings_ms else "present")
+    if isinstance(result, BackboneUnavailable) and pool.status().state == "failed":
+        raise result
+    return Outcome(name, "failed", str(result))
+
+
+def _read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The same items, each asked for when the one so many before it is wanted."""
+    ahead = deque[T]()
+    for item in items:
+        ahead.append(item)
+        if len(ahead) > count:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _from_file(path: Path) -> SourceImage:
@@ -100,11 +149,14 @@ def _from_file(path: Path) -> SourceImage:
     return SourceImage(hashlib.sha256(data).hexdigest(), data)
 
 
-def _require_room(engine: Engine, done: int) -> None:
-    disk = engine.disk
-    if disk.failures:
-        raise SettingsError(f"the disk cache cannot be written (see the log): {done} images are done")
-    if disk.evictions:
+def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: bool) -> None:
+    tiers = [worker.tiers.get("disk") for worker in pool.stats()]
+    if any(tier.evictions for tier in tiers if tier is not None):
         raise SettingsError(
-            f"the disk cache is full after {done} images: raise M2N2_DISK_CACHE (now {disk.limit}) and run again"
+            f"the disk cache is full after {done} images: "
+            f"raise M2N2_DISK_CACHE (now {settings.disk_cache}) and run again"
         )
+    if not written:
+        troubles = (tier.trouble.what for tier in tiers if tier is not None and tier.trouble is not None)
+        cause = next(troubles, "the disk cache cannot be written (see the log)")
+        raise SettingsError(f"{cause}: {done - 1} images are done")

@@ -117,7 +117,7 @@ def open_band(
     reach = (width + REACH) * cell
     window = window_around(rough if earlier is None else rough | earlier.changed, reach)
     if window is None:
-        return _with_fixed(rough, fixed), None
+        return with_fixed(rough, fixed), None
     part, free = rough[window], fixed[window] == 0
     distance = _edge_distance(part)
     undecided = distance <= width * cell
@@ -130,7 +130,7 @@ def open_band(
         sure |= undecided & ~near
         undecided &= near
     undecided &= free
-    part = _with_fixed(part, fixed[window])
+    part = with_fixed(part, fixed[window])
     sure = (sure & ~undecided) | ~free
     out = rough.copy()
     out[window] = part
@@ -144,7 +144,8 @@ def open_band(
     return out, Band(window, undecided, unary, near_nodes, capacity)
 
 
-def _with_fixed(mask: NDArray[np.bool_], fixed: NDArray[np.int8]) -> NDArray[np.bool_]:
+def with_fixed(mask: NDArray[np.bool_], fixed: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """The mask with the pixels whose label is sure: foreground where ``fixed`` is above 0, background below."""
     return (mask & (fixed >= 0)) | (fixed > 0)
 
 

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.transition import Transition
-from m2n2_backend.m2n2.upsample import cell_of_pixels
 from m2n2_backend.prompts import Polygon, Region
+from m2n2_backend.rasters import cell_of
 
 INNER = 0.85
 """Share of the box's width and height from which the object's chain first starts. From a polygon those cells that are
@@ -104,8 +104,8 @@ def within_boxes(boxes: Sequence[Region], size: tuple[int, int], shape: tuple[in
         if isinstance(box, Polygon):
             inside |= box.mask(size, shape)
         else:
-            top, bottom = ((2 * y + 1) * shape[0] // (2 * size[0]) for y in (box.y0, box.y1 - 1))
-            left, right = ((2 * x + 1) * shape[1] // (2 * size[1]) for x in (box.x0, box.x1 - 1))
+            top, bottom = (cell_of(y, size[0], shape[0]) for y in (box.y0, box.y1 - 1))
+            left, right = (cell_of(x, size[1], shape[1]) for x in (box.x0, box.x1 - 1))
             inside[top : bottom + 1, left : right + 1] = True
     return inside
 
@@ -125,9 +125,30 @@ def cells_within(box: Region, size: tuple[int, int], grid: tuple[int, int], shar
     y = np.abs((np.arange(rows) + 0.5) * height / rows - (box.y0 + box.y1) / 2) <= share * (box.y1 - box.y0) / 2
     x = np.abs((np.arange(cols) + 0.5) * width / cols - (box.x0 + box.x1) / 2) <= share * (box.x1 - box.x0) / 2
     if not (y.any() and x.any()):
-        y[cell_of_pixels(height, rows)[(box.y0 + box.y1 - 1) // 2]] = True
-        x[cell_of_pixels(width, cols)[(box.x0 + box.x1 - 1) // 2]] = True
+        y[cell_of((box.y0 + box.y1 - 1) // 2, height, rows)] = True
+        x[cell_of((box.x0 + box.x1 - 1) // 2, width, cols)] = True
     return np.outer(y, x).ravel()
+
+
+def inner_part(box: Region, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of the box's inner part, bool [h, w], at least one: what is answered where the chains leave nothing.
+
+    Args:
+        box: In pixels of the photograph.
+        size: (H, W) of the photograph.
+        shape: (h, w) at which they are wanted.
+    """
+    if not isinstance(box, Polygon):
+        return cells_within(box, size, shape, INNER).reshape(shape)
+    mask = box.mask(size, shape)
+    depth = _depth(mask)
+    return mask & (depth >= (1.0 - INNER) * float(depth.max()))
+
+
+def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance of each pixel to the nearest one outside of the mask, float32 [h, w]."""
+    around = np.pad(mask, 1).view(np.uint8)
+    return np.asarray(cv2.distanceTransform(around, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1], np.float32)
 
 
 def _cells_of_polygon(
@@ -135,7 +156,7 @@ def _cells_of_polygon(
 ) -> NDArray[np.bool_]:
     rows, cols = grid
     fine = polygon.mask(size, (_FINE * rows, _FINE * cols))
-    depth = cv2.distanceTransform(np.pad(fine, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    depth = _depth(fine)
     deepest = divmod(int(depth.argmax()), _FINE * cols)
     inner = fine & (depth >= (1.0 - share) * depth[deepest])
     cells = inner[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from operator import attrgetter
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.m2n2.click_radius import KAPPA
@@ -28,6 +29,17 @@ PHOTOGRAPH_SIZE = 1 << 16
 
 RELEASED_SWEEPS = 200
 """IPF sweeps of the released code, whatever is left by then."""
+
+_LONGEST = 60  # characters of a name and value in a message
+
+
+def _number(why: str, **limits: Any) -> Any:
+    """Limits of a field, and why, in words that follow "as"."""
+    return Field(description=why, allow_inf_nan=False, **limits)
+
+
+def _count(why: str, **limits: Any) -> Any:
+    return Field(description=why, **limits)
 
 
 @dataclass(frozen=True)
@@ -73,27 +85,35 @@ class Method:
     """
 
     relation: Relation = "markov"
-    temperature: float = TEMPERATURE
-    tolerance: float = TOLERANCE
-    max_sweeps: int = MAX_SWEEPS
-    tau: float = TAU
-    max_iterations: int = MAX_ITERATIONS
-    doublings: int | None = None
+    temperature: Annotated[float, _number("32-bit numbers do not tell cells apart beyond it", ge=0.01, le=100)] = (
+        TEMPERATURE
+    )
+    tolerance: Annotated[float, _number("it is what a row sum may lack of 1", ge=0, le=1)] = TOLERANCE
+    max_sweeps: Annotated[int, _count("each sweep reads the whole matrix", ge=1, le=10_000)] = MAX_SWEEPS
+    tau: Annotated[float, _number("it is a share of a chain's largest probability", gt=0, lt=1)] = TAU
+    max_iterations: Annotated[int, _count("each step reads the whole matrix", ge=1, le=10_000)] = MAX_ITERATIONS
+    doublings: Annotated[int | None, _count("each keeps one more matrix and doubles a block", ge=0, le=6)] = None
     half: bool | None = None
-    batch: int | None = None
-    radius: int = RADIUS
-    samples: int = SAMPLES
+    batch: Annotated[int | None, _count("all chains that run together are held at once", ge=1, le=64)] = None
+    radius: Annotated[
+        int, _count("the table grows with its square, and cells further away weigh nothing", ge=1, le=4)
+    ] = RADIUS
+    samples: Annotated[int, _count("a cell has hardly more pixels a side; 0 reads all of them", ge=0, le=64)] = (
+        SAMPLES
+    )
     flood_fill: bool = True
     scores: Scores = field(default_factory=Scores)
-    prior: float = PRIOR
-    fixed_threshold: float | None = None
-    least_cells: float = 0.0
-    working_size: int = 1024
-    despeckle: float = 0.0
+    prior: Annotated[float, _number("it is a share of the image", gt=0, le=1)] = PRIOR
+    fixed_threshold: Annotated[float | None, _number("it is a share of the map's maximum", gt=0, le=1)] = None
+    least_cells: Annotated[float, _number("it is meant for segments of a few cells", ge=0, le=100)] = 0.0
+    working_size: Annotated[
+        int, _count("a smaller photograph shows nothing, and larger ones do not exist", ge=16, le=PHOTOGRAPH_SIZE)
+    ] = 1024
+    despeckle: Annotated[float, _number("it is a share of the image", ge=0, le=1)] = 0.0
     refine: bool = False
-    kappa: float = KAPPA
+    kappa: Annotated[float, _number("it is a number of circles that fit into a photograph", gt=0, le=1e6)] = KAPPA
     cut: bool = True
-    band: float | None = None
+    band: Annotated[float | None, _number("every pixel in the band is decided on its own", ge=0, le=4)] = None
     start: Literal["cell", "bilinear"] = "cell"
     crossing: Literal["interpolated", "released"] = "interpolated"
     ipf: Literal["accelerated", "plain"] = "accelerated"
@@ -102,11 +122,19 @@ class Method:
     half_softmax: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning.
+        """Refuse what has no meaning, and make numbers of other libraries Python's.
 
         Raises:
-            SettingsError: The released rules with something that the released code lacks.
+            SettingsError: A value out of its range or of another type, or the released rules with something that the
+                released code lacks.
         """
+        if not isinstance(self.scores, Scores):
+            raise SettingsError(f"scores={_text(self.scores)}: Scores(…) is wanted")
+        for name, wanted in hyperparameter_types().items():
+            given = attrgetter(name)(self)
+            value = _checked(f"{name}={_text(given)}", given, wanted)
+            outer, _, inner = name.partition(".")
+            object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
         if self.rules == "released" and lacking:
             raise SettingsError(f"rules=released has no {', '.join(lacking)}: the released code does nothing like it")
@@ -141,26 +169,52 @@ def with_values(method: Method, values: Sequence[str]) -> Method:
             name counts.
 
     Raises:
-        SettingsError: An unknown name, or a value of another type.
+        SettingsError: An unknown name, or a value of another type or out of its range.
     """
     for text in values:
         name, equals, value = text.partition("=")
         known = hyperparameter_types()
         if not equals or name not in known:
             raise SettingsError(f"{text}: NAME=VALUE is wanted, with one of {', '.join(known)} for NAME")
-        try:
-            parsed = TypeAdapter(known[name]).validate_python(None if value.lower() == "none" else value)
-        except ValidationError as error:
-            raise SettingsError(f"{text}: {error.errors()[0]['msg']}") from error
+        parsed = _checked(text, None if value.lower() == "none" else value, known[name])
         outer, _, inner = name.partition(".")
         method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
     return method
 
 
 def hyperparameter_types() -> dict[str, Any]:
-    """Types of all hyperparameters by name; those of ``scores`` as ``scores.edge`` and so on."""
+    """Types of all hyperparameters by name, with their limits; those of ``scores`` as ``scores.edge`` and so on."""
     types: dict[str, Any] = {}
-    for name, hint in get_type_hints(Method).items():
+    for name, hint in get_type_hints(Method, include_extras=True).items():
         inner = get_type_hints(hint) if is_dataclass(hint) else {}
         types |= {f"{name}.{own}": type_ for own, type_ in inner.items()} or {name: hint}
     return types
+
+
+def _checked(text: str, value: object, wanted: Any) -> Any:
+    """The value of a hyperparameter as Python's own type.
+
+    Args:
+        text: Name and value as a message shows them.
+        value: What was given.
+        wanted: Type and limits.
+
+    Raises:
+        SettingsError: The value has another type, or is out of its range; the message says why.
+    """
+    try:
+        return TypeAdapter(wanted).validate_python(value)
+    except ValidationError as error:
+        reasons = [each.description for each in getattr(wanted, "__metadata__", ())]
+        message = error.errors()[0]["msg"]
+        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        sentence = f"{shown}: {message[0].lower()}{message[1:]}"
+        raise SettingsError(", as ".join([sentence, *reasons])) from error
+
+
+def _text(value: object) -> str:
+    """A value in one line."""
+    try:
+        return " ".join(str(value).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"

@@ -23,6 +23,7 @@ from m2n2_backend.m2n2.min_cut import min_cut
 from m2n2_backend.m2n2.pixel_graph import in_units, pixel_graph
 from m2n2_backend.m2n2.places import Place, index_of
 from m2n2_backend.m2n2.resize import enlarged, reduced
+from m2n2_backend.rasters import cell_of
 
 SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""
@@ -95,6 +96,6 @@ def cut_object(
     nats += COLOR * of_color.reshape(rows, cols)
     for place, label in zip(points, labels, strict=True):
         row, col = index_of(place)
-        nats[row * rows // height, col * cols // width] = _CLICKED if label else -_CLICKED
+        nats[cell_of(row, height, rows), cell_of(col, width, cols)] = _CLICKED if label else -_CLICKED
     after = min_cut(in_units(nats.ravel()), copy.near, copy.capacity).reshape(rows, cols)
     return (rough | enlarged(after & ~before, (height, width))) & ~enlarged(before & ~after, (height, width))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +28,11 @@ class Stroke:
     def of(mask: NDArray[np.bool_]) -> Stroke:
         """The pixels of a mask, bool [H, W], at least one."""
         return Stroke(np.stack(np.nonzero(mask)).astype(np.int32).tobytes())
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the pixels, taken once: every further click looks for the maps of all before it."""
+        return hashlib.sha256(self.indices).digest()
 
     @property
     def index(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.cache import ByteCache, Sized
 from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
+from m2n2_backend.m2n2.memo_keys import place_key, start_key
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
 from m2n2_backend.m2n2.released import RankedMap, ranked_map
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import profile
 from m2n2_backend.prompts import Click, PointPrompt
+from m2n2_backend.rasters import cell_of
 
 ACCELERATOR_BATCH = 8
 """Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
@@ -30,31 +32,27 @@ M = TypeVar("M", bound=Sized)
 def working_pixel(state: ImageState, click: Click) -> Point:
     """(x, y) of the photograph → (row, col) at working size: the one place where the order turns."""
     (height, width), (rows, cols) = state.size, state.working_size
-    return (2 * click.y + 1) * rows // (2 * height), (2 * click.x + 1) * cols // (2 * width)
+    return cell_of(click.y, height, rows), cell_of(click.x, width, cols)
 
 
 def place_of(state: ImageState, prompt: PointPrompt) -> Place:
     """Where a click or scribble is at working size."""
     if isinstance(prompt, Click):
         return working_pixel(state, prompt)
-    covered = np.zeros(state.working_size, np.bool_)
-    (height, width), (rows, cols) = state.size, state.working_size
-    y, x = prompt.pixels()
-    covered[(2 * y + 1) * rows // (2 * height), (2 * x + 1) * cols // (2 * width)] = True
-    return Stroke.of(covered)
+    return Stroke.of(prompt.mask(state.size, state.working_size))
 
 
 def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:
     """The cell of each pixel of a place, row by row, int64 [n]: one occurs as often as it has pixels there."""
     (rows, cols), (height, width) = state.working_size, state.grid
     row, col = (np.atleast_1d(np.asarray(part, np.int64)) for part in index_of(place))
-    return np.asarray((2 * row + 1) * height // (2 * rows) * width + (2 * col + 1) * width // (2 * cols))
+    return np.asarray(cell_of(row, rows, height) * width + cell_of(col, cols, width))
 
 
 def cell_at(state: ImageState, point: Point) -> int:
     """Index of the cell that holds a pixel's center, row by row."""
     (rows, cols), (height, width) = state.working_size, state.grid
-    return int((2 * point[0] + 1) * height // (2 * rows)) * width + (2 * point[1] + 1) * width // (2 * cols)
+    return int(cell_of(point[0], rows, height) * width + cell_of(point[1], cols, width))
 
 
 def start_at(method: Method, state: ImageState, place: Place) -> Start:
@@ -88,27 +86,34 @@ def _maps_of(
     memo: ByteCache[M],
     make: Callable[[Method, Place, NDArray[np.float32]], M],
 ) -> list[M]:
-    found = {place: memo.get(place) for place in places}
+    keys = {place: place_key(place) for place in places}
+    found = {place: memo.get(key) for place, key in keys.items()}
     starts = {place: start_at(method, state, place) for place, own in found.items() if own is None}
     maps = cell_maps(method, state, dict.fromkeys(starts.values()))
     for place, start in starts.items():
         made = make(method, place, state.upsample.apply(maps[start]))
-        memo.put(place, made, keep=len(found))
+        memo.put(keys[place], made, keep=len(found))
         found[place] = made
     return [own for place in places if (own := found[place]) is not None]
 
 
 def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dict[Start, NDArray[np.float32]]:
     """M of each start, float32 [h, w]: several in one pass over the matrix where reading it takes the time."""
-    found = {start: state.cells.get(start) for start in starts}
+    keys = {start: start_key(start) for start in starts}
+    found = {start: state.cells.get(key) for start, key in keys.items()}
     missing = [start for start, own in found.items() if own is None]
-    together = method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
+    together = maps_together(method, state)
     for first in range(0, len(missing), together):
         part = missing[first : first + together]
         for start, own in zip(part, _maps(state, part), strict=True):
             found[start] = own
-            state.cells.put(start, own, keep=len(found))
+            state.cells.put(keys[start], own, keep=len(found))
     return {start: own for start, own in found.items() if own is not None}
+
+
+def maps_together(method: Method, state: ImageState) -> int:
+    """Chains of new clicks that run together."""
+    return method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
 
 
 def _ranked_map(method: Method, place: Place, full: NDArray[np.float32]) -> RankedMap:
@@ -121,9 +126,10 @@ def _prompt_map(method: Method, place: Place, full: NDArray[np.float32]) -> Prom
     return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
 
 
-def _maps(state: ImageState, starts: Sequence[Start]) -> NDArray[np.float32]:
+def _maps(state: ImageState, starts: Sequence[Start]) -> list[NDArray[np.float32]]:
     first = torch.zeros(len(starts), state.grid[0] * state.grid[1])
     for row, start in enumerate(starts):
         for cell, weight in start:
             first[row, cell] = weight
-    return state.relation.maps(first.to(state.device)).view(-1, *state.grid).cpu().numpy()
+    together = state.relation.maps(first.to(state.device)).view(-1, *state.grid).cpu().numpy()
+    return [own.copy() for own in together]  # a view would keep all of them as long as one of them is kept

@@ -21,14 +21,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge
+from m2n2_backend.m2n2.band import BOX_WIDTH, Settled, settle_edge, with_fixed
 from m2n2_backend.m2n2.click_radius import area_about, click_radius, disc, edit, sure_radius
-from m2n2_backend.m2n2.places import Place
+from m2n2_backend.m2n2.places import Place, Stroke, index_of
 from m2n2_backend.m2n2.threshold import Profile
 
 UNCONFIRMED = 0.75
 """Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
 
+_STEP_BYTES = 1024  # of the objects of a step, without what they hold
+_CLICK_BYTES = 320  # of one click's disc and threshold
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
@@ -87,7 +89,7 @@ class Step:
     Attributes:
         rough: The mask before color.
         settled: The mask that the user sees.
-        discs: Of all clicks; a later one wins.
+        discs: Of all clicks; where two meet, the later one wins but for the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
         score: How sure the mask is, in [0, 1], see :func:`sureness`.
         bound: What the last click's radius allowed; None for the first prompts.
@@ -102,8 +104,10 @@ class Step:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both masks."""
-        return self.rough.packed.nbytes + self.settled.packed.nbytes
+        """Bytes of both masks and of all clicks; scribbles that several steps share count in each of them."""
+        scribbles = sum(len(disc.point.indices) for disc in self.discs if isinstance(disc.point, Stroke))
+        clicks = _CLICK_BYTES * max(len(self.discs), len(self.thresholds)) + scribbles
+        return self.rough.packed.nbytes + self.settled.packed.nbytes + clicks + _STEP_BYTES
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,13 @@ def first_step(
     """
     discs = tuple(Disc(point, 0.0, label) for point, label in zip(points, labels, strict=True))
     fixed = _fixed(answer.shape, discs)
+    answer = with_fixed(answer, fixed)
     if inside is not None:
         fixed[~inside & (fixed == 0) & ~answer] = -1
         edge = replace(edge, width=BOX_WIDTH * edge.width)
     settled = edge.settle(answer, fixed)
+    if not settled.any():
+        settled = answer  # no color has a say against the last that is left
     return Step(Bits.of(answer), Bits.of(settled), discs, thresholds, sureness(answer, settled, None))
 
 
@@ -189,14 +196,15 @@ def next_step(
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
-        return Step(previous.rough, previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
+        before[index_of(click.point)] = click.positive  # where color alone gave the label, no later click takes it
+        return Step(Bits.of(before), previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
     bound = Bound(radius, kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2)), changed)
     if bound.edits:
         rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
     else:
         rough = answer
     fixed = _fixed(rough.shape, discs)
-    rough = (rough & (fixed >= 0)) | (fixed > 0)
+    rough = with_fixed(rough, fixed)
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
     around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
@@ -208,13 +216,15 @@ def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray
     """How sure a mask is, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
 
     Where attention and color agree and the last click found little to change, little is left to find. Measured, with
-    the calibration, in the evaluation's README.
+    the calibration, in the evaluation's README. An empty mask is surely wrong: 0.
 
     Args:
         rough: The mask before color, bool [H, W].
         settled: The mask, bool [H, W].
         seen: The mask before the last click; None for the first prompts, which count as ``UNCONFIRMED``.
     """
+    if not settled.any():
+        return 0.0
     return _iou(rough, settled) * (UNCONFIRMED if seen is None else _iou(seen, settled))
 
 
@@ -244,8 +254,13 @@ def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
-    """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W]."""
+    """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W].
+
+    Each prompt's own pixels have its label whatever discs lie over them: they were pointed at, discs are concluded.
+    """
     fixed = np.zeros((shape[0], shape[1]), np.int8)
     for own in discs:
         fixed[disc(shape, own.point, own.radius)] = 1 if own.positive else -1
+    for own in discs:
+        fixed[index_of(own.point)] = 1 if own.positive else -1
     return fixed

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.images import rgb_of
-from m2n2_backend.m2n2.box import within_boxes
+from m2n2_backend.m2n2.box import inner_part, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
 from m2n2_backend.m2n2.refined import Step, distance_of
 from m2n2_backend.overlay import draw_overlay
-from m2n2_backend.prompts import Prompts
+from m2n2_backend.prompts import Click, Prompts
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,14 @@ class Segmentation:
 
 
 def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) -> Segmentation:
-    """A refined mask at the photograph's size (H, W)."""
+    """A refined mask at the photograph's size (H, W).
+
+    What is smaller than a pixel of the working size does not get lost: the pixel of each click has its label, and a
+    thin box has its inner part.
+    """
     height, width = size
     mask = step.settled.unpacked()
+    is_empty = not mask.any()
     if mask.shape == size:
         distance = np.where(mask, np.float32(0.0), np.float32(2.0))  # nothing is resized, so no slope is needed
     else:
@@ -52,4 +57,9 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
         mask = resize_distance(distance, height, width) <= 1.0
     if not any(click.positive for click in prompts.clicks):
         mask &= within_boxes(prompts.boxes, size, size)
+    if prompts.boxes and not (is_empty or mask.any()):
+        mask = np.logical_or.reduce([inner_part(box, size, size) for box in prompts.boxes])
+    for click in prompts.clicks:
+        if isinstance(click, Click):
+            mask[click.y, click.x] = click.positive
     return Segmentation(mask, distance, step.thresholds, step.score, prompts)

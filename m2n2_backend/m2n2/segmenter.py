@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.band import WIDTH
-from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, within_boxes
+from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, inner_part, within_boxes
+from m2n2_backend.m2n2.memo_keys import prefix_keys
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
 from m2n2_backend.m2n2.object_cut import SmallCopy, cut_object
@@ -24,6 +25,7 @@ from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stabil
 from m2n2_backend.m2n2.prompt_maps import (
     cell_maps,
     cells_under,
+    maps_together,
     place_of,
     prompt_maps,
     ranked_maps,
@@ -41,6 +43,35 @@ from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
 from m2n2_backend.m2n2.upsample_solution import solution_bilateral
 from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
+
+
+class Paused(Exception):
+    """A caller wanted the rest later. What was found is in the state's memo, and the same call goes on from there."""
+
+
+def never() -> bool:
+    """The answer of a caller who waits for all steps."""
+    return False
+
+
+@dataclass
+class _Clicked:
+    """What is known of the clicks so far, so that one more costs its own map and no more.
+
+    Attributes:
+        maps: M' of each.
+        at: M' of each at each of them, in levels.
+    """
+
+    maps: Sequence[PromptMap] = ()
+    at: list[list[int]] = field(default_factory=list)
+
+    def extend(self, maps: Sequence[PromptMap], points: Sequence[Place]) -> None:
+        """Go on to more clicks: ``maps`` and ``points`` are those of all."""
+        for own, row in zip(maps, self.at, strict=False):
+            row += [level_at(own.levels, point) for point in points[len(row) :]]
+        self.at += [[level_at(own.levels, point) for point in points] for own in maps[len(self.at) :]]
+        self.maps = maps
 
 
 @dataclass(frozen=True)
@@ -137,6 +168,8 @@ class Segmenter:
         state: ImageState,
         clicks: PointPrompt | Sequence[PointPrompt] = (),
         box: Region | Sequence[Region] | None = None,
+        *,
+        pause: Callable[[], bool] = never,
     ) -> Segmentation:
         """Steps 3 to 7, for each prefix of the prompts in turn if the method refines (see ``refined``).
 
@@ -144,10 +177,13 @@ class Segmenter:
             state: Of the same segmenter.
             clicks: One or several, also scribbles, in pixels of the photograph; each computes a map once per image.
             box: Or polygon: the object lies inside, or a part of it in each of several; needs ``relation="markov"``.
+            pause: Asked between two prefixes; True ends the call early.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the photograph, none is foreground, or the released code, which has
-                neither boxes nor scribbles, is asked for one.
+            InvalidPrompt: A prompt lies outside the photograph, none is foreground, there are too many, there is a
+                box without the Markov relation, or the released code, which has neither boxes nor scribbles, is asked
+                for one.
+            Paused: ``pause`` said so.
         """
         height, width = state.size
         clicks = (clicks,) if isinstance(clicks, PointPrompt) else clicks
@@ -158,17 +194,21 @@ class Segmenter:
             return self._released(state, prompts)
         points, labels = _working_clicks(state, clicks)
         if self.method.refine:
-            return refined_segmentation(state.size, self._refined(state, points, labels, boxes), prompts)
-        answer = self._answer(state, points, labels, boxes)
+            return refined_segmentation(state.size, self._refined(state, points, labels, boxes, pause), prompts)
+        clicked = _Clicked()
+        clicked.extend(prompt_maps(self.method, state, points), points)
+        answer = self._answer(state, points, labels, boxes, clicked)
         mask = resize_distance(answer.distance, height, width) <= 1.0
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
             allowed = within_boxes(boxes, state.size, state.size)
             if any(labels):
                 levels = [own.levels for own in answer.maps]
-                clicked = nearest_neighbor(levels, answer.levels, labels)
-                allowed |= resize_distance(clicked, height, width) <= 1.0
+                nearest = nearest_neighbor(levels, answer.levels, labels)
+                allowed |= resize_distance(nearest, height, width) <= 1.0
             mask &= allowed
+            if not mask.any() and not clicks:
+                mask = np.logical_or.reduce([inner_part(each, state.size, state.size) for each in boxes])
         return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
 
     def _released(self, state: ImageState, prompts: Prompts) -> Segmentation:
@@ -188,12 +228,16 @@ class Segmenter:
         return Segmentation(mask, distance, tuple(thresholds), stability(distance), prompts)
 
     def _answer(
-        self, state: ImageState, points: Sequence[Place], labels: Sequence[bool], boxes: Sequence[Region]
+        self,
+        state: ImageState,
+        points: Sequence[Place],
+        labels: Sequence[bool],
+        boxes: Sequence[Region],
+        clicked: _Clicked,
     ) -> _Answer:
         """The paper's rule for all prompts at once: steps 3 to 7 and the removal of specks."""
-        maps = prompt_maps(self.method, state, points)
-        least_area = self.least_area(state)
-        levels = [self._threshold(index, maps, points, labels, least_area) for index in range(len(maps))]
+        maps, least_area = clicked.maps, self.least_area(state)
+        levels = [self._threshold(index, clicked, labels, least_area) for index in range(len(maps))]
         within = [self._box_distance(state, each, points, labels) for each in boxes]
         nearest_box = np.minimum.reduce(within) if within else None
         distance = nearest_neighbor([own.levels for own in maps], levels, labels, nearest_box)
@@ -202,17 +246,27 @@ class Segmenter:
         return _Answer(distance, maps, levels)
 
     def _refined(
-        self, state: ImageState, points: Sequence[Place], labels: Sequence[bool], boxes: tuple[Region, ...]
+        self,
+        state: ImageState,
+        points: Sequence[Place],
+        labels: Sequence[bool],
+        boxes: tuple[Region, ...],
+        pause: Callable[[], bool] = never,
     ) -> Step:
         """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
-        prompt_maps(self.method, state, points)  # of all new clicks together
         first = 0 if boxes else list(labels).index(True) + 1
-        prefixes = [(boxes, tuple(points[:end]), tuple(labels[:end])) for end in range(first, len(points) + 1)]
+        prefixes = prefix_keys(boxes, points, labels)[first:]
         found = ((index, state.steps.get(prefixes[index])) for index in reversed(range(len(prefixes))))
         known, step = next(((index, step) for index, step in found if step is not None), (-1, None))
-        for prefix in prefixes[known + 1 :]:
-            step = self._step(state, prefix[1], prefix[2], boxes, step)
-            state.steps.put(prefix, step)
+        together, clicked = maps_together(self.method, state), _Clicked()
+        for index in range(known + 1, len(prefixes)):
+            if index > known + 1 and pause():
+                raise Paused
+            end = first + index
+            ahead = -(-end // together) * together  # whole batches: later steps find theirs
+            clicked.extend(prompt_maps(self.method, state, points[:ahead])[:end], points[:end])
+            step = self._step(state, points[:end], labels[:end], boxes, clicked, step)
+            state.steps.put(prefixes[index], step)
         assert step is not None
         return step
 
@@ -222,10 +276,11 @@ class Segmenter:
         points: Sequence[Place],
         labels: Sequence[bool],
         boxes: tuple[Region, ...],
+        clicked: _Clicked,
         previous: Step | None,
     ) -> Step:
         """One more click, or the first prompts."""
-        answer = self._answer(state, points, labels, boxes)
+        answer = self._answer(state, points, labels, boxes, clicked)
         if state.copy and not boxes and labels[-1]:
             rough = cut_object(state.copy, answer.distance, points, labels)
         else:
@@ -238,7 +293,7 @@ class Segmenter:
                 inside = within_boxes(boxes, state.size, state.working_size)
             return first_step(rough, points, labels, edge, inside, answer.thresholds)
         own = answer.maps[-1]
-        other = [level_at(own.levels, at) for at, label in zip(points, labels, strict=True) if label != labels[-1]]
+        other = [level for level, label in zip(clicked.at[-1], labels, strict=True) if label != labels[-1]]
         click = NewClick(points[-1], labels[-1], own.levels, own.profile, other)
         return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)
 
@@ -277,7 +332,7 @@ class Segmenter:
         """P (Eq. 5 and IPF): float32 [n, n], rows and columns sum to 1; cells go row by row.
 
         Raises:
-            ValueError: The method is a baseline, which has none.
+            InvalidPrompt: The method is a baseline, which has none.
         """
         return np.asarray(_transition(state).matrix.cpu())
 
@@ -309,15 +364,13 @@ class Segmenter:
     def _threshold(
         self,
         index: int,
-        maps: Sequence[PromptMap],
-        points: Sequence[Place],
+        clicked: _Clicked,
         labels: Sequence[bool],
         least_area: float,
     ) -> int:
-        own, method = maps[index], self.method
+        own, at, method = clicked.maps[index], clicked.at[index], self.method
         if method.fixed_threshold is not None:
             return max(1, int(method.fixed_threshold * int(own.levels.max())))
-        at = [level_at(own.levels, point) for point in points]
         same = [level for level, label in zip(at, labels, strict=True) if label == labels[index]]
         other = [level for level, label in zip(at, labels, strict=True) if label != labels[index]]
         return choose_threshold(
@@ -338,6 +391,8 @@ class Segmenter:
         )
         full = state.upsample.apply(small.reshape(state.grid))
         full[~within_boxes([box], state.size, state.working_size)] = np.inf
+        if not (full <= 1.0).any():
+            full[inner_part(box, state.size, state.working_size)] = 1.0
         return full
 
 
@@ -348,5 +403,5 @@ def _working_clicks(state: ImageState, clicks: Sequence[PointPrompt]) -> tuple[l
 
 def _transition(state: ImageState) -> Transition:
     if not isinstance(state.relation, MarkovRelation):
-        raise ValueError("only the Markov relation has a transition matrix; a box needs the Markov relation too")
+        raise InvalidPrompt("only the Markov relation has a transition matrix; a box needs the Markov relation too")
     return state.relation.transition

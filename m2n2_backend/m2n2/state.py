@@ -84,7 +84,7 @@ class ImageState:
         device: Of ``relation``.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
         copy: Of the guide, where the method cuts whole objects.
-        cells: Memo of h×w maps by where their chain starts.
+        cells: Memo of h×w maps by where their chain starts; all memos have the keys of ``memo_keys``.
         clicks: Memo of ``PromptMap`` by place at working size.
         ranked: Likewise, of the released rules.
         steps: Memo of the refined masks by the prompts in their order.
@@ -109,7 +109,7 @@ class ImageState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of matrix, table, small copy and memos; it grows with new clicks."""
+        """Bytes of matrix, table, small copy and memos with their keys; it grows with new clicks."""
         copy = self.copy.nbytes if self.copy else 0
         return self.relation.nbytes + self.upsample.nbytes + copy + self.memo_bytes
 
@@ -120,5 +120,5 @@ class ImageState:
 
     @property
     def memo_bytes(self) -> int:
-        """Bytes of the memos, which grow with new clicks."""
+        """Bytes of the memos with their keys, which grow with new clicks."""
         return self.cells.nbytes + self.clicks.nbytes + self.ranked.nbytes + self.steps.nbytes

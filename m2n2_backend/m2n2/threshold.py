@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -84,13 +85,14 @@ def choose_threshold(
     start = max(1, int(np.searchsorted(own.area, least_area)))
     if start >= stop:
         start = 1
-    stops = sorted({level for level in same if level < stop} | {stop}) if scores.pos else [0, stop]
+    ascending = sorted(same)
+    stops = sorted({level for level in ascending if level < stop} | {stop}) if scores.pos else [0, stop]
     best, best_score = 0, 0.0
     for low, high in pairwise(stops):
         low = max(low, start)
         if high <= low:
             continue
-        share = sum(level <= low for level in same) / len(same) if scores.pos else 1.0
+        share = bisect_right(ascending, low) / len(ascending) if scores.pos else 1.0
         index = int(own.edge[low:high].argmax()) if scores.edge else 0
         score = share * float(own.edge[low + index] if scores.edge else 1.0)
         if score > best_score:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2 import upsample_kernel as kernel
+from m2n2_backend.rasters import cell_of
 
 SIGMA_SPATIAL = 1.0
 """Of the spatial Gaussian, in cells of the grid (Sec. 4.1)."""
@@ -70,7 +71,7 @@ class JointBilateral:
 
 def cell_of_pixels(pixels: int, cells: int) -> NDArray[np.int32]:
     """Cell that holds each pixel's center along one axis, int32 [pixels], values in [0, cells)."""
-    return ((np.arange(pixels) * 2 + 1) * cells // (2 * pixels)).astype(np.int32)
+    return np.asarray(cell_of(np.arange(pixels), pixels, cells), np.int32)
 
 
 def joint_bilateral(

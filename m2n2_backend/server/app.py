@@ -24,6 +24,7 @@ from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.places import FILES_AT_ONCE
 from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,12 @@ class _Routes:
         self._metrics = Metrics(pool)
         self._metrics_text = b""
         self._makes_metrics = threading.Lock()
-        self._pool = MeteredPool(pool, self._metrics, min(settings.queue, settings.http_threads))
+        self._pool = MeteredPool(
+            pool,
+            self._metrics,
+            min(settings.queue, settings.http_threads),
+            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
+        )
         self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
@@ -90,7 +96,7 @@ class _Routes:
         route = request.url_rule.rule if request.url_rule else "other"
         seconds = time.monotonic() - g.started
         self._metrics.observe(route, response.status_code, seconds)
-        if request.path in _SHOWN_ROUTES:
+        if route in _SHOWN_ROUTES:
             self._recent.add(f"{request.method} {route}", g.subject, response.status_code, g.cause, seconds)
         return response
 
@@ -206,5 +212,8 @@ def _replica(worker: WorkerStats) -> dict[str, Any]:
         "alive": worker.alive,
         "silence": round(worker.silence, 1),
         "waiting": worker.waiting,
-        "tiers": {name: {"bytes": tier.bytes, "entries": tier.entries} for name, tier in worker.tiers.items()},
+        "tiers": {
+            name: {"bytes": tier.bytes, "entries": tier.entries, "trouble": str(tier.trouble or "")}
+            for name, tier in worker.tiers.items()
+        },
     }

@@ -23,7 +23,8 @@ MAX_KEYS = 100_000
 MAX_VALUES = 10_000_000
 """Most numbers and strings of a request; 33 MB of masks have 8 million."""
 
-_LARGE = 1024**2
+_LARGE = 128 * 1024
+_LONG = 1024**2  # to be read twice without need
 _END_OF_KEY = re.compile(rb'"[ \t\r\n]*:')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -68,7 +69,7 @@ def _parsed(body: bytes) -> object:
         return pydantic_core.from_json(body)
     except ValueError as error:
         # It takes no lone surrogates, which may stand in fields that nobody looks at.
-        if len(body) > _LARGE and not _SURROGATE.search(body):
+        if len(body) > _LONG and not _SURROGATE.search(body):
             raise InvalidRequest(f"the request is no JSON: {error}") from error
     try:
         return json.loads(body)

@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 REFUSED = "m2n2_backend.refused"
 """Key of the WSGI environment: why a body was thrown away, see :class:`~m2n2_backend.server.incoming.Incoming`."""
 
+QUICK_ROUTES = ("/health",)
+"""Answered by threads that do nothing else: what asks for them ends a server that does not answer in time."""
+
+_QUICK_THREADS = 2
+
 
 class _Task(WSGITask):  # type: ignore[misc]
     """Tells the app what was refused."""
@@ -128,12 +133,20 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             outbuf_high_watermark=IN_MEMORY,
             log_socket_errors=False,
         )
+        self._quick = ThreadedTaskDispatcher()
+        self._quick.set_thread_count(_QUICK_THREADS)
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.set_thread_count(threads)
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
         super().__init__(
             app, sockets, True, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=place
         )
+
+    def add_task(self, task: _Channel) -> None:
+        """Called where a request of a connection is to be answered."""
+        request = task.requests[0]
+        is_quick = request.error is None and f"/{request.path.lstrip('/')}" in QUICK_ROUTES
+        (self._quick if is_quick else self.task_dispatcher).add_task(task)
 
     @property
     def is_busy(self) -> bool:

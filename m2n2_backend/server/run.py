@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
@@ -30,12 +33,18 @@ _WATCHDOG_SECONDS = 60
 # Beside those that may wait for the model, for images, large bodies and configs: /health has one second to answer.
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
+_OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
+# What asks for them ends a server that does not answer in time.
+_QUICK_ROUTES = ("/health",)
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
 
 
 def serve(settings: Settings, pool_factory: PoolFactory) -> None:
-    """Serve until SIGINT or SIGTERM, then leave the process.
+    """Serve until a signal, then leave the process.
+
+    SIGTERM and SIGHUP (a closed terminal; unless it was ignored at the start, as nohup does) let what was begun be
+    answered, SIGINT and SIGQUIT do not. gunicorn's SIGUSR2, SIGTTIN and SIGTTOU are passed over.
 
     Args:
         settings: Address, threads, log level and all the app needs.
@@ -64,6 +73,10 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self.limits = Limits(settings.max_body_bytes, credentials=credentials(settings))
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
+
+    def run(self) -> None:
+        """Serve."""
+        _Arbiter(self).run()
 
     def load_config(self) -> None:
         """Called by gunicorn before anything else."""
@@ -102,9 +115,51 @@ class _Server(BaseApplication):  # type: ignore[misc]
         )
         return app
 
+    def give_up(self) -> None:
+        """Answer those who still wait for the model with an error."""
+        for pool in self._open[:1]:
+            pool.close()
+
     def _close(self, server: Any, worker: Any) -> None:
         while self._open:
             self._open.pop().close()
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's process that watches the web process: there is one, with the settings of the start."""
+
+    def __init__(self, server: _Server) -> None:
+        super().__init__(server)
+        self._looked_at = self._awake_since = time.monotonic()
+
+    def init_signals(self) -> None:
+        """Called by gunicorn at the start."""
+        hangup_is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        super().init_signals()
+        if hangup_is_ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        """End as after SIGTERM: to read the settings anew, which gunicorn does, would find the same ones."""
+        self.handle_term()
+
+    def handle_usr2(self) -> None:
+        """Do nothing; gunicorn starts a second server beside this one, with a model of its own."""
+
+    def handle_ttin(self) -> None:
+        """Do nothing; gunicorn starts a second web process, with a model of its own."""
+
+    def handle_ttou(self) -> None:
+        """Do nothing, as for the opposite."""
+
+    def murder_workers(self) -> None:
+        """End a web process that hangs, once this one has been awake for as long: both may have been stopped."""
+        now = time.monotonic()
+        if now - self._looked_at > _OVERSLEPT_SECONDS:
+            self._awake_since = now
+        self._looked_at = now
+        if now - self._awake_since > self.timeout:
+            super().murder_workers()
 
 
 def upcoming_tasks(settings: Settings) -> Upcoming | None:

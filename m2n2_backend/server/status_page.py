@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from m2n2_backend import __version__
-from m2n2_backend.worker.pool import Status, WorkerStats
+from m2n2_backend.worker.pool import Status, Tier, WorkerStats
 
 KEPT = 50
 """Requests shown."""
@@ -81,7 +81,7 @@ def status_page(status: Status, workers: Sequence[WorkerStats], requests: Sequen
         ("model version", escape(status.model_version)),
     ]
     if status.detail:
-        facts.append(("cause and cure", escape(without_secrets(status.detail))))
+        facts.append(("cause and cure", f'<span class="bad">{escape(without_secrets(status.detail))}</span>'))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
         f"<title>m2n2-backend: {escape(status.state)}</title><style>{_STYLE}</style></head><body>"
@@ -106,9 +106,19 @@ def _workers(workers: Sequence[WorkerStats]) -> str:
             share = 100 * tier.bytes / tier.limit if tier.limit else 0
             rows.append(
                 f"<tr><td>{name} cache</td><td>{_size(tier.bytes)} of {_size(tier.limit)} ({share:.0f} %), "
-                f"{tier.entries} images, {tier.hits} hits, {tier.misses} misses, {tier.evictions} evicted</td></tr>"
+                f"{tier.entries} images, {tier.hits} hits, {tier.misses} misses, {tier.evictions} evicted"
+                f"{_trouble(tier)}</td></tr>"
             )
     return f"<table>{''.join(rows)}</table>"
+
+
+def _trouble(tier: Tier) -> str:
+    """What went wrong with a cache since its worker started, and what does now."""
+    counted = (("failures", tier.failures), ("damaged files", tier.damaged))
+    told = "".join(f", {count} {name}" for name, count in counted if count)
+    if tier.trouble is None:
+        return told
+    return f'{told}: <span class="bad state">{escape(without_secrets(str(tier.trouble)))}</span>'
 
 
 def _place(worker: WorkerStats) -> str:

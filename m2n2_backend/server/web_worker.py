@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from typing import Any
 
@@ -13,13 +15,25 @@ from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.receiving import Listener
 
 _POLL_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 5.0
 
 
 class WebWorker(Worker):  # type: ignore[misc]
     """gunicorn's gthread worker gives each connection a thread before it has sent anything; this one does not."""
 
+    def init_signals(self) -> None:
+        """Called by gunicorn at the start: a signal that reaches the whole group must not end this process alone."""
+        hangup = signal.getsignal(signal.SIGHUP)
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if hangup == signal.SIG_IGN else self.handle_exit)
+        for passed_over in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(passed_over, signal.SIG_IGN)
+
     def run(self) -> None:
-        """Serve until told to stop; then finish what was begun, as long as gunicorn waits for it."""
+        """Serve until told to stop; then finish what was begun, as long as gunicorn waits for it.
+
+        A click that the model has not answered shortly before that is answered with an error that says why.
+        """
         sockets: dict[int, Any] = {}
         limits: Limits = self.app.limits
         listeners = [
@@ -29,6 +43,9 @@ class WebWorker(Worker):  # type: ignore[misc]
             self._turn(sockets)
         for listener in listeners:
             listener.stop_listening()
+        last_words = threading.Timer(max(0.0, self.cfg.graceful_timeout - _LAST_WORDS_SECONDS), self.app.give_up)
+        last_words.daemon = True
+        last_words.start()
         while any(listener.is_busy for listener in listeners):
             self._turn(sockets)
             for listener in listeners:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Protocol
 
 from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.signals import deaf, held_back
 
 _STOP_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -24,7 +28,7 @@ class Died(Exception):
 
 
 class Child(Protocol):
-    """One life of a worker process."""
+    """One life of a worker process. One thread may send while another receives and a third ends it."""
 
     @property
     def pid(self) -> int | None:
@@ -52,7 +56,7 @@ class Child(Protocol):
         ...
 
     def stop(self) -> None:
-        """Wait a little for it to end as it was told, then end it."""
+        """Wait a little for it to end as it was told, then end it; nobody waits in ``send`` or ``receive`` after."""
         ...
 
 
@@ -69,7 +73,10 @@ class ProcessChild:
         self._connection, theirs = context.Pipe()
         try:
             self._process = context.Process(target=_body, args=(theirs, options, os.getpid()), daemon=True)
-            self._process.start()
+            with held_back():
+                self._process.start()
+            # Python asks what is left at the end to go by a signal to which it is deaf, and waits for it.
+            atexit.register(self.kill)
         except BaseException:
             self._connection.close()
             raise
@@ -108,11 +115,16 @@ class ProcessChild:
         if self._process.is_alive():
             self._process.kill()
             self._process.join(_STOP_SECONDS)
-        self._connection.close()
+        atexit.unregister(self.kill)
+        # Where a process below it still holds the other end, its death alone wakes nobody. The connection is closed
+        # by the last thread that lets go of it: before that its number must not become another file's.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
 
 def _body(connection: object, options: WorkerOptions, parent: int) -> None:
     """First function of the new process."""
+    deaf()
     end_with(parent)
     # Threads that wait for each other must not spin: on a machine with other work to do, the web process and the
     # annotator's browser among it, spinning made a click three times slower. OpenMP reads this when it is loaded.

@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+from multiprocessing.connection import Connection
+
+from m2n2_backend.worker.child import end_with
+from m2n2_backend.worker.signals import deaf, held_back
+
+LOOK_SECONDS = 300.0
+"""A process that has not found them within this has hung; most of the time goes into importing PyTorch."""
+
+_END_SECONDS = 5.0
 
 
-def find_devices(name: str) -> tuple[str, ...]:
+def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]:
     """All devices of a kind, such as ``("cuda:0", "cuda:1")``, by a process that ends with the answer.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seconds: After which the process is ended.
 
     Raises:
         BackboneUnavailable: There is none; the message names the cure.
-        OSError: No process can be started.
-        BrokenProcessPool: The process died over it.
+        OSError: No process can be started, or it hung or died over it.
     """
     if name == "cpu":
         return (name,)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as throwaway:
-        return throwaway.submit(_look, name).result()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    with ours:
+        process = context.Process(target=_tell, args=(theirs, name, os.getpid()), daemon=True)
+        try:
+            with held_back():
+                process.start()
+            atexit.register(process.kill)
+        finally:
+            theirs.close()
+        try:
+            if not ours.poll(seconds):
+                raise TimeoutError(
+                    f"the devices were not found within {seconds:.0f} s: see whether nvidia-smi answers"
+                )
+            found: tuple[str, ...] | Exception = ours.recv()
+        except EOFError:
+            raise OSError("the process that looks for devices died") from None
+        finally:
+            process.kill()
+            process.join(_END_SECONDS)
+            atexit.unregister(process.kill)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _tell(connection: Connection, name: str, parent: int) -> None:
+    """First function of the process."""
+    deaf()
+    end_with(parent)
+    try:
+        connection.send(_look(name))
+    except Exception as error:
+        connection.send(error)
 
 
 def _look(name: str) -> tuple[str, ...]:

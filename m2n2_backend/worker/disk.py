@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -20,11 +21,22 @@ from safetensors.torch import load, save
 
 from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
 from m2n2_backend.m2n2.state import EncodedImage
+from m2n2_backend.worker.cache_health import CacheHealth
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 300.0
-"""After a failed write nothing is written for so long: a full disk is not cured by trying at every click."""
+"""After a failed write nothing is written for so long, unless a try finds that it would succeed."""
+
+FIRST_TRY_BYTES = 1024**2
+"""Written at the start to find out whether the cache can be used; later as much as could not be written."""
+
+COSTS = {
+    "written": "images are encoded again after a restart",
+    "read": "images are encoded again",
+    "cleaned up": "it may grow beyond M2N2_DISK_CACHE",
+}
+"""What may fail, and what that means."""
 
 SUFFIX = ".safetensors"
 """Of the files."""
@@ -59,21 +71,29 @@ class DiskCache:
         """
         self.fingerprint = fingerprint
         self.limit = limit
-        self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
+        self.hits = self.misses = self.evictions = 0
+        self.health = CacheHealth(f"the cache in {folder}", COSTS, PAUSE_SECONDS)
         self._root = folder
         # Each format has folders of its own, so that servers of two versions share the root in peace.
         self._held = self._count = 0  # as of the latest look at the folder, and written since
         self._scanned_at = -_SCAN_SECONDS
-        self._resume_at = 0.0
+        self._unwritten = FIRST_TRY_BYTES  # bytes that could not be written the last time
         if limit > 0:
-            self._look()
+            try:
+                self._look()
+            except OSError as error:
+                self.health.failed("read", error, pause=False)
 
     def path(self, key: str) -> Path:
         """The file of a photograph, whether it exists or not."""
         return self._root / file_name(key, self.fingerprint)
 
     def __contains__(self, key: str) -> bool:
-        return self.limit > 0 and self.path(key).is_file()
+        try:
+            return self.limit > 0 and self.path(key).is_file()
+        except OSError as error:  # before Python 3.14, of a disk that is broken or out of reach
+            self.health.failed("read", error, pause=False)
+            return False
 
     def __len__(self) -> int:
         return self._count
@@ -89,14 +109,15 @@ class DiskCache:
             self.misses += 1
             return None
         except OSError as error:
-            self._failed(f"{path.name} cannot be read: {error.strerror}", pause=False)
+            self.health.failed("read", error, pause=False)
             self.misses += 1
             return None
+        self.health.works("read")
         try:
             encoded = unpack(data, key, self.fingerprint)
         except ValueError as error:
             logger.warning("cached file %s is dropped: %s", path.name, error)
-            self.damaged += 1
+            self.health.damaged += 1
             self.misses += 1
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -132,15 +153,31 @@ class DiskCache:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            self._failed(
-                f"{self._root} cannot be written: {error.strerror}; {PAUSE_SECONDS:.0f} s without", pause=True
-            )
+            self._unwritten = len(data)
+            self.health.failed("written", error)
             return False
+        self.health.works("written")
         self._held += len(data) - (before or 0)
         self._count += before is None
         if self._held > self.limit or time.monotonic() - self._scanned_at > _SCAN_SECONDS:
-            self._evict()
+            try:
+                self._evict()
+            except OSError as error:
+                self.health.failed("cleaned up", error)
+            else:
+                self.health.works("cleaned up")
         return True
+
+    def try_again(self) -> None:
+        """Find out, where that is due, if the folder can be used: as many bytes as failed are written and read."""
+        if self.limit == 0 or not self.health.is_due():
+            return
+        try:
+            try_folder(self._root, self._unwritten)
+        except OSError as error:
+            self.health.failed("written", error)
+        else:
+            self.health.works("written", "read")
 
     @property
     def nbytes(self) -> int:
@@ -150,7 +187,17 @@ class DiskCache:
     @property
     def paused(self) -> bool:
         """Whether writing is given up for a while."""
-        return time.monotonic() < self._resume_at
+        return self.health.paused
+
+    @property
+    def failures(self) -> int:
+        """Times that the folder could not be used."""
+        return self.health.failures
+
+    @property
+    def damaged(self) -> int:
+        """Files that were there and could not be used."""
+        return self.health.damaged
 
     def _look(self) -> list[_File]:
         """Count what is there, least recently used first."""
@@ -167,11 +214,7 @@ class DiskCache:
             if self._held <= _TRIMMED_TO * self.limit:
                 break
             with contextlib.suppress(FileNotFoundError):  # another process was faster
-                try:
-                    file.path.unlink()
-                except PermissionError as error:
-                    self._failed(f"{file.path} cannot be removed: {error.strerror}", pause=True)
-                    return
+                file.path.unlink()
                 self.evictions += 1
             self._held -= file.size
             self._count -= 1
@@ -186,11 +229,19 @@ class DiskCache:
                 elif path.suffix == ".tmp" and now - status.st_mtime > _LOST_AFTER_SECONDS:
                     path.unlink()
 
-    def _failed(self, cause: str, *, pause: bool) -> None:
-        self.failures += 1
-        if pause:
-            self._resume_at = time.monotonic() + PAUSE_SECONDS
-        logger.warning("disk cache: %s", cause)
+
+def try_folder(folder: Path, size: int) -> None:
+    """Write so many bytes to a folder, which is made where it is missing, read them, and remove them.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    with contextlib.suppress(FileExistsError):  # a file in its place is told below, in the words that `put` has
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(size))
+        file.seek(0)
+        file.read()
 
 
 def file_name(key: str, fingerprint: str) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeVar
 
@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice, room_for_states
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
-from m2n2_backend.images import DECODING, decode_image
+from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.cache import ByteCache
+from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.segmentation import Segmentation
-from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.segmenter import Paused, Segmenter, never
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.upsample import JointBilateral
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cache_health import CacheHealth
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.pool import SourceImage, Tier
 from m2n2_backend.worker.store import SharedStore, open_store
@@ -67,6 +68,7 @@ class Photo:
         rgb: uint8 [H, W, 3] between loading and encoding.
         encoded: What the model said.
         table: Its JBU operator.
+        state: What the first clicks of a long request made, while the rest waits.
         timings: Milliseconds of the parts that ran and that no answer has told yet.
         busy: Whether a step runs; for whoever runs steps on several threads.
     """
@@ -75,6 +77,7 @@ class Photo:
     rgb: NDArray[np.uint8] | None = None
     encoded: EncodedImage | None = None
     table: JointBilateral | None = None
+    state: ImageState | None = None
     timings: Timings = field(default_factory=dict)
     busy: bool = False
 
@@ -128,19 +131,22 @@ class Engine:
         self._tables = ByteCache[JointBilateral](in_memory // 2 - self._maps_limit)
         self._next_state = 0  # bytes that the next state is expected to take
         self._kernels: AbstractContextManager[object] = nullcontext()
-        fingerprint = f"{backbone.fingerprint}, working size {settings.working_size}, decoding {DECODING}"
-        self.disk = open_store(settings, fingerprint)
+        self.disk = open_store(settings, backbone.fingerprint)
 
-    def warm_up(self, share: float = 1.0) -> None:
+    def warm_up(self, share: float = 1.0, *, clicks: bool = True) -> None:
         """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
 
         Args:
             share: Of the device's free memory that is this process's.
+            clicks: Without them the model alone is run: matrices of images that nobody clicks on need no memory.
         """
         started = time.monotonic()
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # colors that a mixture is fitted to
-        state = self._segmenter.encode(noise)
+        encoded = self._segmenter.extract(noise)
         self.encode_seconds = self.slowest_encode = time.monotonic() - started
+        if not clicks:
+            return
+        state = self._segmenter.prepare(encoded)
         for box in (None, Box(4, 4, 40, 40)):
             self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False), Click(30, 20)], box)
         if numba.threading_layer() not in ("omp", "tbb"):
@@ -174,22 +180,6 @@ class Engine:
         assert segmentation is not None, "nothing evicts between two steps of one thread"
         return segmentation, photo.timings
 
-    def encode_to_disk(self, image: SourceImage) -> None:
-        """Run the model and write to disk only, for batches that nobody clicks on yet.
-
-        Raises:
-            InvalidImage: It cannot be decoded.
-            ImageTooLarge: It has too many pixels.
-            BackboneUnavailable: Too little memory, or the model gives no finite values.
-        """
-        photo = Photo(image)
-        if self.disk.claim(photo.key) is not None:
-            return
-        with self._claimed(photo):
-            photo.rgb = self._decode(photo)
-            encoded = self._encode(photo)
-        self.disk.put(photo.key, encoded)
-
     def open(self, image: SourceImage) -> Photo:
         """What memory has of an image."""
         photo = Photo(image)
@@ -198,9 +188,13 @@ class Engine:
             photo.table = self._tables.get(image.key)
         return photo
 
+    def is_prepared(self, key: str) -> bool:
+        """Whether a click on an image costs its own map only."""
+        return key in self._states
+
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if photo.key in self._states:
+        if photo.state is not None or self.is_prepared(photo.key):
             return Step.PREPARED
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE
@@ -241,14 +235,23 @@ class Engine:
         """Let others encode an image that was loaded for the model and is not wanted, or not written, any more."""
         self.disk.abandon(photo.key)
 
-    def answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
-        """Segment one object of an image that is ready; None where it no longer is, as its state was evicted.
+    def answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool] = never) -> Segmentation | None:
+        """Segment one object of an image that is ready.
+
+        Args:
+            photo: Of the image.
+            prompts: Of the object.
+            pause: Asked after each prompt whether the others may wait. They are answered by a later call, which goes
+                on where this one ended as long as ``photo.state`` is there.
+
+        Returns:
+            The mask. None where it is not finished, or the image is no longer ready as its state was evicted.
 
         Raises:
-            InvalidPrompt: A prompt lies outside the image or none is foreground.
+            InvalidPrompt: A prompt lies outside the image, none is foreground, or there are too many.
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
-        return self._with_room(lambda: self._answer(photo, prompts))
+        return self._with_room(lambda: self._answer(photo, prompts, pause))
 
     @property
     def can_do_both_at_once(self) -> bool:
@@ -269,11 +272,11 @@ class Engine:
                 memory.misses,
                 memory.evictions + tables.evictions,
             ),
-            "disk": _tier(self.disk),
+            "disk": _with_health(_tier(self.disk), self.disk.health),
         }
 
-    def _answer(self, photo: Photo, prompts: Prompts) -> Segmentation | None:
-        state = self._states.get(photo.key)
+    def _answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation | None:
+        state = photo.state or self._states.get(photo.key)
         if state is None:
             if photo.encoded is None or photo.table is None:
                 return None
@@ -282,8 +285,12 @@ class Engine:
                 state = self._segmenter.prepare(photo.encoded, photo.table)
             self._next_state = max(self._next_state, self._size_of_state(state))
             self._states.put(photo.key, state)
+        segmentation, photo.state = None, None
         with _timing(photo.timings, "segment"), self._kernels:
-            segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes)
+            try:
+                segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes, pause=pause)
+            except Paused:
+                photo.state = state
         self._states.put(photo.key, state)  # again: it has grown by the new maps
         while self._maps_bytes() > self._maps_limit and len(self._states) > 1:
             self._states.evict_oldest()
@@ -315,7 +322,7 @@ class Engine:
         return encoded
 
     def _size_of_state(self, state: ImageState) -> int:
-        return state.nbytes if self._on_cpu else state.device_bytes
+        return ENTRY_BYTES + state.nbytes if self._on_cpu else state.device_bytes
 
     def _maps_bytes(self) -> int:
         return 0 if self._on_cpu else sum(state.memo_bytes for state in self._states.values())
@@ -345,6 +352,12 @@ class Engine:
 
 def _tier(cache: ByteCache[ImageState] | DiskCache | SharedStore) -> Tier:
     return Tier(cache.nbytes, cache.limit, len(cache), cache.hits, cache.misses, cache.evictions)
+
+
+def _with_health(tier: Tier, health: CacheHealth) -> Tier:
+    return replace(
+        tier, failures=health.failures, damaged=health.damaged, paused=health.paused, trouble=health.trouble
+    )
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import time
 import uuid
 from collections.abc import Callable
 
+from cachetools import LRUCache
+
 from m2n2_backend.worker.files import SharedFiles
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,9 @@ RENEWALS = 5
 
 LONGEST_SECONDS = 300.0
 """Time after which a lease is renewed no more: whoever holds it hangs."""
+
+
+_REMEMBERED = 1024
 
 
 class Leases:
@@ -40,7 +45,8 @@ class Leases:
         self._changed = threading.Condition()
         self._held: dict[str, int] = {}  # the number of its renewals
         self._given_back: list[str] = []
-        self._seen: dict[str, tuple[bytes, float]] = {}  # leases of others: contents, and since when
+        # Leases of others: contents, and since when. Some are never asked for again, so only the latest are kept.
+        self._seen: LRUCache[str, tuple[bytes, float]] = LRUCache(_REMEMBERED)
         self._closed = False
         self._keeper: threading.Thread | None = None
 

@@ -19,10 +19,12 @@ class Work:
 
     Attributes:
         image: The photograph.
-        prompts: None where the image is only to be encoded for clicks that may come (a prefetch).
-        seconds: From now on until nobody waits for the answer; infinite for a prefetch.
+        prompts: None where the image is only to be encoded.
+        seconds: From now on until nobody waits for the answer; infinite where the image is only to be encoded.
         subject: What the clicks are about; see :class:`~m2n2_backend.worker.pool.Subject`.
         rle: Whether the mask is wanted as Label Studio's brush RLE too.
+        to_disk: Whether somebody waits until the image is encoded and written, and wants no more of it. Without it an
+            image that is only to be encoded is made ready for clicks that may come, and nobody waits (a prefetch).
     """
 
     image: SourceImage
@@ -30,6 +32,12 @@ class Work:
     seconds: float = math.inf
     subject: Subject | None = None
     rle: bool = False
+    to_disk: bool = False
+
+    @property
+    def is_prefetch(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.prompts is None and not self.to_disk
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,11 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """The model is still being loaded. Said every second, as far as what is loaded lets another thread run."""
+
+
+@dataclass(frozen=True)
 class Ready:
     """The model is loaded.
 
@@ -124,6 +137,12 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class InWork:
-    """Hashes of the images in work from now on: the suspects if this is the last that is heard of a process."""
+    """The images in work from now on: the suspects if this is the last that is heard of a process.
+
+    Attributes:
+        keys: Hashes of all of them.
+        clicked: Of those that were ready, and whose prompts are being answered: these may be the cause, too.
+    """
 
     keys: frozenset[str]
+    clicked: frozenset[str] = frozenset()

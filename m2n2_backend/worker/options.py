@@ -17,15 +17,15 @@ SECRETS = ("label_studio_url", "label_studio_api_key", "basic_auth_user", "basic
 
 
 def load(settings: Settings, device: str) -> Backbone:
-    """The backbone of the settings on a device, with the grid that was chosen for it before.
+    """The backbone of the settings on a device.
 
     Raises:
         BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
         SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
     """
-    from m2n2_backend.backbones.kept_grid import load_with_kept_grid  # here, as it loads PyTorch
+    from m2n2_backend.backbones.registry import backbone_loader  # here, as it loads PyTorch
 
-    return load_with_kept_grid(settings, device)
+    return backbone_loader(settings, device)()
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class WorkerOptions:
         workers: Of this machine, which share its cores.
         on_device: Of those, workers on this worker's device, which share its memory.
         load: Settings and device → backbone; a function that can be pickled.
+        clicks: Whether clicks will come; else images are encoded and nothing else.
     """
 
     settings: Settings
@@ -45,6 +46,7 @@ class WorkerOptions:
     workers: int = 1
     on_device: int = 1
     load: Callable[[Settings, str], Backbone] = load
+    clicks: bool = True
 
     @staticmethod
     def of(
@@ -54,10 +56,11 @@ class WorkerOptions:
         workers: int = 1,
         on_device: int = 1,
         load: Callable[[Settings, str], Backbone] = load,
+        clicks: bool = True,
     ) -> WorkerOptions:
         """Options without the secrets of the settings."""
         public = settings.model_copy(update=dict.fromkeys(SECRETS))
-        return WorkerOptions(public, device, workers, on_device, load)
+        return WorkerOptions(public, device, workers, on_device, load, clicks)
 
     @property
     def threads(self) -> int:

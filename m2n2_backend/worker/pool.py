@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend import __version__
+from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.prompts import Prompts
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class Status:
         model_version: Known before the model is loaded.
         backbone: Its name in words, with a plain remark where it is only the embedded default.
         device: The device in words.
-        detail: Cause and cure where ``state`` is ``failed``, or a worker died or is silent, else empty.
+        detail: Cause and cure where ``state`` is ``failed``; else why a worker cannot answer (it died, or has been
+            silent or loading for so many seconds) and how many clicks wait without one; or what keeps a cache from
+            being used; empty where nothing is amiss.
     """
 
     state: Literal["loading", "ready", "degraded", "failed"]
@@ -89,6 +95,27 @@ class Status:
     backbone: str
     device: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a cache cannot be used now.
+
+    Attributes:
+        what: Cache, failure and cause, such as "the cache in /data cannot be written (No space left on device)".
+        cost: What this means.
+        since: ``time.time()`` of the first failure.
+    """
+
+    what: str
+    cost: str
+    since: float
+
+    def __str__(self) -> str:
+        """The whole sentence, with the time of day, or the date of an earlier day."""
+        since, today = time.localtime(self.since), time.localtime()
+        form = "%H:%M" if since[:3] == today[:3] else "%Y-%m-%d %H:%M"
+        return f"{self.what} since {time.strftime(form, since)}: {self.cost}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +129,10 @@ class Tier:
         hits: Since the worker started.
         misses: Since the worker started.
         evictions: Since the worker started.
+        failures: Times since the worker started that it could not be written, read or reached.
+        damaged: Files since the worker started that were there and could not be used.
+        paused: Whether it is left alone for a while after a failure.
+        trouble: What keeps it from being used now.
     """
 
     bytes: int
@@ -110,6 +141,15 @@ class Tier:
     hits: int
     misses: int
     evictions: int
+    failures: int = 0
+    damaged: int = 0
+    paused: bool = False
+    trouble: Trouble | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether something keeps it from being used now."""
+        return self.trouble is not None
 
 
 @dataclass(frozen=True)
@@ -119,7 +159,8 @@ class WorkerStats:
     Attributes:
         device: In words.
         alive: Whether it can take work now.
-        waiting: Clicks it has been handed and not answered.
+        waiting: Clicks it has been handed and not answered, and those about its images that wait until a worker can
+            take them; without those whose callers have given up.
         restarts: Times it was started again after it died.
         superseded: Requests answered with a newer request's mask.
         timed_out: Requests whose deadline passed before their answer.
@@ -149,6 +190,25 @@ class WorkerStats:
     silence: float = 0.0
     name: str = ""
     node: str = ""
+
+
+def cache_troubles(workers: Iterable[WorkerStats]) -> str:
+    """What keeps caches of living workers from being used, each cause once however many workers share the cache.
+
+    Where workers on other machines do not have it, the machines that do are named.
+    """
+    living = [worker for worker in workers if worker.alive]
+    found: dict[tuple[str, str], tuple[float, set[str]]] = {}
+    for worker in living:
+        for tier in worker.tiers.values():
+            if (own := tier.trouble) is not None:
+                since, nodes = found.get((own.what, own.cost), (own.since, set[str]()))
+                found[own.what, own.cost] = min(since, own.since), nodes | {worker.node}
+    everywhere = {worker.node for worker in living}
+    return "; ".join(
+        str(Trouble(what if nodes == everywhere else f"on {', '.join(sorted(nodes))} {what}", cost, since))
+        for (what, cost), (since, nodes) in found.items()
+    )
 
 
 def model_version(fingerprint: str | None) -> str:
@@ -203,3 +263,16 @@ class Pool(Protocol):
     def close(self) -> None:
         """Let go of the model; later calls of ``segment`` raise ``NotReady``."""
         ...
+
+
+def wait_until_loaded(pool: Pool) -> Status:
+    """Wait for the model, however long it is loaded or downloaded; what the pool says of it then.
+
+    Raises:
+        BackboneUnavailable: It cannot be loaded.
+    """
+    while (status := pool.status()).state == "loading":
+        time.sleep(_POLL_SECONDS)
+    if status.state == "failed":
+        raise BackboneUnavailable(status.detail)
+    return status

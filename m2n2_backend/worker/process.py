@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-from m2n2_backend.backbones.quiet import quiet_downloads
-from m2n2_backend.backbones.registry import device_name
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.logs import log_to_stderr
-from m2n2_backend.worker.messages import InWork, LoadFailed, Ready, Reply
+from m2n2_backend.worker.messages import LoadFailed, Loading, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
-from m2n2_backend.worker.replica import BROKEN, Replica, load_replica
+
+if TYPE_CHECKING:
+    from m2n2_backend.worker.replica import Replica
 
 HEARTBEAT_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
@@ -26,32 +27,46 @@ _CLOSE_SECONDS = 3.0
 
 def run(connection: Connection, options: WorkerOptions) -> None:
     """Load the model, tell so, then answer ``(number, Work)`` with ``(number, Reply)`` in any order, and tell figures
-    and the images in work, until None comes or the other side is gone.
+    and the images in work, until None comes or the other side is gone. Something is told every second from the start.
     """  # noqa: D205
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the web process decides
     log_to_stderr(options.settings.log_level)
-    quiet_downloads()
     outbox = queue.SimpleQueue[object]()
     pipe = _Pipe(connection)
-    try:
-        # Straight to the pipe: what a step is about has to be said before the step can end the process.
-        replica = load_replica(options, began=lambda keys: pipe.send(InWork(keys)), on_broken=_leave)
-    except BackboneUnavailable as error:
-        pipe.send(LoadFailed(str(error)))
-        return
-    backbone = replica.engine.backbone
-    outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
     sender = threading.Thread(target=_send, args=(pipe, outbox), name="sender", daemon=True)
     sender.start()
-    ended = threading.Event()
-    threading.Thread(target=_beat, args=(replica, outbox, ended), name="heartbeat", daemon=True).start()
-    _take_work(connection, replica, outbox)
-    ended.set()
-    replica.close(_CLOSE_SECONDS)
+    loaded, ended = threading.Event(), threading.Event()
+    _start_heartbeat(Loading, outbox, loaded)
+    try:
+        replica = _load(options, pipe, outbox)
+    except BackboneUnavailable as error:
+        outbox.put(LoadFailed(str(error)))
+    else:
+        loaded.set()
+        _start_heartbeat(replica.figures, outbox, ended)
+        _take_work(connection, replica, outbox)
+        ended.set()
+        replica.close(_CLOSE_SECONDS)
     outbox.put(None)
     sender.join(_CLOSE_SECONDS)
     logging.shutdown()
     os._exit(0)  # a step that is still running must not be waited for, nor torn down halfway
+
+
+def _load(options: WorkerOptions, pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> Replica:
+    from m2n2_backend.backbones.quiet import quiet_downloads
+    from m2n2_backend.backbones.registry import device_name  # here, as both load PyTorch, which may take a while
+    from m2n2_backend.worker.replica import BROKEN, load_replica
+
+    def leave() -> None:
+        sys.stderr.flush()
+        os._exit(BROKEN)
+
+    quiet_downloads()
+    # Straight to the pipe: what a step is about has to be said before the step can end the process.
+    replica = load_replica(options, began=pipe.send, on_broken=leave)
+    backbone = replica.engine.backbone
+    outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
+    return replica
 
 
 def _take_work(connection: Connection, replica: Replica, outbox: queue.SimpleQueue[object]) -> None:
@@ -85,11 +100,9 @@ def _send(pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> None:
         pipe.send(message)
 
 
-def _beat(replica: Replica, outbox: queue.SimpleQueue[object], ended: threading.Event) -> None:
-    while not ended.wait(HEARTBEAT_SECONDS):
-        outbox.put(replica.figures())
+def _start_heartbeat(message: Callable[[], object], outbox: queue.SimpleQueue[object], over: threading.Event) -> None:
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            outbox.put(message())
 
-
-def _leave() -> None:
-    sys.stderr.flush()
-    os._exit(BROKEN)
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()

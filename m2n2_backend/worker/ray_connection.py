@@ -86,7 +86,8 @@ def start_cluster(cpus: int) -> None:
 
 def _run_ray(*words: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A node outlives this process, and so must not be in its group, which a terminal or systemd signals as a whole.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         last = " ".join((done.stderr or done.stdout).split())[-400:]
         raise ClusterUnavailable(f"`ray {words[0]}` fails here: {last}")

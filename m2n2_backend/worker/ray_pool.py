@@ -13,7 +13,7 @@ from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.messages import Done, Reply, Work
 from m2n2_backend.worker.poison import Poison
-from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, model_version
+from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, cache_troubles, model_version
 from m2n2_backend.worker.ray_cluster import Deployed, deployed, serving
 from m2n2_backend.worker.ray_connection import connect
 from m2n2_backend.worker.ray_replica import Report, board
@@ -49,6 +49,7 @@ class RayPool:
         self._settings = settings
         self._ray = connect(settings.ray_address)
         self._generation: Deployed | None = None
+        self._newest: Deployed | None = None
         self._handle: Any = None
         self._trouble = _NOTHING
         self._reports: list[tuple[Report, float]] = []
@@ -111,13 +112,15 @@ class RayPool:
         version = model_version(living[0].fingerprint if living else None)
         if generation is None or not living:
             state = "failed" if trouble else "loading"
-            return Status(state, version, self._settings.backbone, self._settings.device, trouble)  # type: ignore[arg-type]
+            detail = trouble or loading_of(self._newest, time.time())
+            return Status(state, version, self._settings.backbone, self._settings.device, detail)  # type: ignore[arg-type]
         wanted = sum(generation.replicas.values())
         devices = sorted({report.device for report in living})
         device = f"{len(living)} x {', '.join(devices)}"
         if len(living) < wanted:
             trouble = trouble or f"{len(living)} of {wanted} replicas answer"
-        return Status("degraded" if trouble else "ready", version, living[0].backbone, device, trouble)
+        detail = "; ".join(filter(None, (trouble, cache_troubles(self.stats()))))
+        return Status("degraded" if trouble else "ready", version, living[0].backbone, device, detail)
 
     def stats(self) -> list[WorkerStats]:
         """See :meth:`m2n2_backend.worker.pool.Pool.stats`."""
@@ -191,7 +194,7 @@ class RayPool:
             if now is not None and (self._handle is None or now.name != before):
                 logger.info("%s serves", now.name)
                 self._handle = self._ray.serve.get_app_handle(now.name)
-            self._generation = now
+            self._generation, self._newest = now, next(iter(generations), None)
             causes = [cause for each in generations if (cause := cause_of(each))]
             self._trouble = causes[0] if causes else _NOTHING if not generations else ""
             self._board = self._board or board()
@@ -208,6 +211,18 @@ def _answer(reply: Reply, fingerprint: str) -> Answer:
     if not isinstance(done, Done):
         raise done
     return Answer(done.unpacked(), done.score, model_version(fingerprint), done.timings_ms, done.rle)
+
+
+def loading_of(generation: Deployed | None, now: float) -> str:
+    """How long a generation has been loading, in words; empty where there is none.
+
+    Args:
+        generation: The newest.
+        now: Seconds since the epoch.
+    """
+    if generation is None:
+        return ""
+    return f"{sum(generation.replicas.values())} replicas, loading for {max(0.0, now - generation.deployed_at):.0f} s"
 
 
 def cause_of(generation: Deployed) -> str:

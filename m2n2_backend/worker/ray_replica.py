@@ -159,7 +159,9 @@ class RayReplica:
                     return
                 report = Report(**self._identity, figures=self._replica.figures())
                 ray.get(where.put.remote(report), timeout=_ANSWER_SECONDS)
-            except ray.exceptions.RayError as error:
+            except (
+                Exception
+            ) as error:  # whatever Ray raises while its head is away: without reports it counts as dead
                 where = None
                 logger.warning("figures cannot be reported: %s", type(error).__name__)
             self._closed.wait(REPORT_SECONDS)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
+from m2n2_backend.images import DECODING
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.disk import SUFFIX, DiskCache, file_name, pack, unpack
+from m2n2_backend.worker.cache_health import CacheHealth
+from m2n2_backend.worker.disk import FIRST_TRY_BYTES, SUFFIX, DiskCache, file_name, pack, unpack
 from m2n2_backend.worker.files import SharedFiles, within
 from m2n2_backend.worker.leases import Leases
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 60.0
-"""After a failure the store is left alone for so long, and images are encoded without it."""
+"""After a failure the store is left alone for so long, unless a try finds that it works again."""
+
+COSTS = {
+    "reached": "images are encoded without it",
+    "written": "each machine encodes its images itself",
+    "cleaned up": "it may grow beyond M2N2_DISK_CACHE",
+}
+"""What may fail, and what that means."""
 
 READ_SECONDS = 10.0
 """Most time that a click waits for one answer of the store."""
@@ -52,12 +64,15 @@ class SharedStore:
         """
         self.fingerprint = fingerprint
         self.limit = limit
-        self.hits = self.misses = self.evictions = self.damaged = self.failures = 0
+        self.hits = self.misses = self.evictions = 0
+        # An address may hold a password, and this name is shown to everybody.
+        self.health = CacheHealth(f"the store {re.sub('//[^/@]*@', '//…@', files.address)}", COSTS, PAUSE_SECONDS)
         self._files = files
         self._leases = leases or Leases(files)
         self._held = self._count = self._since_look = 0  # as of the janitor's latest look, and written since
         self._looked_at = -_JANITOR_SECONDS
-        self._resume_at = 0.0
+        self._unwritten = FIRST_TRY_BYTES  # bytes that could not be written the last time
+        self._try = f"leases/try-{uuid.uuid4().hex}"  # the janitor removes what is left of it
 
     def name(self, key: str) -> str:
         """The file of a photograph below the store's address."""
@@ -79,7 +94,17 @@ class SharedStore:
     @property
     def paused(self) -> bool:
         """Whether the store is left alone for a while."""
-        return time.monotonic() < self._resume_at
+        return self.health.paused
+
+    @property
+    def failures(self) -> int:
+        """Times that the store could not be used."""
+        return self.health.failures
+
+    @property
+    def damaged(self) -> int:
+        """Files that were there and could not be used."""
+        return self.health.damaged
 
     def get(self, key: str) -> EncodedImage | None:
         """Read a photograph's features; None where there are none that can be used."""
@@ -120,20 +145,34 @@ class SharedStore:
             if self.limit == 0 or self.paused:
                 return False
             data = pack(encoded, key, self.fingerprint)
-            within(WRITE_SECONDS, lambda: self._files.write(self.name(key), data))
+            self._write(self.name(key), data)
             self._held += len(data)
             self._since_look += len(data)
             self._count += 1
         except OSError as error:
-            self._failed("written", error)
+            self._unwritten = len(data)
+            self.health.failed("written", error)
             return False
         finally:
             self.abandon(key)
         try:
             self._clean_up()
         except OSError as error:
-            self._failed("cleaned up", error)
+            self.health.failed("cleaned up", error)
         return True
+
+    def try_again(self) -> None:
+        """Find out, where that is due, whether the store can be used: as many bytes as failed are put there."""
+        if self.limit == 0 or not self.health.is_due():
+            return
+        if self._asked(lambda: self._files.exists(self._try)) is None:
+            return
+        try:
+            self._write(self._try, bytes(self._unwritten))
+        except OSError as error:
+            self.health.failed("written", error, pause=False)  # it can still be read
+        with suppress(OSError):
+            within(READ_SECONDS, lambda: self._files.remove(self._try))
 
     def close(self) -> None:
         """Give all claims back."""
@@ -151,7 +190,7 @@ class SharedStore:
         except ValueError as error:
             # It is not removed: whoever encodes the image puts a good one in its place.
             logger.warning("%s in the store is passed over: %s", name, error)
-            self.damaged += 1
+            self.health.damaged += 1
             return None
         self._asked(lambda: self._files.touch(name))
         return encoded
@@ -177,34 +216,39 @@ class SharedStore:
                 self.evictions += 1
                 held, count = held - entry.size, count - 1
             self._held, self._count, self._since_look, self._looked_at = held, count, 0, time.monotonic()
+            self.health.works("cleaned up")
         finally:
             self._leases.release(_JANITOR)
 
     def _asked(self, call: Callable[[], T]) -> T | None:
         """What the store says; None, and a pause, where it does not answer."""
         try:
-            return within(READ_SECONDS, call)
+            answer = within(READ_SECONDS, call)
         except OSError as error:
-            self._failed("reached", error)
+            self.health.failed("reached", error)
             return None
+        self.health.works("reached")
+        return answer
 
-    def _failed(self, what: str, error: OSError) -> None:
-        self.failures += 1
-        self._resume_at = time.monotonic() + PAUSE_SECONDS
-        logger.warning(
-            "%s cannot be %s: %s; %.0f s without", self._files.address, what, error.strerror or error, PAUSE_SECONDS
-        )
+    def _write(self, name: str, data: bytes) -> None:
+        within(WRITE_SECONDS, lambda: self._files.write(name, data))
+        self.health.works("reached", "written")
 
 
 def open_store(settings: Settings, fingerprint: str) -> DiskCache | SharedStore:
     """The tier that outlives the process: the shared one that is named, or this machine's folder.
 
+    Args:
+        settings: Address or folder, limit, and the working size, which decides what is kept.
+        fingerprint: The backbone's own.
+
     Raises:
         SettingsError: The named address cannot be opened here.
     """
+    contents = f"{fingerprint}, working size {settings.working_size}, decoding {DECODING}"
     if settings.store is None:
-        return DiskCache(settings.cache_dir / "images", fingerprint, settings.disk_cache)
-    return SharedStore(SharedFiles(settings.store), fingerprint, settings.disk_cache)
+        return DiskCache(settings.cache_dir / "images", contents, settings.disk_cache)
+    return SharedStore(SharedFiles(settings.store), contents, settings.disk_cache)
 
 
 def _lease(key: str) -> str:

@@ -6,16 +6,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
 
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.worker.child import Child, Died, ProcessChild
-from m2n2_backend.worker.messages import Figures, InWork, LoadFailed, Ready, Reply, Work
+from m2n2_backend.worker.messages import Figures, InWork, LoadFailed, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.pool import WorkerStats
+from m2n2_backend.worker.request import Owner, Request
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +27,12 @@ SILENT_SECONDS = 5.0
 DEAD_SECONDS = 30.0
 """One that has not for so long is ended and started again."""
 
+LOADING_DEAD_SECONDS = 300.0
+"""As long for one that loads its model: what it imports from a slow disk may keep its other threads from speaking."""
+
+USEFUL_SECONDS = 60.0
+"""A model that was there for so long was worth its start, also where nobody clicked."""
+
 HOPELESS_STARTS = 3
 """After so many starts in a row that came to nothing, the model counts as failed."""
 
@@ -35,61 +40,6 @@ BACK_OFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the n-th start in a row that came to nothing."""
 
 _POLL_SECONDS = 0.5
-
-
-@dataclass(eq=False)
-class Request:
-    """Work that the pool has taken on.
-
-    Attributes:
-        work: What is to be done; its seconds are set when it is sent.
-        deadline: On the pool's clock.
-        future: Gets the reply.
-        number: Of the pool's requests.
-    """
-
-    work: Work
-    deadline: float
-    number: int
-    future: Future[Reply] = field(default_factory=Future)
-
-    @property
-    def key(self) -> str:
-        """Of the image."""
-        return self.work.image.key
-
-    @property
-    def is_prefetch(self) -> bool:
-        """Whether nobody waits for it."""
-        return self.work.prompts is None
-
-
-class Owner(Protocol):
-    """What a supervisor tells its pool."""
-
-    def check(self, worker: Supervisor, ready: Ready) -> None:
-        """Its model is loaded.
-
-        Raises:
-            BackboneUnavailable: It is not the other workers' model.
-        """
-        ...
-
-    def came_up(self, worker: Supervisor) -> None:
-        """It can be handed work from now on."""
-        ...
-
-    def answered(self, request: Request, reply: Reply) -> None:
-        """A request is done."""
-        ...
-
-    def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
-        """It does not say anything; others may do what it was asked for. Told again and again until it speaks."""
-        ...
-
-    def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:
-        """It died with these requests unanswered and these images in work."""
-        ...
 
 
 class Supervisor:
@@ -102,15 +52,17 @@ class Supervisor:
         *,
         start: Callable[[WorkerOptions], Child] = ProcessChild,
         clock: Callable[[], float] = time.monotonic,
+        awake: Callable[[], float] | None = None,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        """Start the thread that does it.
+        """Set up the thread that does it.
 
         Args:
             options: Of the process.
             owner: Told what happens.
             start: Starts a process.
-            clock: Of silence and hanging, in seconds.
+            clock: Tells the time of deadlines, in seconds.
+            awake: Measures silence, in seconds for which this process was running; ``clock`` if None.
             pause: Waits so many seconds before a start; True where there is to be none. A wait for ``close`` if None.
         """
         self.ready: Ready | None = None
@@ -122,17 +74,23 @@ class Supervisor:
         self._owner = owner
         self._start = start
         self._clock = clock
+        self._awake = awake or clock
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._pause = pause or self._closing.wait
         self._child: Child | None = None
+        self._reader: threading.Thread | None = None
         self._outbox = queue.SimpleQueue[Request | None]()
+        self._ends = queue.SimpleQueue[Exception | None]()  # why this life is over; None where it is to be
         self._outstanding: dict[int, Request] = {}
-        self._suspects = frozenset[str]()
-        self._heard_at = clock()
+        self._in_work = InWork(frozenset())
+        self._heard_at = self._awake()
+        self._silent = False
+        self._loading_since: float | None = None
+        self._up_since = 0.0
         self._latest, self._earlier = Figures(), Figures()  # of this life, and sums of those before
         self._restarts = self._fruitless = 0
-        self._was_useful = self._was_silent = False
+        self._was_useful = False
         self._thread = threading.Thread(target=self._run, name=f"worker-{options.device}", daemon=True)
 
     def begin(self) -> None:
@@ -147,19 +105,33 @@ class Supervisor:
     @property
     def is_fit(self) -> bool:
         """Whether it can take work now: it lives, and says so."""
-        return self.alive and self._silence() < SILENT_SECONDS
+        return self.alive and not self._is_silent()
 
     @property
     def is_hopeless(self) -> bool:
         """Whether it could not be started again and again."""
-        return self.failure is not None or self._fruitless >= HOPELESS_STARTS
+        return not self.alive and (self.failure is not None or self._fruitless >= HOPELESS_STARTS)
+
+    @property
+    def detail(self) -> str:
+        """Why it cannot take work, in words."""
+        if self.alive:
+            return f"the model worker on {self._options.device} does not answer: silent for {self._silence():.0f} s"
+        if self.failure:
+            return self.failure
+        since, loading = self._loading_since, ""
+        if since is not None:
+            loading = f"the model on {self._options.device} has been loading for {self._clock() - since:.0f} s"
+            if (silence := self._silence()) > SILENT_SECONDS:
+                loading += f" and silent for {silence:.0f} s"
+        return "; ".join(filter(None, [self.trouble, loading]))
 
     @property
     def stats(self) -> WorkerStats:
         """Figures as of the latest message."""
         latest, earlier, silence = self._latest, self._earlier, self._silence()
         with self._lock:
-            waiting = sum(not request.is_prefetch for request in self._outstanding.values())
+            waiting = sum(request.is_waited_for for request in self._outstanding.values())
         return WorkerStats(
             device=self.ready.device if self.ready else self._options.device,
             alive=self.is_fit,
@@ -196,9 +168,15 @@ class Supervisor:
         with self._lock:
             return any(request.key == key for request in self._outstanding.values())
 
+    def outstanding(self) -> list[Request]:
+        """What it has been handed and has not answered."""
+        with self._lock:
+            return list(self._outstanding.values())
+
     def close(self) -> None:
         """Let the process end; ``join`` waits for that."""
         self._closing.set()
+        self._ends.put(None)
         self._outbox.put(None)
 
     def join(self) -> None:
@@ -217,7 +195,7 @@ class Supervisor:
                 logger.error("the model cannot be used: %s", error)
                 seconds = RELOAD_SECONDS
             except Exception as error:
-                # One that answered anything was fit to work: the next one is started at once.
+                # One that was fit to work: the next one is started at once.
                 self._fruitless = 0 if self._was_useful else self._fruitless + 1
                 seconds = BACK_OFF[min(self._fruitless, len(BACK_OFF) - 1)]
                 if not self._closing.is_set():
@@ -229,60 +207,83 @@ class Supervisor:
                 self._bury()
 
     def _live(self) -> None:
-        """One life of a process.
+        """One life of a process. Another thread reads what it says, as that may stop in the middle of a message.
 
         Raises:
             Died: It ended, or was ended for hanging.
             BackboneUnavailable: Its model cannot be loaded, or is another than the other workers'.
             OSError: It cannot be started.
         """
-        started = self._clock()
-        child = self._child = self._start(self._options)
-        ready = self._await_model(child)
-        if ready is None:
-            return
-        self._owner.check(self, ready)
-        self.ready, self.failure, self.trouble = ready, None, ""
-        self._latest = ready.figures
         with self._lock:
-            self._outbox = queue.SimpleQueue()
-            self._heard_at, self._was_silent, self._suspects = self._clock(), False, frozenset()
-            self.alive = True
-        threading.Thread(target=self._send, args=(child, self._outbox), name="worker-sender", daemon=True).start()
-        logger.info("model ready after %.1f s: %s on %s", self._clock() - started, ready.backbone, ready.device)
-        self._owner.came_up(self)
+            self._heard_at, self._silent = self._awake(), False
+        self._loading_since = self._clock()
+        child = self._child = self._start(self._options)
+        ends = self._ends = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, args=(child, ends), name="worker-reader", daemon=True)
+        self._reader.start()
         while not self._closing.is_set():
-            message = child.receive(_POLL_SECONDS)
-            if message is not None:
-                self._hear(message)
-            self._watch(child)
+            try:
+                end = ends.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                self._watch(child)
+            else:
+                if end is not None:
+                    raise end
 
-    def _await_model(self, child: Child) -> Ready | None:
-        while not self._closing.is_set():
-            message = child.receive(_POLL_SECONDS)
-            if isinstance(message, LoadFailed):
-                raise BackboneUnavailable(message.detail)
-            if isinstance(message, Ready):
-                return message
-        return None
+    def _read(self, child: Child, ends: queue.SimpleQueue[Exception | None]) -> None:
+        """Body of the thread that hears one process, until it has nothing more to say."""
+        try:
+            while (message := child.receive(_POLL_SECONDS)) is not None or self._child is child:
+                if message is not None:
+                    self._hear(child, message)
+        except Exception as error:
+            ends.put(error)
+
+    def _come_up(self, child: Child, ready: Ready) -> None:
+        self._owner.check(self, ready)
+        with self._lock:
+            if self._child is not child:  # it was ended meanwhile
+                return
+            outbox = self._outbox = queue.SimpleQueue()
+            seconds = self._clock() - (self._loading_since or 0.0)
+            self.ready, self.failure, self.trouble, self._loading_since = ready, None, "", None
+            self._latest, self._in_work, self._up_since = ready.figures, InWork(frozenset()), self._clock()
+            self.alive = True
+        threading.Thread(target=self._send, args=(child, outbox), name="worker-sender", daemon=True).start()
+        logger.info("model ready after %.1f s: %s on %s", seconds, ready.backbone, ready.device)
+        self._owner.came_up(self)
 
     def _send(self, child: Child, outbox: queue.SimpleQueue[Request | None]) -> None:
         """Body of the thread that writes to one process: one that does not read must not hold up whoever asks."""
         try:
             while (request := outbox.get()) is not None:
-                if not request.future.done():
+                if request.future.done():
+                    with self._lock:
+                        self._outstanding.pop(request.number, None)
+                else:
                     seconds = request.deadline - self._clock()
                     child.send((request.number, replace(request.work, seconds=seconds)))
             child.send(None)
         except OSError:
             pass  # it died; the other thread notices too
 
-    def _hear(self, message: object) -> None:
-        self._heard_at, self._was_silent = self._clock(), False
-        if isinstance(message, Figures):
+    def _hear(self, child: Child, message: object) -> None:
+        """Take in a message.
+
+        Raises:
+            BackboneUnavailable: The model cannot be loaded, or is another than the other workers'.
+        """
+        with self._lock:
+            self._heard_at = self._awake()
+            was_silent, self._silent = self._silent, False
+        if isinstance(message, LoadFailed):
+            raise BackboneUnavailable(message.detail)
+        if isinstance(message, Ready):
+            self._come_up(child, message)
+        elif isinstance(message, Figures):
             self._latest = message
         elif isinstance(message, InWork):
-            self._suspects = message.keys
+            self._in_work = message
         elif isinstance(message, tuple):
             number, reply = message
             assert isinstance(reply, Reply), "work is answered with a reply"
@@ -291,6 +292,8 @@ class Supervisor:
                 request = self._outstanding.pop(number, None)
             if request is not None:
                 self._owner.answered(request, reply)
+        if was_silent and self.alive:
+            self._owner.came_up(self)
 
     def _watch(self, child: Child) -> None:
         """End a process that hangs, and have another do the work of one that is silent.
@@ -299,34 +302,48 @@ class Supervisor:
             Died: It was ended.
         """
         silence, age = self._silence(), self._latest.age
-        if age > self._latest.hang_seconds or silence > DEAD_SECONDS:
+        if silence > (DEAD_SECONDS if self.alive else LOADING_DEAD_SECONDS) or age > self._latest.hang_seconds:
             child.kill()
             raise Died(f"did not answer for {max(age, silence):.0f} s and was ended")
-        if silence > SILENT_SECONDS:
-            if not self._was_silent:
-                logger.warning("the model worker on %s has been silent for %.0f s", self._options.device, silence)
-            self._was_silent = True
-            with self._lock:
-                requests = list(self._outstanding.values())
-            self._owner.is_silent(self, requests)
+        if self.alive and self._is_silent():
+            self._owner.is_silent(self, self.outstanding())
+        elif self.alive and self._clock() - self._up_since > USEFUL_SECONDS:
+            self._was_useful, self._fruitless = True, 0
 
     def _silence(self) -> float:
-        return max(0.0, self._clock() - self._heard_at) if self.alive else 0.0
+        """Seconds since it was heard of."""
+        return max(0.0, self._awake() - self._heard_at)
+
+    def _is_silent(self) -> bool:
+        """Whether it has said nothing for too long.
+
+        Time enters this state, here alone; the next message leaves it, and hands on what has waited meanwhile.
+        """
+        with self._lock:
+            silence = self._silence()
+            fell_silent = not self._silent and silence > SILENT_SECONDS
+            self._silent = self._silent or fell_silent
+        if fell_silent:
+            logger.warning("the model worker on %s has been silent for %.0f s", self._options.device, silence)
+        return self._silent
 
     def _bury(self) -> None:
         """After a life: nobody may wait for it any more."""
         with self._lock:
             was_alive, self.alive = self.alive, False
-            requests, self._outstanding = list(self._outstanding.values()), {}
+            child, self._child, self._loading_since = self._child, None, None
         self._outbox.put(None)
-        child, self._child = self._child, None
         try:
             if child is not None:
                 if not (was_alive and self._closing.is_set()):
                     child.kill()
                 child.stop()
+            if child is not None and self._reader is not None:
+                self._reader.join(_POLL_SECONDS)  # what it has said before counts
         except Exception:
             logger.exception("a model worker could not be ended")
+        with self._lock:
+            requests, self._outstanding = list(self._outstanding.values()), {}
         latest, earlier = self._latest, self._earlier
         self._earlier = Figures(
             superseded=earlier.superseded + latest.superseded,
@@ -335,8 +352,7 @@ class Supervisor:
         )
         # The other figures stay to be seen until the next life.
         self._latest = replace(latest, superseded=0, refused=0, encoded=0, age=0.0)
-        suspects = self._suspects & {request.key for request in requests}
         try:
-            self._owner.went_down(self, requests, suspects)
+            self._owner.went_down(self, requests, self._in_work)
         except Exception:
             logger.exception("work could not be handed on")

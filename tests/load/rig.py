@@ -169,7 +169,7 @@ def running(**settings: object) -> Iterator[Running]:
             credentials = f"Basic {base64.b64encode(pair.encode()).decode()}"
         command = [sys.executable, "-m", "m2n2_backend", "serve", "--host", "127.0.0.1", "--port", str(port)]
         with log.open("wb") as sink:
-            process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
+            process = subprocess.Popen(command, cwd=place, env=environment, stdout=sink, stderr=sink)
         server = Running(process.pid, port, images, log, credentials)
         try:
             until = time.monotonic() + _PATIENCE

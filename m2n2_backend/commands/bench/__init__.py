@@ -68,7 +68,9 @@ def run_bench(
                 _show(console, "model: ms", figures["model"])
             if only != "model":
                 alone, folder = Segmenter(backbone, settings.method()), Path(temporary)
-                figures["service"] = measure_service(alone, settings, folder, size, load)
+                # By name: the server has a new cache folder, and less free memory to choose a grid by.
+                same = settings.model_copy(update={"grid": getattr(backbone, "grid", None)})
+                figures["service"] = measure_service(alone, same, folder, size, load)
                 _show(console, "service: ms", figures["service"])
     finally:
         torch.set_num_threads(before)

@@ -6,7 +6,6 @@ import os
 import platform
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 
 import httpx
@@ -21,6 +20,7 @@ from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.settings import Settings, unknown_names
 from m2n2_backend.tls import tls_context
+from m2n2_backend.worker.store import open_store
 
 
 def check_machine(settings: Settings) -> Iterator[Check]:
@@ -39,7 +39,7 @@ def check_machine(settings: Settings) -> Iterator[Check]:
     else:
         yield _device(device)
     yield _weights(settings, device)
-    yield _cache(settings)
+    yield from _caches(settings)
     yield from _authorities()
     yield _port(settings)
     yield from _access(settings)
@@ -101,17 +101,34 @@ def _automatic_weights(device: torch.device) -> Check:
     return Check("weights of auto", "ok", f"{model} is on disk")
 
 
-def _cache(settings: Settings) -> Check:
-    try:
-        settings.cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=settings.cache_dir):
-            pass
-    except OSError as error:
-        return Check("cache folder", "warn", f"{settings.cache_dir}: {error.strerror}", "set M2N2_CACHE_DIR")
-    if is_temporary(settings.cache_dir):
+def _caches(settings: Settings) -> Iterator[Check]:
+    """Whether the folder on this machine can be used, and the store that a cluster shares where one is named."""
+    folder = settings.cache_dir
+    if trouble := _trouble(settings.model_copy(update={"store": None})):
+        yield Check("cache folder", "warn", trouble, "make room there, or set M2N2_CACHE_DIR to another folder")
+    elif is_temporary(folder):
         cure = "set M2N2_CACHE_DIR and HF_HOME to folders that are kept"
-        return Check("cache folder", "warn", f"{settings.cache_dir} is temporary: there is no home to write to", cure)
-    return Check("cache folder", "ok", str(settings.cache_dir))
+        yield Check("cache folder", "warn", f"{folder} is temporary: there is no home to write to", cure)
+    else:
+        yield Check("cache folder", "ok", str(folder))
+    if settings.store:
+        if trouble := _trouble(settings):
+            yield Check(
+                "shared store", "warn", trouble, "check M2N2_STORE, its service and the rights to write there"
+            )
+        else:
+            yield Check("shared store", "ok", "can be written")
+
+
+def _trouble(settings: Settings) -> str:
+    """What /health would say of the settings' cache; empty where it can be used."""
+    try:
+        cache = open_store(settings.model_copy(update={"disk_cache": max(1, settings.disk_cache)}), "doctor")
+    except SettingsError as error:
+        return str(error)
+    cache.try_again()
+    trouble = cache.health.trouble
+    return f"{trouble.what}: {trouble.cost}" if trouble else ""
 
 
 def _authorities() -> Iterator[Check]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache, TTLCache
@@ -15,6 +12,7 @@ from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.places import Places, download_limits
 from m2n2_backend.worker.pool import SourceImage
 
 MAX_ADDRESSES = 20_000
@@ -25,6 +23,10 @@ RECENT_BYTES = 64 * 1024**2
 
 FAILURE_SECONDS = 5.0
 """For which a failure answers further clicks on its address."""
+
+
+_ENTRY_BYTES = 1024  # of a file that is kept, beside its bytes: its key and its places in tables
+_LONGEST_CAUSE = 1000
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class RememberingMedia:
     """A :class:`~m2n2_backend.labelstudio.images.reader.Media` that knows which file stands behind an address.
 
     For ``fresh_seconds`` an address is taken to hold the same file; after that its server is asked whether it
-    changed. Requests for one address at a time are one download with one outcome. Data URLs carry their file with
-    them and are not remembered. Threads share one.
+    changed, unless so many wait for images that the click would be refused instead. Requests for one address at a
+    time are one download with one outcome. Data URLs carry their file with them and are not remembered. Threads share
+    one.
     """
 
     def __init__(
@@ -59,7 +62,8 @@ class RememberingMedia:
         Args:
             reader: Reads what is not known.
             fresh_seconds: See above.
-            at_once: Most threads that wait for downloads; half of them for those of one host.
+            at_once: Most threads that wait for downloads. Some are kept for Label Studio's own images, and for other
+                hosts and projects; see :func:`~m2n2_backend.worker.places.download_limits`.
             clock: Of what is fresh, and of failures.
         """
         self._reader = reader
@@ -68,10 +72,10 @@ class RememberingMedia:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: LRUCache[bytes, _Known] = LRUCache(MAX_ADDRESSES)
-        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=len)
+        self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=_held)
         self._failed: TTLCache[bytes, M2N2Error] = TTLCache(1000, FAILURE_SECONDS, timer=clock)
         self._downloads: dict[bytes, _Download] = {}
-        self._waiting: Counter[str] = Counter()
+        self._places = Places("clicks wait for images")
         self.downloads = 0
         self.revalidations = 0
 
@@ -86,11 +90,10 @@ class RememberingMedia:
 
         Raises:
             M2N2Error: See :meth:`MediaReader.fetch`.
-            NotReady: Too many others wait for images, of this host or at all.
+            NotReady: Too many others wait for images, of this host or at all, or they take too much memory.
         """
         if ref.is_data:
-            with self._place("data:"):
-                return self._reader.fetch(ref, deadline=deadline)
+            return self._reader.fetch(ref, deadline=deadline)  # takes no time, so it needs no place
         key = ref.key
         while True:
             with self._lock:
@@ -98,11 +101,20 @@ class RememberingMedia:
                     return found
                 if (failure := self._failed.get(key)) is not None:
                     raise _again(failure)
-            with self._place(ref.host):
-                image = self._downloaded(ref, key, deadline, data_needed)
+            try:
+                with self._places.take(download_limits(self._at_once, self._reader.host(ref), ref.project)):
+                    image = self._downloaded(ref, key, deadline, data_needed)
+            except NotReady:
+                if not data_needed and (known := self._known_of(key)) is not None:
+                    return known  # better what was there minutes ago than to refuse a click on a prepared image
+                raise
             # Whoever asked first may have wanted less.
             if image.data is not None or not data_needed:
                 return image
+
+    def host(self, ref: ImageRef) -> str:
+        """See :meth:`m2n2_backend.labelstudio.images.reader.MediaReader.host`."""
+        return self._reader.host(ref)
 
     def close(self) -> None:
         """Forget everything."""
@@ -110,20 +122,6 @@ class RememberingMedia:
             self._known.clear()
             self._recent.clear()
         self._reader.close()
-
-    @contextmanager
-    def _place(self, host: str) -> Iterator[None]:
-        with self._lock:
-            if self._waiting.total() >= self._at_once or self._waiting[host] >= max(1, self._at_once // 2):
-                raise NotReady(f"busy: {self._waiting.total()} clicks wait for images; click again in a moment")
-            self._waiting[host] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting[host] -= 1
-                if not self._waiting[host]:
-                    del self._waiting[host]
 
     def _downloaded(self, ref: ImageRef, key: bytes, deadline: float, data_needed: bool) -> SourceImage:
         """The outcome of a download, of one that is under way or of this thread's own."""
@@ -140,8 +138,9 @@ class RememberingMedia:
             finally:
                 with self._lock:
                     del self._downloads[key]
-                    if isinstance(download.error, M2N2Error):
-                        self._failed[key] = download.error
+                    if isinstance(download.error, M2N2Error) and not isinstance(download.error, NotReady):
+                        # Anew: a raised one holds the places it went through, and with them the file.
+                        self._failed[key] = type(download.error)(str(download.error)[:_LONGEST_CAUSE])
                 download.done.set()
             return download.image
         if not download.done.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
@@ -165,10 +164,16 @@ class RememberingMedia:
                 image = known.image
             else:
                 self.downloads += 1
-                if image.data is not None and len(image.data) <= RECENT_BYTES:
+                if image.data is not None and _held(image.data) <= RECENT_BYTES:
                     self._recent[image.key] = image.data
             self._known[key] = _Known(replace(image, data=None), validators, self._clock())
         return image
+
+    def _known_of(self, key: bytes) -> SourceImage | None:
+        """What is known of an address, however long ago it was asked about."""
+        with self._lock:
+            known = self._known.get(key)
+            return None if known is None else known.image
 
     def _recalled(self, key: bytes, data_needed: bool) -> SourceImage | None:
         known = self._known.get(key)
@@ -178,6 +183,11 @@ class RememberingMedia:
             return known.image
         data = self._recent.get(known.image.key)
         return None if data is None else replace(known.image, data=data)
+
+
+def _held(data: bytes) -> int:
+    """Bytes that a file takes among the recent ones."""
+    return len(data) + _ENTRY_BYTES
 
 
 def _again(error: BaseException | None) -> BaseException:
