@@ -112,3 +112,17 @@ def test_health_is_answered_while_every_thread_waits_for_the_model(served: Web) 
         assert served.is_healthy()
         served.pool.gate.set()
         assert {one.result()[0] for one in waiting} == {200}
+
+
+def test_what_waits_for_nothing_has_few_threads_and_keeps_no_click_waiting() -> None:
+    with web() as served, contextlib.ExitStack() as stack:
+        served.go_on.clear()
+        clients = [
+            stack.enter_context(served.opened(b"GET /versions HTTP/1.1\r\nHost: x\r\n\r\n")) for _ in range(20)
+        ]
+        until(lambda: sum(bool(channel.requests) for channel in served.channels) == 20)
+        assert served.predict(CLICK)[0] == 200
+        assert served.is_healthy()
+        assert served.asked <= 4 + 2
+        served.go_on.set()
+        assert all(client.recv(100).startswith(b"HTTP/1.1 200") for client in clients)

@@ -24,10 +24,8 @@ logger = logging.getLogger(__name__)
 REFUSED = "m2n2_backend.refused"
 """Key of the WSGI environment: why a body was thrown away, see :class:`~m2n2_backend.server.incoming.Incoming`."""
 
-QUICK_ROUTES = ("/health",)
-"""Answered by threads that do nothing else: what asks for them ends a server that does not answer in time."""
-
-_QUICK_THREADS = 2
+_HEALTH_THREADS = 2
+_OTHER_THREADS = 4
 
 
 class _Task(WSGITask):  # type: ignore[misc]
@@ -114,7 +112,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             app: A WSGI application.
             sock: Bound.
             limits: See :class:`Limits`.
-            threads: That answer requests.
+            threads: That answer clicks.
             sockets: The map that waitress' loop goes over.
         """
         self.limits = limits
@@ -133,10 +131,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             outbuf_high_watermark=IN_MEMORY,
             log_socket_errors=False,
         )
-        self._quick = ThreadedTaskDispatcher()
-        self._quick.set_thread_count(_QUICK_THREADS)
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(threads)
+        # Only clicks wait for something. With more threads for all else, the loop would wait for them at each step.
+        dispatcher = _dispatcher(threads)
+        self._of_health, self._of_others = _dispatcher(_HEALTH_THREADS), _dispatcher(_OTHER_THREADS)
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
         super().__init__(
             app, sockets, True, sock, dispatcher=dispatcher, adj=adjustments, bind_socket=False, sockinfo=place
@@ -145,8 +142,14 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     def add_task(self, task: _Channel) -> None:
         """Called where a request of a connection is to be answered."""
         request = task.requests[0]
-        is_quick = request.error is None and f"/{request.path.lstrip('/')}" in QUICK_ROUTES
-        (self._quick if is_quick else self.task_dispatcher).add_task(task)
+        path = f"/{request.path.lstrip('/')}" if request.error is None and request.refused is None else ""
+        threads = {"/health": self._of_health, "/predict": self.task_dispatcher}
+        threads.get(path, self._of_others).add_task(task)
+
+    def stop_threads(self) -> None:
+        """End the threads that answer."""
+        for threads in (self.task_dispatcher, self._of_health, self._of_others):
+            threads.shutdown()
 
     @property
     def is_busy(self) -> bool:
@@ -206,3 +209,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 and now - request.began > self.limits.patience
             ):
                 channel.answer_now()
+
+
+def _dispatcher(threads: int) -> ThreadedTaskDispatcher:
+    dispatcher = ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(threads)
+    return dispatcher

@@ -34,8 +34,6 @@ _WATCHDOG_SECONDS = 60
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
-# What asks for them ends a server that does not answer in time.
-_QUICK_ROUTES = ("/health",)
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
 
