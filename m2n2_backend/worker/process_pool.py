@@ -113,10 +113,8 @@ class ProcessPool:
             try:
                 raise result
             finally:
-                del (
-                    result,
-                    request,
-                )  # or the error would hold itself, and with it the image, until the next collection
+                # Or the error would hold itself, and with it the image, until the next collection.
+                del result, request
         assert isinstance(result, Done), "clicks are answered with a mask"
         return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle)
 
