@@ -9,10 +9,10 @@ from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.prompts import Prompts
 
-LARGE_STROKES = 10_000_000
+LARGE_STROKES = 1_000_000
 """Pixels of a request's strokes from which on they are read one request at a time."""
 
-LARGE_AT_ONCE = 4
+LARGE_AT_ONCE = 32
 """Requests with such strokes that are kept: one is read, the others wait for it."""
 
 
