@@ -416,6 +416,32 @@ def test_an_image_that_is_evicted_while_its_click_waits_is_not_as_cold_as_one_th
     assert rig.engine.step(waiting) is Step.READY
 
 
+def test_an_image_that_was_evicted_does_not_wait_for_all_those_that_came_cold_and_were_encoded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make(queue=40)
+    done(rig.replica.submit(click(200)))
+    advance, order, go_on = rig.engine.advance, list[str](), threading.Event()
+
+    def slow(photo: Photo, step: Step) -> None:
+        if step is Step.TABLE:
+            order.append(photo.key)
+            assert go_on.wait(TIMEOUT)
+        advance(photo, step)
+
+    monkeypatch.setattr(rig.engine, "advance", slow)
+    cold = [rig.replica.submit(click(number)) for number in range(1, 9)]
+    until(lambda: len(rig.encoded) == 9)
+    rig.engine._states.clear()
+    rig.engine._tables.clear()
+    warm = rig.replica.submit(click(200))
+    go_on.set()
+    for future in (warm, *cold):
+        done(future)
+
+    assert order.index(source(200).key) == 1, "after the one in work"
+
+
 def of_project(project: str, name: int, **fields: Any) -> Work:
     return click(name, subject=Subject(project, str(name), "Cat", frozenset({str(name)})), **fields)
 

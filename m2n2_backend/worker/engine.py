@@ -188,6 +188,10 @@ class Engine:
         """Whether a click on an image costs its own map only."""
         return key in self._states
 
+    def is_in_memory(self, key: str) -> bool:
+        """Whether an image needs neither its file nor the model."""
+        return key in self._states or key in self._features
+
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
         if photo.state is not None or self.is_prepared(photo.key):

@@ -31,6 +31,7 @@ class Job:
         followers: Obsolete jobs that get the same reply.
         number: Grows with the arrival; a job that replaces another has that one's.
         is_long: Whether it was put off with prompts left to answer.
+        is_cold: Whether its image was not in memory when it came.
         turn: Grows with what was done before it came, or for its project since: the least goes first.
     """
 
@@ -41,6 +42,7 @@ class Job:
     followers: list[Job] = field(default_factory=list)
     number: int = 0
     is_long: bool = False
+    is_cold: bool = False
     turn: int = 0
 
     @property
@@ -133,6 +135,7 @@ class JobQueue:
         newer.followers.append(older)
         newer.number, newer.turn = min(newer.number, older.number), min(newer.turn, older.turn)
         newer.is_long |= older.is_long
+        newer.is_cold |= older.is_cold
         newer.work = replace(newer.work, rle=newer.work.rle or older.work.rle)
         self.superseded += 1
 

@@ -131,6 +131,7 @@ class Replica:
                 self._photos[job.key] = self.engine.open(work.image)
             elif photo.image.data is None:
                 photo.image = work.image  # of two requests about one image one may have brought its file
+            job.is_cold |= not self.engine.is_in_memory(job.key)
             self._changed.notify_all()
             return job.future
 
@@ -244,7 +245,7 @@ class Replica:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
             elif step in steps and not photo.busy and self._may_be_taken(job, step):
-                urgency = (job.is_prefetch, _COLDNESS[step], job.is_long, job.turn, job.number)
+                urgency = (job.is_prefetch, self._coldness(job, step), job.is_long, job.turn, job.number)
                 found.append((urgency, (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
 
@@ -268,8 +269,13 @@ class Replica:
             for each in self._queue
             if each.project == job.project
             and each.is_prefetch == job.is_prefetch
-            and _COLDNESS[self.engine.step(self._photos[each.key])] == _COLDNESS[step]
+            and self._coldness(each, self.engine.step(self._photos[each.key])) == self._coldness(job, step)
         ]
+
+    @staticmethod
+    def _coldness(job: Job, step: Step) -> int:
+        """How long others may let an image wait. One that was evicted a moment ago passes those that came cold."""
+        return _COLDNESS[step] + (job.is_cold and step is not Step.PREPARED)
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
