@@ -158,7 +158,7 @@ class Session:
         limit: int | None = None,
     ) -> Reply:
         room = FILES_AT_ONCE * self._settings.max_image_bytes
-        host = "" if self.is_label_studio(url) else url.host
+        host = "" if self.is_label_studio(url) else url.raw_host.decode()
         try:
             with self._bytes.take(download_limits(room, host), 0) as more:
                 return exchange(
@@ -198,10 +198,10 @@ def _unused_proxy(url: httpx.URL) -> str:
     """What to add to a failure where the environment names a proxy for an address; empty where it does not."""
     proxies = getproxies_environment()
     named = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
-    if named is None or proxy_bypass(url.host):
+    if named is None or proxy_bypass(url.raw_host.decode()):
         return ""
     return (
-        f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {url.host} itself"
+        f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {url.raw_host.decode()} itself"
     )
 
 
