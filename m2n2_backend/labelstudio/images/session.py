@@ -198,11 +198,10 @@ def _unused_proxy(url: httpx.URL) -> str:
     """What to add to a failure where the environment names a proxy for an address; empty where it does not."""
     proxies = getproxies_environment()
     named = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
-    if named is None or proxy_bypass(url.raw_host.decode()):
+    host = url.raw_host.decode()
+    if named is None or proxy_bypass(host):
         return ""
-    return (
-        f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {url.raw_host.decode()} itself"
-    )
+    return f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {host} itself"
 
 
 def _origin(url: httpx.URL) -> Origin:
