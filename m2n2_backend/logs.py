@@ -36,7 +36,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class FloodFilter(logging.Filter):
-    """Of each kind of line, lets only the first ones of a minute through; then one line counts the others.
+    """Lets the first lines of each kind through in a minute; then one line counts the others.
 
     Lines that strangers can cause name their kind, as ``extra={"kind": …}``; all lines of waitress are of one kind.
     Other lines are never held back.

@@ -185,9 +185,13 @@ def test_what_two_servers_could_read_in_two_ways_is_refused_and_closed(
 
 def test_slow_clients_are_closed_although_the_clock_on_the_wall_jumps_back(served: Web) -> None:
     served.listener.next_look = 0.0
-    with served.opened(POST) as slow, patch.object(time, "time", return_value=time.time() - 3600):
-        until(lambda: any(channel.request for channel in served.channels))
+    hour_ago = patch.object(time, "time", return_value=time.time() - 3600)
+    with hour_ago, served.opened(POST) as slow, served.opened() as silent:
+        until(lambda: len(served.channels) == 2 and any(channel.request for channel in served.channels))
         for channel in served.channels:
-            channel.request.began -= 16
+            channel.active -= 16
+            if channel.request:
+                channel.request.began -= 16
         served.listener.pull_trigger()
         assert is_closed(slow)
+        assert is_closed(silent)

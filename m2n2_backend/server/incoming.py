@@ -19,7 +19,7 @@ IN_MEMORY = 2**62
 
 _MOST_HEADERS = 100
 _LONGEST_CHUNK_LINE = 1024
-# Of a large body's bytes, at most an eighth may be lines between chunks: they are taken apart one by one.
+# The lines between chunks are taken apart one by one: of a large body, they may be an eighth.
 _FREE_CHUNK_LINES, _BODY_PER_CHUNK_LINES = 16 * 1024, 8
 
 _CONTROL_OR_FOLD = re.compile(rb"\A[^\r]*[\x00-\x0c\x0e-\x1f\x7f]|\r\n[ \t]")
@@ -41,7 +41,7 @@ class Limits:
         seconds: For a request to arrive, headers and body; also for a client to take its answer or ask again.
         patience: Seconds for a body that is not wanted, and for a large one when another waits for its place.
         connections: Where there are more, those that have waited longest are closed.
-        ahead: Most requests that one connection may send before it has the answer to the first.
+        ahead: Most requests that wait behind the one which a connection is getting the answer to; more close it.
     """
 
     body: int
