@@ -236,6 +236,41 @@ def test_states_of_long_requests_that_wait_are_given_up_where_memory_runs_out(
     assert not made.step(photo).is_click
 
 
+class NotANumber(FakeBackbone):
+    """Gives what is not finite as long as it is told to."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value: float | None = value
+
+    def features(self, rgb: np.ndarray) -> AttentionFeatures:
+        features = super().features(rgb)
+        if self.value is not None:
+            features.blocks[0].keys[0, 3, 1] = self.value
+        return features
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_before_any_tier_has_them(value: float, tmp_path: Path) -> None:
+    backbone = NotANumber(value)
+    made = engine(tmp_path, backbone)
+    with pytest.raises(BackboneUnavailable, match="not finite"):
+        parts(made, source())
+    assert len(made.disk) == made.tiers["memory"].entries == 0
+
+    backbone.value = None
+    assert parts(made, source()) == {"load", "encode", "prepare", "segment"}
+
+
+def test_a_file_of_an_earlier_release_with_features_that_are_not_finite_is_made_anew(tmp_path: Path) -> None:
+    spoiled = NotANumber(float("nan"))
+    made = engine(tmp_path, spoiled)
+    made.disk.put(source().key, made._segmenter.extract(scene(60, 90)))
+    assert len(made.disk) == 1
+
+    assert parts(engine(tmp_path), source()) == {"load", "encode", "prepare", "segment"}
+
+
 def test_room_is_made_before_another_state_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = engine(tmp_path, device_cache=0)
     held: list[int] = []

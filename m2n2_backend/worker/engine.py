@@ -346,7 +346,10 @@ class Engine:
         # The image in work stays, unless both are known not to fit.
         self._make_room(0, keep=0 if self._room.is_lowered else 1)
         with self._room.step():
-            return self._segmenter.extract(rgb).to("cpu")
+            encoded = self._segmenter.extract(rgb)
+            if not encoded.features.is_finite:  # before any tier has them
+                raise FloatingPointError("its features are not: the weights or the device are damaged")
+            return encoded.to("cpu")
 
     @property
     def _grid(self) -> int:
