@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
+from m2n2_backend.backbones import device_memory, random_models
 from m2n2_backend.backbones.device_memory import (
     LOWERED_SECONDS,
     RoomForStates,
@@ -10,11 +12,12 @@ from m2n2_backend.backbones.device_memory import (
     default_grid,
     grid_for_memory,
     memory_advice,
+    refuse_large_scores,
 )
-from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES
+from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES, StableDiffusion
 from m2n2_backend.errors import BackboneUnavailable
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda:0"), torch.device("mps")
 GIB = 1024**3
 
 
@@ -35,6 +38,35 @@ def test_running_out_of_memory_names_a_smaller_grid() -> None:
             torch.empty(2**60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="size"), memory_advice(64, CPU):
         torch.ones(2) @ torch.ones(3)
+
+
+def test_a_grid_whose_scores_metal_does_not_survive_is_neither_chosen_nor_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_memory, "free_bytes", lambda device: 24 * GIB)
+    for name, heads, grid in (("sd2", 5, 128), ("sd1", 8, 112)):
+        assert default_grid(MPS, GRID_CHOICES[name]) == 96
+        assert default_grid(CUDA, GRID_CHOICES[name]) == grid
+        with pytest.raises(BackboneUnavailable, match="--grid 96"):
+            refuse_large_scores(MPS, heads, grid)
+        refuse_large_scores(MPS, heads, 96)
+        refuse_large_scores(CUDA, heads, grid)
+
+
+def test_the_real_models_on_mps_refuse_the_papers_grid_before_metal_ends_the_process() -> None:
+    for name, grid in (("sd2", 128), ("sd1", 112)):
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**random_models._SHARED_UNET, **random_models._FULL_UNET[name])
+        with pytest.raises(BackboneUnavailable, match="--grid 96"):
+            StableDiffusion(
+                random_models.random_vae(tiny=True),
+                unet,
+                torch.zeros(1, 77, 16),
+                name=name,
+                revision="",
+                grid=grid,
+                device=MPS,
+            )
 
 
 class Process:

@@ -10,13 +10,16 @@ from typing import NamedTuple
 import torch
 
 from m2n2_backend.backbones.device_errors import is_out_of_host_memory, is_out_of_memory
-from m2n2_backend.errors import OutOfMemory
+from m2n2_backend.errors import BackboneUnavailable, OutOfMemory
 
 GRIDS = (128, 96, 64)
 """Grids tried, largest first; 128 is the paper's (Sec. 4.1)."""
 
 CPU_GRID = 64
 """On a CPU time decides, not memory: the matrix products grow with the fourth power of the grid."""
+
+_METAL_BYTES = 2**32  # "total bytes of NDArray > 2**32" is the assertion that fails beyond
+_METAL_GRID = 96  # sd2 (5 heads) passes that at 122, sd1 (8 heads) at 108, scores in 32-bit
 
 _MODEL_BYTES = 2 * 1024**3  # U-Net 1.73 GB and VAE encoder 0.07 GB in 16-bit, the device's context
 _PIXEL_BYTES = 1536  # VAE encoder: about six 16-bit maps of 128 channels at full resolution
@@ -59,8 +62,32 @@ def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS) -> int:
 
 
 def default_grid(device: torch.device, candidates: Sequence[int] = GRIDS) -> int:
-    """Grid where none is asked for: by free memory on an accelerator, by time on a CPU."""
-    return CPU_GRID if device.type == "cpu" else grid_for_memory(free_bytes(device), candidates)
+    """Grid where none is asked for: by free memory on an accelerator, on MPS 96 at most, by time on a CPU."""
+    if device.type == "cpu":
+        return CPU_GRID
+    fit = [grid for grid in candidates if device.type != "mps" or grid <= _METAL_GRID]
+    return grid_for_memory(free_bytes(device), fit)
+
+
+def refuse_large_scores(device: torch.device, heads: int, grid: int) -> None:
+    """Refuse a grid at which Metal ends the process, with no error that could be caught.
+
+    On MPS, PyTorch forms the scores of an attention as one tensor.
+
+    Args:
+        device: Where the model runs.
+        heads: The most that one of its self-attentions has.
+        grid: Cells per side.
+
+    Raises:
+        BackboneUnavailable: The scores do not fit into one tensor of Metal.
+    """
+    size = 4 * heads * grid**4
+    if device.type == "mps" and size > _METAL_BYTES:
+        raise BackboneUnavailable(
+            f"at grid {grid} the attention scores take {size / 1e9:.1f} GB, and a tensor of Metal takes 4.3 at most: "
+            f"choose --grid {_METAL_GRID}"
+        )
 
 
 class Memory(NamedTuple):

@@ -21,7 +21,7 @@ from m2n2_backend.backbones.attention_capture import (
     weights_label,
 )
 from m2n2_backend.backbones.device_errors import is_out_of_memory
-from m2n2_backend.backbones.device_memory import default_grid, memory_advice
+from m2n2_backend.backbones.device_memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
 from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.quiet import quiet_diffusers
@@ -86,11 +86,12 @@ class StableDiffusion:
 
         Raises:
             SettingsError: A block that does not exist, or no positive weight.
-            BackboneUnavailable: Not Stable Diffusion's structure, or the device lacks the memory.
+            BackboneUnavailable: Not Stable Diffusion's structure, or the device cannot take such a grid.
         """
         self._weights = normalized_weights(weights)
         attentions = top_attentions(unet)
         self._attentions = [attentions[block] for block in self._weights]
+        refuse_large_scores(device, max(attention.heads for attention in attentions.values()), grid)
         for part in _UNUSED_OF_VAE:
             if hasattr(vae, part):
                 delattr(vae, part)
