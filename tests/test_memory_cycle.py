@@ -15,9 +15,15 @@ import torch
 from modeled_card import CARD, Card, modeled_card
 from PIL import Image
 from small_data_set import one_thread
+from tiny_models import save_stable_diffusion
+from transformers import ViTConfig, ViTModel
 
+from m2n2_backend.backbones import registry
+from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.random_models import random_stable_diffusion
+from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
+from m2n2_backend.backbones.vit import VisionTransformer
 from m2n2_backend.errors import BackboneUnavailable, OutOfMemory
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
@@ -119,3 +125,46 @@ def test_a_card_that_is_too_small_to_warm_up_names_a_smaller_grid(card: Card, tm
     options = WorkerOptions.of(load_settings(cache_dir=tmp_path), "cuda:0", load=load)
     with pytest.raises(BackboneUnavailable, match="try --grid 8"):
         load_replica(options)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Stable Diffusion and of DINOv2, small ones, and a CUDA device."""
+    folders = {"stable-diffusion": save_stable_diffusion(tmp_path / "sd"), "vit": tmp_path / "vit"}
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32
+    )
+    ViTModel(config).save_pretrained(folders["vit"])
+    monkeypatch.setattr(registry, "available", lambda model, kind: folders[kind])
+    monkeypatch.setattr(registry, "resolve_device", torch.device)
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    ("total", "kind"),
+    [(64 * MIB, StableDiffusion), (7 * MIB, VisionTransformer), (5 * MIB, VisionTransformer), (MIB, ColorAffinity)],
+)
+def test_auto_takes_the_next_backbone_where_the_card_is_too_small(
+    card: Card, total: int, kind: type, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card.total = total
+
+    backbone = load_backbone("auto", grid=16, device="cuda:0", cache_dir=tmp_path)
+
+    assert type(backbone) is kind
+    assert ("out of memory on cuda:0 at grid 16" in caplog.text) == (kind is not StableDiffusion)
+
+
+@pytest.mark.usefixtures("weights")
+def test_auto_does_not_become_another_backbone_while_memory_is_short_once_its_first_choice_has_fitted(
+    card: Card, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "GRID_CHOICES", {"sd2": (16,)})
+    monkeypatch.setattr("m2n2_backend.backbones.stable_diffusion.GRID_CHOICES", {"sd2": (16,)})
+    first = load_backbone("auto", device="cuda:0", cache_dir=tmp_path)
+    assert isinstance(first, StableDiffusion)
+    del first
+    card.total = MIB
+
+    with pytest.raises(OutOfMemory, match="grid 16"):
+        load_backbone("auto", device="cuda:0", cache_dir=tmp_path)
