@@ -546,10 +546,14 @@ def test_out_of_memory_is_told_with_the_cure_and_the_next_image_is_fine(make: Ma
     assert done(rig.replica.submit(click(2))).mask is not None
 
 
-def test_a_broken_device_is_noticed(make: Make) -> None:
+@pytest.mark.parametrize(
+    "says", ["CUDA error: an illegal memory access", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "HIP error: lost"]
+)
+def test_a_broken_device_is_noticed(make: Make, says: str) -> None:
     rig = make()
+    rig.backbone.broken = says
 
-    assert "CUDA error" in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
+    assert says in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
     assert rig.replica.broken
     assert rig.broken.is_set()
 

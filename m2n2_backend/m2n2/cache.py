@@ -77,10 +77,10 @@ class ByteCache(Generic[V]):
             self._entries[key] = entry, size
             self._evict(0, keep)
 
-    def make_room(self, size: int) -> None:
-        """Evict until so many bytes more would fit, or nothing is left: before something large is built."""
+    def make_room(self, size: int, keep: int = 0) -> None:
+        """Evict until so many bytes more would fit, or ``keep`` entries are left: before something large is built."""
         with self._lock:
-            self._evict(size, 0)
+            self._evict(size, keep)
 
     def evict_oldest(self) -> None:
         """Let go of the least recently used entry."""

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 import torch
 
+from m2n2_backend.backbones.device_errors import is_broken_device
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, M2N2Error, NotReady
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.worker.awake import AwakeClock
@@ -346,7 +347,7 @@ class Replica:
         if isinstance(error, M2N2Error):
             return error
         logger.error("internal error in the model worker", exc_info=error)
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        if is_broken_device(error):
             self._break()
         return RuntimeError(f"{type(error).__name__} in the model worker: {error}")
 
