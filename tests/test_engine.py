@@ -322,6 +322,27 @@ def test_the_defaults_on_a_cpu_leave_room_for_the_model_within_a_gigabyte(tmp_pa
     assert sum(CPU_CACHES) <= 512 * 1024**2
 
 
+def test_what_is_asked_for_again_is_not_displaced_by_what_comes_once() -> None:
+    cache = ByteCache[np.ndarray](8_000, spared=0.5)
+    entry = np.zeros(488, np.uint8)  # with its key and what Python needs, 1 kB
+    cache.put("annotated", entry)
+    for number in range(100):
+        cache.put(f"{number:02}", entry)
+        if number % 5 == 0:
+            assert cache.get("annotated") is entry
+    for number in range(100, 200):
+        cache.put(f"{number:03}", entry)
+    assert "annotated" in cache
+    assert cache.nbytes <= 8_000
+    for number in range(8):  # others are asked for again: then it is the one that was for the longest time
+        cache.put(f"again {number}", entry)
+        cache.get(f"again {number}")
+    for number in range(8):
+        cache.put(f"once {number}", entry)
+    assert "annotated" not in cache
+    assert "again 7" in cache
+
+
 def test_the_least_recently_used_entry_goes_first_and_the_newest_stays_however_large() -> None:
     cache = ByteCache[np.ndarray](100_000)
     for name, size in (("a", 40_000), ("b", 40_000)):
