@@ -21,10 +21,11 @@ CPU_GRID = 64
 _METAL_BYTES = 2**32  # "total bytes of NDArray > 2**32" is the assertion that fails beyond
 _METAL_GRID = 96  # sd2 (5 heads) passes that at 122, sd1 (8 heads) at 108, scores in 32-bit
 
-_MODEL_BYTES = 2 * 1024**3  # U-Net 1.73 GB and VAE encoder 0.07 GB in 16-bit, the device's context
-_PIXEL_BYTES = 1536  # VAE encoder: about six 16-bit maps of 128 channels at full resolution
+_MODEL_BYTES = 1717 * 1024**2  # U-Net and VAE encoder in 16-bit
+_PIXEL_BYTES = 1280  # VAE encoder: five 16-bit maps of 128 channels at full resolution
 _KEPT = 2  # P and a power of it, of one image
-_BUILT = 3  # and one more while the power is made
+_BUILT = 3  # and one more while the power is made; in 16-bit, P beside the attention in 32-bit
+_UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they run, pieces that the allocator cuts
 
 _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
 """One part in so many of the device's memory is left alone.
@@ -38,27 +39,41 @@ LOWERED_SECONDS = 600.0
 """Where memory ran out although it had looked large enough, fewer images are held for so long."""
 
 
-def bytes_needed(grid: int) -> int:
-    """Estimate of the peak: the model, and either its activations beside an earlier image's matrices or new ones.
+def bytes_needed(grid: int, *, half: bool = True) -> int:
+    """Free memory that an image takes, the model included: ``peak_bytes``, and what nobody can count beforehand.
 
-    Matrices are n x n in 32-bit, n = grid²; CUDA has them in 16-bit and needs a good gigabyte less at grid 128.
-    About 5.9 GB at grid 128, 3.8 GB at 96, 2.7 GB at 64.
+    With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64.
+
+    Args:
+        grid: Cells per side.
+        half: Whether matrices are kept in 16-bit, as CUDA has them.
     """
-    matrix = 4 * grid**4
+    return peak_bytes(grid, half=half) + _UNCOUNTED
+
+
+def peak_bytes(grid: int, *, half: bool) -> int:
+    """All tensors at the peak: the model, and either its activations beside an earlier image's matrices or new ones.
+
+    Args:
+        grid: Cells per side; matrices are n x n, n = grid².
+        half: Whether matrices are kept in 16-bit.
+    """
+    matrix = (2 if half else 4) * grid**4
     return _MODEL_BYTES + max(_PIXEL_BYTES * (8 * grid) ** 2 + _KEPT * matrix, _BUILT * matrix)
 
 
-def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS) -> int:
+def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS, *, half: bool = True) -> int:
     """Largest grid whose ``bytes_needed`` fit.
 
     Args:
         free_bytes: Free before the model is loaded.
         candidates: Largest first.
+        half: As of ``bytes_needed``.
 
     Returns:
         One of the candidates; the last one even if it does not fit, as the estimate is on the safe side.
     """
-    return next((grid for grid in candidates if bytes_needed(grid) <= free_bytes), candidates[-1])
+    return next((grid for grid in candidates if bytes_needed(grid, half=half) <= free_bytes), candidates[-1])
 
 
 def default_grid(device: torch.device, candidates: Sequence[int] = GRIDS) -> int:
@@ -66,7 +81,7 @@ def default_grid(device: torch.device, candidates: Sequence[int] = GRIDS) -> int
     if device.type == "cpu":
         return CPU_GRID
     fit = [grid for grid in candidates if device.type != "mps" or grid <= _METAL_GRID]
-    return grid_for_memory(free_bytes(device), fit)
+    return grid_for_memory(free_bytes(device), fit, half=device.type == "cuda")
 
 
 def refuse_large_scores(device: torch.device, heads: int, grid: int) -> None:

@@ -69,13 +69,12 @@ def box_distance(
     barred[list(negative)] = True
     start = torch.from_numpy(inner).to(device)
     members = (start & ~barred) | fixed
-    if not members.any():
-        members = start
+    members = torch.where(members.any(), members, start)
     ratio = torch.zeros(len(inside), device=device)
     for _ in range(MAX_ROUNDS):
         ratio = _log_ratio(transition, members)
         following = ((ratio > MARGIN) & allowed & ~barred) | fixed
-        if not following.any() or bool((following == members).all()):
+        if bool(~following.any() | (following == members).all()):  # one question: an accelerator has to be waited for
             break
         members = following
     return torch.exp((MARGIN - ratio).clamp(-20.0, 20.0)).cpu().numpy()
