@@ -134,18 +134,18 @@ def test_a_click_that_waits_for_anothers_download_gives_up_at_its_own_deadline(s
         assert isinstance(first.exception(), ImageUnavailable)
 
 
-def test_a_host_that_hangs_takes_a_quarter_of_the_places_and_known_images_need_none(
+def test_a_host_that_hangs_takes_half_of_the_places_and_known_images_need_none(
     studio: FakeLabelStudio, elsewhere: FakeLabelStudio
 ) -> None:
     remembering = media(studio, at_once=8, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
     remembering.fetch(UPLOAD)
     with ThreadPoolExecutor(8) as threads:
-        hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(2)]
-        until(lambda: len(elsewhere.requests) == 2)
-        with pytest.raises(NotReady, match="2 clicks wait for images from this host"):
+        hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(4)]
+        until(lambda: len(elsewhere.requests) == 4)
+        with pytest.raises(NotReady, match="4 clicks wait for images from this host"):
             remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
         assert remembering.fetch(ImageRef("/open/a.png")).data == png()
-        hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(6)]
+        hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(4)]
         until(lambda: remembering._places.taken == 8)
         with pytest.raises(NotReady, match="8 clicks wait for images"):
             remembering.fetch(ImageRef("/data/upload/1/other.png"))
@@ -172,7 +172,7 @@ def test_slow_images_of_two_hosts_leave_places_for_label_studios_own(
         # By its full address, too.
         assert remembering.fetch(ImageRef(f"{studio.url}/open/a.png")).data == png()
         elsewhere.held.set()
-    assert sum(isinstance(one.exception(), NotReady) for one in slow) == 12
+    assert sum(isinstance(one.exception(), NotReady) for one in slow) == 10
 
 
 def test_one_project_takes_half_of_the_places_for_downloads(studio: FakeLabelStudio) -> None:
@@ -193,7 +193,7 @@ def test_a_known_image_is_clicked_although_its_time_is_over_and_all_places_of_it
     studio: FakeLabelStudio, elsewhere: FakeLabelStudio
 ) -> None:
     clock = Clock()
-    remembering = media(studio, at_once=4, clock=clock, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    remembering = media(studio, at_once=2, clock=clock, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
     ref = ImageRef(f"{elsewhere.url}/versioned/a.png")
     known = remembering.fetch(ref)
     clock.ahead = 1000.0

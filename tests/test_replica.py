@@ -24,7 +24,7 @@ from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.files import SharedFiles
 from m2n2_backend.worker.messages import Done, InWork, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
-from m2n2_backend.worker.queue import PREFETCHES
+from m2n2_backend.worker.queue import PREFETCHES, Job
 from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
 from m2n2_backend.worker.rle import brush_rle
 from m2n2_backend.worker.store import SharedStore
@@ -673,3 +673,11 @@ def test_images_for_the_disk_need_no_place_in_the_queue_of_clicks(make: Make) ->
 
     for future in futures:
         done(future)
+
+
+def test_an_image_that_a_long_request_evicted_does_not_wait_for_its_end() -> None:
+    long, other = (Job(click(name), 1e9, 0.0) for name in (1, 2))
+    long.is_long = True
+    assert Replica._coldness(other, Step.READY) < Replica._coldness(long, Step.PREPARED)
+    assert Replica._coldness(other, Step.TABLE) < Replica._coldness(long, Step.PREPARED)
+    assert Replica._coldness(other, Step.PREPARED) < Replica._coldness(other, Step.READY)

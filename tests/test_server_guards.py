@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
@@ -370,3 +371,23 @@ def test_reading_a_large_body_is_not_slowed_by_the_garbage_collector(client: Fla
         gc.callbacks.remove(count)
     assert gc.isenabled()
     assert len(runs) < 100  # of 1400
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_body_that_is_not_utf_8_is_refused(client: FlaskClient, encoding: str) -> None:
+    body = '{"tasks": [], "more": "\\ud800 \u755c\u3864"}'
+    assert client.post("/predict", data=body.encode(), content_type="application/json").status_code == 200
+    assert client.post("/predict", data=body.encode("utf-8-sig"), content_type="application/json").status_code == 200
+    answer = client.post("/predict", data=body.encode(encoding), content_type="application/json")
+    assert answer.status.startswith("400 the request is no JSON: ")
+
+
+def test_a_header_of_thousands_of_types_costs_little_more_than_a_short_one(client: FlaskClient) -> None:
+    def seconds(accept: str) -> float:
+        began = time.process_time()
+        for _ in range(5):
+            assert client.get("/", headers={"Accept": accept}).status_code == 200
+        return time.process_time() - began
+
+    seconds("*/*")
+    assert seconds(",".join(f"a/b{number}" for number in range(7000))) < 100 * seconds("*/*")

@@ -103,6 +103,16 @@ def test_a_png_that_is_cut_off_is_refused(kept: int) -> None:
         alpha_of_png(file.getvalue()[:kept], 20, 30)
 
 
+def test_a_png_with_a_second_header_of_another_size_is_refused_before_it_is_decoded() -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    headers = [chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 3, 0, 0, 0)) for size in ((64, 48), (2000, 2000))]
+    rest = [chunk(b"PLTE", bytes(6)), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")]
+    with pytest.raises(InvalidPrompt, match="was not drawn on an image of 64x48 pixels"):
+        alpha_of_png(b"\x89PNG\r\n\x1a\n" + b"".join(headers + rest), 64, 48)
+
+
 @st.composite
 def scribbles(draw: st.DrawFn) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     rng = np.random.default_rng(draw(seeds))

@@ -12,7 +12,7 @@ from m2n2_backend.prompts import Prompts
 LARGE_STROKES = 1_000_000
 """Pixels of a request's strokes from which on they are read one request at a time."""
 
-LARGE_AT_ONCE = 32
+LARGE_AT_ONCE = 64
 """Requests with such strokes that are kept: one is read, the others wait for it."""
 
 

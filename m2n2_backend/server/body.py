@@ -72,7 +72,7 @@ def _parsed(body: bytes) -> object:
         if len(body) > _LONG and not _SURROGATE.search(body):
             raise InvalidRequest(f"the request is no JSON: {error}") from error
     try:
-        return json.loads(body)
+        return json.loads(body.decode("utf-8-sig"))  # as bytes it might be UTF-16, in which nothing was counted
     except RecursionError as error:
         raise InvalidRequest("the request's JSON is nested too deeply") from error
     except ValueError as error:

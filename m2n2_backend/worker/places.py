@@ -13,10 +13,8 @@ MOST = 0.75
 """Part of the places for one kind of use, such as cold clicks; the rest is kept for the other kinds."""
 
 HALF = 0.5
-"""Part of the places for the cold clicks, or the downloads, of one project."""
-
-QUARTER = 0.25
-"""Part of the places for downloads from one host that is not Label Studio's."""
+"""Part of the places for the cold clicks, or the downloads, of one project, and for those from one host that is not
+Label Studio's: mostly there is one such host."""
 
 FILES_AT_ONCE = 8
 """Image files that may be on their way, or wait for the model: so many times M2N2_MAX_IMAGE_BYTES together."""
@@ -62,7 +60,7 @@ def download_limits(total: int, host: str, project: str | None = None) -> Limits
     limits = {("", ""): total}
     if host:
         limits[" from other hosts than Label Studio", ""] = part(total, MOST)
-        limits[" from this host", host] = part(total, QUARTER)
+        limits[" from this host", host] = part(total, HALF)
     else:
         limits[" from Label Studio", ""] = part(total, MOST)
     if project is not None:

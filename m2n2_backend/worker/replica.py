@@ -275,8 +275,12 @@ class Replica:
 
     @staticmethod
     def _coldness(job: Job, step: Step) -> int:
-        """How long others may let an image wait. One that was evicted a moment ago passes those that came cold."""
-        return _COLDNESS[step] + (job.is_cold and step is not Step.PREPARED)
+        """How long others may let an image wait. One that was evicted a moment ago passes those that came cold.
+
+        It passes what is left of long requests, too, which may have evicted it.
+        """
+        own = _COLDNESS[step] + (job.is_cold and step is not Step.PREPARED)
+        return max(own, _COLDNESS[Step.READY] + 1) if job.is_long else own
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""

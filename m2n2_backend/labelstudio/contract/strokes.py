@@ -97,6 +97,8 @@ def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
                 f"the stroke's PNG must be RGBA with 8 bits, not interlaced, on an image of {width}x{height} pixels"
             )
         with Image.open(io.BytesIO(lean), formats=["PNG"]) as image:
+            if image.size != (width, height):  # by a second header; nothing is decoded yet
+                raise InvalidPrompt(f"the stroke was not drawn on an image of {width}x{height} pixels")
             return np.array(image.convert("RGBA").getchannel("A"))
     except M2N2Error as error:
         raise InvalidPrompt(str(error)) from error
