@@ -32,7 +32,8 @@ test-gpu: $(VENV)/installed  ## the tests that need a CUDA device, and skip with
 # Warnings are no errors here: old releases warn of each other's future.
 test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest versions that pyproject.toml allows
 	$(LOWEST_VENV)/bin/python -m pytest -W default $(addprefix tests/test_,$(addsuffix .py, \
-		attention band box click_radius color device_memory empty_prompt flood_fill intact markov min_cut missing_weights \
+		attention band box click_radius color device_errors device_memory empty_prompt flood_fill intact markov min_cut \
+		missing_weights \
 		nearest object_cut postprocess prompts python_api refined registry relations segmenter stable_diffusion threshold \
 		transition upsample vit vit_families weights))
 

@@ -53,6 +53,10 @@ class BackboneUnavailable(M2N2Error):
     """The chosen backbone cannot be used: weights missing, device missing, too little memory."""
 
 
+class OutOfMemory(BackboneUnavailable):
+    """The device, or the machine, has too little memory for what the backbone needs."""
+
+
 class NotReady(M2N2Error):
     """The model is still loading, the queue is full, or the deadline passed; try again later."""
 

@@ -1,23 +1,21 @@
-"""One line per event in the log, whatever names and addresses strangers put into requests."""
+"""One line per event in the log, whatever names strangers put into requests, and however many requests they send."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import threading
-import time
-from collections.abc import Callable
 from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 MAX_LINE = 2000
 """Characters of a line."""
 
 MAX_TRACEBACK = 20_000
 
-MAX_LINES = 60
-"""Warnings and errors of one kind in a minute: a stranger who sends faulty requests must not fill the disk."""
-
-_WINDOW_SECONDS = 60.0
+MAX_A_MINUTE = 30
+"""Lines of one kind."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -37,33 +35,38 @@ class PlainFormatter(logging.Formatter):
         return "\n".join(f"  {printable(line, MAX_LINE)}" for line in cut.splitlines())
 
 
-class Sparse(logging.Filter):
-    """Lets ``MAX_LINES`` warnings or errors of one kind pass in a minute; the next one tells how many were left out.
+class FloodFilter(logging.Filter):
+    """Lets the first lines of each kind through in a minute; then one line counts the others.
 
-    Of one kind is what the same line of code logs, and of answers what has the same HTTP status (``kind`` among the
-    record's extra attributes).
+    Lines that strangers can cause name their kind, as ``extra={"kind": …}``; all lines of waitress are of one kind.
+    Other lines are never held back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MAX_A_MINUTE) -> None:
+        """Let ``most`` lines of a kind through."""
         super().__init__()
-        self._clock = clock
+        self._most = most
         self._lock = threading.Lock()
-        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}  # by kind: since when, and how many
+        self._seen: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Called by logging for each record."""
-        if record.levelno < logging.WARNING:
+        """Whether a record is written."""
+        kind = getattr(record, "kind", "waitress" if record.name.startswith("waitress") else None)
+        if kind is None:
             return True
-        kind = (record.pathname, record.lineno, getattr(record, "kind", None))
-        now = self._clock()
         with self._lock:
-            since, count = self._seen.get(kind, (now, 0))
-            if is_new := now - since >= _WINDOW_SECONDS:
-                since, left_out, count = now, count - MAX_LINES, 0
-            self._seen[kind] = since, count + 1
-        if is_new and left_out > 0:
-            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like it were not logged)", ()
-        return count < MAX_LINES
+            seen = self._seen[kind] = self._seen.get(kind, 0) + 1
+        if seen == 1:
+            timer = threading.Timer(60.0, self._count, (kind, record))
+            timer.daemon = True
+            timer.start()
+        return seen <= self._most
+
+    def _count(self, kind: str, first: logging.LogRecord) -> None:
+        with self._lock:
+            more = self._seen.pop(kind) - self._most
+        if more > 0:
+            logger.log(first.levelno, "and %s more in the last minute, such as: %s", f"{more:,}", first.getMessage())
 
 
 def printable(text: str, most: int) -> str:
@@ -79,7 +82,7 @@ def log_to_stderr(level: str) -> None:
     """Let all loggers of this process write such lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter(_FORMAT))
-    handler.addFilter(Sparse())
+    handler.addFilter(FloodFilter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One line for every image request would carry addresses; ours say what matters.
     for name in ("httpcore", "httpx"):

@@ -37,6 +37,7 @@ def draw_overlay(
     """
     tint = 0.6 * rgb + 0.4 * np.asarray(MASK_COLOR)
     picture = np.where(mask[..., None], tint, rgb * 0.95).astype(np.uint8)
+    height, width = mask.shape
     scale = max(rgb.shape[:2]) / 640.0
     line = max(1, round(1.5 * scale))
     if truth is not None:
@@ -51,7 +52,7 @@ def draw_overlay(
     for index, click in enumerate(clicks, start=1):
         color = POSITIVE if click.positive else NEGATIVE
         if not isinstance(click, Click):
-            picture[click.pixels()] = color
+            picture[click.mask((height, width), (height, width))] = color
             continue
         center = (click.x, click.y)
         rim = (0, 0, 0) if index == len(clicks) else (255, 255, 255)

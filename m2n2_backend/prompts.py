@@ -13,12 +13,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend import rasters
 from m2n2_backend.errors import InvalidPrompt
 
 MAX_PROMPTS = 64
-"""Of one object: clicks, scribbles, boxes and polygons together. Evaluations end with the 20th click."""
+"""Prompts of one object: clicks, scribbles, boxes and polygons together. Evaluations end with the 20th click."""
+
+MOST_CORNERS = 10_000
+"""Corners of all polygons of one object; the editor makes one a click."""
+
+MOST_TOGETHER = 256
+"""Boxes and polygons times clicks of one object, as a click asks each box anew: 8 and 31, or 5 and 50."""
 
 _FARTHEST = 50_000
+_FARTHEST_CORNER = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class Scribble:
         y0: Its top row.
         width: Its columns.
         height: Its rows.
-        packed: The pixels of the bounding box, row by row, eight to a byte, compressed by zlib.
+        packed: Bits of its rows, eight pixels to a byte, from the column ``x0 // 8 * 8`` on, compressed by zlib.
         positive: As of a click.
     """
 
@@ -92,12 +100,22 @@ class Scribble:
         mask = np.asarray(mask).astype(np.bool_)
         if mask.ndim != 2:
             raise InvalidPrompt(f"the mask of a scribble has the shape [H, W], not {list(mask.shape)}")
-        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        return Scribble.of_bits(np.packbits(mask, axis=1), positive)
+
+    @staticmethod
+    def of_bits(bits: NDArray[np.uint8], positive: bool = True) -> Scribble:
+        """The scribble of a mask's bits, ``np.packbits(mask, axis=1)``: uint8 [H, ceil(W / 8)].
+
+        Raises:
+            InvalidPrompt: No bit is set.
+        """
+        rows = np.flatnonzero(bits.any(axis=1))
         if not rows.size:
             raise InvalidPrompt("the scribble covers no pixel")
-        part = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        packed = zlib.compress(np.packbits(part).tobytes(), level=1)
-        return Scribble(int(cols[0]), int(rows[0]), part.shape[1], part.shape[0], packed, positive)
+        cols = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(bits, axis=0)))
+        top, left, height, width = int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1
+        part = bits[top : top + height, left // 8 : (left + width + 7) // 8]
+        return Scribble(left, top, width, height, zlib.compress(part.tobytes(), level=1), positive)
 
     @staticmethod
     def along(points: Sequence[tuple[int, int]], width: int = 5, positive: bool = True) -> Scribble:
@@ -119,10 +137,23 @@ class Scribble:
 
     def pixels(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows and columns of its pixels, at least one."""
-        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
-        part = np.unpackbits(bits, count=self.height * self.width).reshape(self.height, self.width)
-        rows, cols = np.nonzero(part)
-        return rows + self.y0, cols + self.x0
+        rows, cols = np.nonzero(np.unpackbits(self._bits(), axis=1))
+        return rows + self.y0, cols + self.x0 // 8 * 8
+
+    def mask(self, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The pixels of a raster in which one of its pixels has its center.
+
+        Args:
+            size: (H, W) of the image, in which the scribble must lie.
+            shape: (h, w) of the raster that is laid over it.
+
+        Returns:
+            bool [h, w].
+        """
+        return rasters.reduced(self._bits(), (self.y0, self.x0 // 8 * 8), size, shape)
+
+    def _bits(self) -> NDArray[np.uint8]:
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.height, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +192,13 @@ class Polygon:
         Returns:
             bool [h, w]; the pixel at the mean of the corners where it would be empty.
         """
-        corners = np.array(self.points) * (shape[1] / size[1], shape[0] / size[0])
-        centers = np.arange(shape[0]) + 0.5
-        crossed = np.zeros((shape[0], shape[1] + 1), np.bool_)
-        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            rows = np.flatnonzero((y0 <= centers) != (y1 <= centers))
-            if rows.size:
-                x = x0 + (centers[rows] - y0) * ((x1 - x0) / (y1 - y0))
-                crossed[rows, np.ceil(x - 0.5).clip(0, shape[1]).astype(np.intp)] ^= True
-        inside = np.logical_xor.accumulate(crossed[:, :-1], axis=1)
+        near = np.array(self.points).clip(-_FARTHEST_CORNER, _FARTHEST_CORNER)
+        corners = near * (shape[1] / size[1], shape[0] / size[0])
+        inside = rasters.inside_polygon(corners, shape)
         if not inside.any():
             col, row = corners.mean(axis=0).astype(np.intp).clip(0, (shape[1] - 1, shape[0] - 1))
             inside[row, col] = True
-        return np.asarray(inside)
+        return inside
 
 
 PointPrompt: TypeAlias = Click | Scribble
@@ -202,15 +227,32 @@ class Prompts:
             InvalidPrompt: There are too many prompts, one lies outside the image, a box or polygon is empty, or
                 nothing is foreground.
         """
-        count = len(self.clicks) + len(self.boxes)
+        self.require_few()
+        self.check_inside(width, height)
+        if not self.boxes and not any(click.positive for click in self.clicks):
+            raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
+
+    def require_few(self) -> None:
+        """Refuse so many prompts that the answer would keep everybody else waiting.
+
+        Raises:
+            InvalidPrompt: The message says how many may be drawn.
+        """
+        regions = len(self.boxes)
+        count = len(self.clicks) + regions
         if count > MAX_PROMPTS:
             raise InvalidPrompt(
                 f"{count} prompts for one object, and {MAX_PROMPTS} are the most: delete some, or accept the mask "
                 "and draw the rest as another object"
             )
-        self.check_inside(width, height)
-        if not self.boxes and not any(click.positive for click in self.clicks):
-            raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
+        corners = sum(len(box.points) for box in self.boxes if isinstance(box, Polygon))
+        if corners > MOST_CORNERS:
+            raise InvalidPrompt(f"polygons of {corners} corners for one object: draw at most {MOST_CORNERS} in all")
+        if regions * (1 + len(self.clicks)) > MOST_TOGETHER:
+            raise InvalidPrompt(
+                f"{regions} boxes or polygons and {len(self.clicks)} clicks for one object are too many together: "
+                f"with so many boxes click at most {MOST_TOGETHER // regions - 1} times, or finish the object first"
+            )
 
     def check_inside(self, width: int, height: int) -> None:
         """Check that everything lies in an image of ``width`` × ``height`` pixels.
@@ -270,7 +312,9 @@ def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
     except (TypeError, ValueError) as error:
         raise InvalidPrompt(f"the corners of a Polygon are pairs of numbers (x, y): {error}") from error
     if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
-        raise InvalidPrompt("a polygon needs three corners or more")
+        raise InvalidPrompt("a polygon needs three corners or more, and all of them finite numbers")
+    if max(np.abs(xs).max(), np.abs(ys).max()) > _FARTHEST_CORNER:
+        raise InvalidPrompt(f"a corner of the shape is too far outside of the {width}x{height} image")
     if np.ptp(xs) <= 0 or np.ptp(ys) <= 0:
         raise InvalidPrompt("the shape is empty")
     if xs.max() <= 0 or ys.max() <= 0 or xs.min() >= width or ys.min() >= height:

@@ -78,7 +78,7 @@ class FakeLabelStudio:
         self.models: dict[int, list[dict[str, Any]]] = {}
         self.tasks: list[dict[str, Any]] = []
         self.declines_predictions = False
-        # What is asked for below /held is answered, with a failure, once this is set.
+        # What is asked for below /held is answered, with a failure, once this is set; below /almost it is finished.
         self.held = threading.Event()
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
@@ -274,6 +274,7 @@ class FakeLabelStudio:
             ),
             "open": lambda: self._found(to, "a.png"),
             "file": lambda: self._found(to, rest[0]),
+            "almost": lambda: self._almost(to, self.files[rest[0]]),
             "versioned": lambda: self._versioned(to, self.files[rest[0]]),
             "hops": lambda: self._redirect(to, f"/hops/{int(rest[0]) - 1}" if int(rest[0]) else "/open/a.png"),
             "away": lambda: self._redirect(to, query["to"], int(rest[0]) if rest else 302),
@@ -298,6 +299,13 @@ class FakeLabelStudio:
         file = self.files.get(name)
         more = {"Content-Encoding": self.encodings[name]} if name in self.encodings else {}
         self._reply(to, 404 if file is None else 200, file or b"", self.kinds.get(name, "image/png"), **more)
+
+    def _almost(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
+        """All but the last byte, which comes once this server lets go."""
+        self._head(to, 200, {"Content-Length": str(len(file))})
+        to.wfile.write(memoryview(file)[:-1])  # type: ignore[arg-type]
+        self.held.wait(60)
+        to.wfile.write(file[-1:])
 
     def _versioned(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
         """As a bucket serves files: 304 to whoever names the version there is."""

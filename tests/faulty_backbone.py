@@ -43,12 +43,14 @@ class FaultyBackbone(ColorAffinity):
         calls: Colors of the grounds that were encoded.
         gate: Closed, it holds every picture back but the one of the warm-up.
         entered: Set while a picture is held back.
+        broken: What the device says once it is broken.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(grid=GRID)
         self.fingerprint = "faulty-1"
         self.folder = folder
+        self.broken = "CUDA error: an illegal memory access was encountered"
         self.calls: list[tuple[int, int, int]] = []
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
@@ -71,7 +73,7 @@ class FaultyBackbone(ColorAffinity):
         if ground == MEMORY:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         if ground == BROKEN:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError(self.broken)
         return super().features(rgb)
 
 

@@ -150,6 +150,9 @@ class CountingMedia:
         self.refs.append(ref)
         return MediaReader(settings()).fetch(ImageRef("data:image/png;base64," + base64.b64encode(png()).decode()))
 
+    def host(self, ref: ImageRef) -> str:
+        return MediaReader(settings()).host(ref)
+
     def close(self) -> None:
         pass
 

@@ -195,6 +195,9 @@ class Reader:
     def __init__(self, fails_with: bytes = b"") -> None:
         self.fails_with = fails_with
 
+    def host(self, ref: ImageRef) -> str:
+        return "a"
+
     def fetch_if_changed(
         self, ref: ImageRef, known: Validators, *, deadline: float
     ) -> tuple[SourceImage | None, Validators]:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.device_memory import RoomForStates
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import aggregate
 from m2n2_backend.m2n2.half_powers import HALF_SCALE
@@ -76,3 +77,15 @@ def test_a_state_takes_the_memory_it_is_accounted_for_and_gives_it_back() -> Non
     assert torch.cuda.memory_allocated() - before == pytest.approx(taken, rel=0.05)
     del state
     assert torch.cuda.memory_allocated() - before <= 0.05 * taken
+
+
+def test_the_room_for_images_follows_what_is_free_and_counts_what_they_hold() -> None:
+    room, size = RoomForStates(DEVICE), 256 * 1024**2
+    before = room.limit(0)
+
+    taken = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+
+    assert before - room.limit(0) == pytest.approx(size, rel=0.05)
+    assert room.limit(size) == pytest.approx(before, abs=0.05 * size)
+    del taken
+    assert room.limit(0) == pytest.approx(before, abs=0.05 * size), "what PyTorch keeps can be used again"

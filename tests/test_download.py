@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
+import threading
+import time
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
+import httpcore
+import httpx
 import pytest
 from fake_label_studio import FakeLabelStudio, png
 from fetch_trap import Prey
 from label_studio_fakes import settings
+from waiting import soon
 
 from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage
+from m2n2_backend.labelstudio.images.addresses import AddressPolicy
+from m2n2_backend.labelstudio.images.download import _Pace, exchange
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 
@@ -173,3 +183,144 @@ def test_a_proxy_is_not_blamed_for_an_answer(studio: FakeLabelStudio, monkeypatc
     with pytest.raises(ImageUnavailable, match="404") as caught:
         MediaReader(settings(label_studio_url=studio.url)).fetch(ImageRef("/file/none.png"))
     assert "proxy" not in str(caught.value)
+
+
+@contextmanager
+def answering(*parts: bytes) -> Iterator[MediaReader]:
+    """A reader whose Label Studio sends these bytes to everybody who asks, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def send(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                for part in parts:
+                    connection.sendall(part)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=send, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield MediaReader(settings(label_studio_url=f"http://127.0.0.1:{listening.getsockname()[1]}"))
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def in_chunks(body: bytes, size: int) -> bytes:
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 300])
+def test_an_image_in_tiny_chunks_is_refused_as_each_of_them_is_work(size: int) -> None:
+    body = png() + bytes(5000 * size)
+    with answering(in_chunks(body, size)) as media, pytest.raises(ImageUnavailable, match="tiny chunks"):
+        media.fetch(ImageRef("/a.png"))
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 100_000])
+def test_an_image_in_chunks_as_servers_send_them_is_read(size: int) -> None:
+    body = png() + bytes(3_000_000)
+    with answering(in_chunks(body, size)) as media:
+        assert media.fetch(ImageRef("/a.png")).data == body
+
+
+def test_a_small_image_may_come_byte_by_byte() -> None:
+    with answering(in_chunks(png(), 1)) as media:
+        assert media.fetch(ImageRef("/a.png")).data == png()
+
+
+@pytest.mark.parametrize(
+    ("start", "part"),
+    [
+        (CHUNKED, b"1;" + b"x" * 60_000 + b"\r\nx\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["extensions of chunks", "early hints", "continue"],
+)
+def test_a_server_that_sends_anything_but_the_image_is_left(start: bytes, part: bytes) -> None:
+    with (
+        answering(start, *[part * (2**20 // len(part))] * 20) as media,
+        pytest.raises(ImageUnavailable, match="more about the image than of it"),
+    ):
+        media.fetch(ImageRef("/a.png"))
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "cause"),
+    [
+        (b"\0\0\0\xff\xff" * 1_000_000, "deflate", "compresses .deflate. to more than the image has"),
+        (gzip.compress(png()), ",".join(["gzip"] * 5), "5 times over"),
+        (gzip.compress(png()), ",".join(["gzip"] * 5000), "5000 times over"),
+    ],
+)
+def test_a_compression_that_is_only_work_is_refused(
+    studio: FakeLabelStudio, body: bytes, encoding: str, cause: str
+) -> None:
+    with pytest.raises(InvalidImage, match=cause):
+        served(studio, body, encoding, limit=10_000_000)
+
+
+class Dripping(httpcore.NetworkStream):
+    """One byte at a time, as fast as it is asked for."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.reads += 1
+        return b"x"
+
+
+def test_single_bytes_are_collected_instead_of_being_read_one_by_one() -> None:
+    pace, stream = _Pace(lambda: 60.0, threading.Lock()), Dripping()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        pace.read(stream, 65536)
+
+    assert stream.reads < 1000 + 60, "else a hundred thousand"
+
+
+def test_downloads_take_the_processor_one_at_a_time(studio: FakeLabelStudio) -> None:
+    studio.files["a.png"] = png() + bytes(2**20)
+    turn, at_work, most = threading.Lock(), 0, 0
+
+    def arrived(size: int) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        time.sleep(0.001)
+        at_work -= 1
+
+    def download(_: int) -> int:
+        url = httpx.URL(f"{studio.url}/file/a.png")
+        policy = AddressPolicy([f"127.0.0.1:{studio.port}"])
+        return len(
+            exchange(
+                "GET", url, headers={}, policy=policy, tls=ssl.create_default_context(), limit=2**22,
+                deadline=soon(), turn=turn, arrived=arrived,
+            ).body
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(download, range(8))) == {len(studio.files["a.png"])}
+    assert most == 1
+    assert not turn.locked()
+
+
+def test_a_download_is_held_once(studio: FakeLabelStudio) -> None:
+    size = 64 * 1024**2
+    studio.files["large.png"] = png() + bytes(size - len(png()))
+    media = MediaReader(settings(label_studio_url=studio.url))
+    tracemalloc.start()
+    image = media.fetch(ImageRef("/file/large.png"))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert image.data is not None
+    assert len(image.data) == size
+    assert most <= 1.3 * size

@@ -21,7 +21,7 @@ from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import PredictRequest, read
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.saved_prompts import saved_objects
-from m2n2_backend.prompts import Polygon, Scribble
+from m2n2_backend.prompts import MOST_CORNERS, Polygon, Prompts, Scribble
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_prompts.json").read_text(encoding="utf-8"))
 """Drawn on an image of 640×480: strokes from (120, 180) by (170, 200) to (220, 220), a second one from (100, 260) to
@@ -55,6 +55,12 @@ def parsed(items: list[dict[str, Any]], config: str = CONFIG, **task: Any) -> In
         "label_config": config,
     }
     return parse_request(read(PredictRequest, body), parse_label_config(config))
+
+
+def prompts(items: list[dict[str, Any]]) -> Prompts:
+    request = parsed(items)
+    assert request is not None
+    return request.prompts
 
 
 def only(name: str, config: str = CONFIG) -> Scribble | Polygon:
@@ -151,21 +157,21 @@ RLE = RECORDED["brush"][0]["value"]["rle"]
     ("items", "error", "message"),
     [
         (changed("brush", rle=RLE[:40]), InvalidPrompt, "ends too early"),
-        (changed("brush", rle=[]), InvalidPrompt, "none on an image of 640x480"),
-        (changed("brush", rle=[255] * 4 + RLE[4:]), InvalidPrompt, "none on an image of 640x480"),
-        (changed("brush", rle=[0] * (shapes.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes"),
+        (changed("brush", rle=[]), InvalidPrompt, "not drawn on an image of 640x480"),
+        (changed("brush", rle=[255] * 4 + RLE[4:]), InvalidPrompt, "not drawn on an image of 640x480"),
+        (changed("brush", rle=[0] * (shapes.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes: draw fewer"),
         (changed("brush", rle=[0, 256]), InvalidRequest, r"result\[0\]\.value\.rle\[1\] must be a whole number"),
         (changed("brush", rle="00"), InvalidRequest, r"result\[0\]\.value\.rle must be a list, not a string"),
         (changed("bitmask", imageDataURL="data:image/gif;base64,AA"), InvalidPrompt, "must be a PNG"),
         (changed("bitmask", imageDataURL="data:image/png;base64,AAAA"), InvalidPrompt, "cannot be read"),
-        (changed("bitmask", imageDataURL=png((640, 481))), InvalidPrompt, "none on an image of 640x480"),
+        (changed("bitmask", imageDataURL=png((640, 481))), InvalidPrompt, "not drawn on an image of 640x480"),
         (changed("bitmask", imageDataURL=png((640, 480))), InvalidPrompt, "covers no pixel"),
         (changed("ellipse", radiusX=0), InvalidPrompt, r"result\[0\]\.value: the ellipse is empty"),
         (changed("ellipse", radiusX=None), InvalidRequest, r"value\.radiusX must be a number, not missing or null"),
         (changed("ellipse", x=-50), InvalidPrompt, "lies outside the 640x480 image"),
         (changed("polygon", points=[[1, 1], [5, 5]]), InvalidPrompt, "three corners"),
         (changed("polygon", points=[[1], [5, 5]]), InvalidRequest, r"points\[0\] must be a list of two numbers"),
-        (changed("polygon", points=[[1, 1]] * (shapes.MAX_CORNERS + 1)), InvalidRequest, "has 10001 entries"),
+        (changed("polygon", points=[[1, 1]] * (MOST_CORNERS + 1)), InvalidRequest, "has 10001 entries"),
         ([{**RECORDED["brush"][0], "id": str(n)} for n in range(51)], InvalidPrompt, "more than 50 strokes"),
     ],
 )
@@ -173,7 +179,7 @@ def test_strokes_and_shapes_that_cannot_be_read_are_refused_with_their_cause(
     items: list[dict[str, Any]], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        parsed(items)
+        prompts(items)
 
 
 def test_saved_strokes_go_with_the_points_of_their_label_and_each_shape_is_an_object() -> None:

@@ -14,7 +14,9 @@ from fake_backbone import FakeBackbone, scene
 from PIL import Image
 from small_data_set import one_thread
 
-from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
+from m2n2_backend.backbones.random_models import random_stable_diffusion
+from m2n2_backend.backbones.stable_diffusion import StableDiffusion
+from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, OutOfMemory
 from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
@@ -35,7 +37,7 @@ def without_data(image: SourceImage) -> SourceImage:
     return SourceImage(image.key, None)
 
 
-def engine(tmp_path: Path, backbone: FakeBackbone | None = None, **limits: Any) -> Engine:
+def engine(tmp_path: Path, backbone: FakeBackbone | StableDiffusion | None = None, **limits: Any) -> Engine:
     return Engine(backbone or FakeBackbone(), load_settings(cache_dir=tmp_path, device="cpu", **limits))
 
 
@@ -164,6 +166,111 @@ def test_beside_an_accelerator_only_the_memory_that_ran_out_is_freed(
     assert (source().key in made._features) == kept
 
 
+@pytest.fixture
+def stable_diffusion() -> StableDiffusion:
+    return random_stable_diffusion(grid=8, tiny=True)
+
+
+def run_out_of_memory(model: StableDiffusion, times: int) -> None:
+    """As PyTorch says it, in the U-Net, so many times from now on."""
+    left = [times]
+
+    def fail(*_: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 640.00 MiB. GPU 0 has a total")
+
+    model._unet.mid_block.register_forward_pre_hook(fail)
+
+
+def test_each_image_that_runs_out_of_memory_in_stable_diffusion_succeeds_as_others_make_room(
+    stable_diffusion: StableDiffusion, tmp_path: Path
+) -> None:
+    made = engine(tmp_path, stable_diffusion)
+    for width in (90, 91, 92):
+        parts(made, source(width))
+    held = made.tiers["device"].bytes
+
+    for width in (93, 94, 95):
+        run_out_of_memory(stable_diffusion, 1)
+        assert parts(made, source(width)) == {"load", "encode", "prepare", "segment"}
+        assert made.tiers["device"].limit < held, "or the next round would run into it again"
+        assert made.tiers["device"].entries == 1
+    run_out_of_memory(stable_diffusion, 2)
+    with pytest.raises(OutOfMemory, match="at grid 8; try --grid 8"):
+        parts(made, source(96))
+    parts(made, source(97))
+
+
+def test_a_click_that_runs_out_of_memory_succeeds_with_a_state_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(tmp_path)
+    parts(made, source())
+    segment, errors = made._segmenter.segment, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def fail_once(*given: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return segment(*given, **options)
+
+    monkeypatch.setattr(made._segmenter, "segment", fail_once)
+
+    assert "prepare" in parts(made, without_data(source()))
+
+
+def test_states_of_long_requests_that_wait_are_given_up_where_memory_runs_out(
+    stable_diffusion: StableDiffusion, tmp_path: Path
+) -> None:
+    made = engine(tmp_path, stable_diffusion)
+    parts(made, source())
+    photo = made.open(source())
+    clicks = Prompts((Click(22, 30), Click(60, 30), Click(70, 10, positive=False)))
+    with one_thread():
+        assert made.answer(photo, clicks, pause=lambda: True) is None
+        assert photo.state is not None
+        run_out_of_memory(stable_diffusion, 1)
+        made.segment(source(91), CLICK)
+
+    assert photo.state is None
+    assert not made.step(photo).is_click
+
+
+class NotANumber(FakeBackbone):
+    """Gives what is not finite as long as it is told to."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value: float | None = value
+
+    def features(self, rgb: np.ndarray) -> AttentionFeatures:
+        features = super().features(rgb)
+        if self.value is not None:
+            features.blocks[0].keys[0, 3, 1] = self.value
+        return features
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_before_any_tier_has_them(value: float, tmp_path: Path) -> None:
+    backbone = NotANumber(value)
+    made = engine(tmp_path, backbone)
+    with pytest.raises(BackboneUnavailable, match="not finite"):
+        parts(made, source())
+    assert len(made.disk) == made.tiers["memory"].entries == 0
+
+    backbone.value = None
+    assert parts(made, source()) == {"load", "encode", "prepare", "segment"}
+
+
+def test_a_file_of_an_earlier_release_with_features_that_are_not_finite_is_made_anew(tmp_path: Path) -> None:
+    spoiled = NotANumber(float("nan"))
+    made = engine(tmp_path, spoiled)
+    made.disk.put(source().key, made._segmenter.extract(scene(60, 90)))
+    assert len(made.disk) == 1
+
+    assert parts(engine(tmp_path), source()) == {"load", "encode", "prepare", "segment"}
+
+
 def test_room_is_made_before_another_state_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = engine(tmp_path, device_cache=0)
     held: list[int] = []
@@ -215,6 +322,27 @@ def test_the_defaults_on_a_cpu_leave_room_for_the_model_within_a_gigabyte(tmp_pa
     assert sum(CPU_CACHES) <= 512 * 1024**2
 
 
+def test_what_is_asked_for_again_is_not_displaced_by_what_comes_once() -> None:
+    cache = ByteCache[np.ndarray](8_000, spared=0.5)
+    entry = np.zeros(488, np.uint8)  # with its key and what Python needs, 1 kB
+    cache.put("annotated", entry)
+    for number in range(100):
+        cache.put(f"{number:02}", entry)
+        if number % 5 == 0:
+            assert cache.get("annotated") is entry
+    for number in range(100, 200):
+        cache.put(f"{number:03}", entry)
+    assert "annotated" in cache
+    assert cache.nbytes <= 8_000
+    for number in range(8):  # others are asked for again: then it is the one that was for the longest time
+        cache.put(f"again {number}", entry)
+        cache.get(f"again {number}")
+    for number in range(8):
+        cache.put(f"once {number}", entry)
+    assert "annotated" not in cache
+    assert "again 7" in cache
+
+
 def test_the_least_recently_used_entry_goes_first_and_the_newest_stays_however_large() -> None:
     cache = ByteCache[np.ndarray](100_000)
     for name, size in (("a", 40_000), ("b", 40_000)):
@@ -237,3 +365,16 @@ def test_where_nobody_will_click_the_warm_up_needs_no_memory_for_matrices(
     made.warm_up(clicks=False)
 
     assert made.slowest_encode > 0, "by which a hang is told"
+
+
+def test_a_warm_up_that_runs_out_of_memory_over_its_matrix_names_a_smaller_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(tmp_path)
+
+    def prepare(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(made._segmenter, "prepare", prepare)
+    with pytest.raises(OutOfMemory, match="try --grid 96"):
+        made.warm_up()

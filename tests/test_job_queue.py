@@ -81,6 +81,39 @@ def test_a_full_queue_refuses_clicks_but_a_replacing_one_has_its_place() -> None
     assert (len(waiting), waiting.refused) == (2, 1)
 
 
+def test_cold_clicks_take_three_quarters_of_the_places_and_warm_ones_the_rest() -> None:
+    waiting = JobQueue(4, clock=lambda: 0.0, is_warm=lambda key: key.startswith("warm"))
+    for name in "abc":
+        waiting.put(click(name, name))
+    with pytest.raises(NotReady, match="busy"):
+        waiting.put(click("d", "d"))
+    waiting.put(click("warm 1", "4"))
+    with pytest.raises(NotReady, match="4 requests wait"):
+        waiting.put(click("warm 2", "5"))
+
+
+def test_a_project_that_somebody_invents_passes_nobody_who_waits() -> None:
+    waiting = queue()
+    one, other = waiting.put(click("a", "1")), waiting.put(click("b", "2", task="8"))
+    waiting.served([one, other])
+    invented = waiting.put(
+        Work(SourceImage("c", b""), Prompts((Click(1, 1),)), 60.0, Subject("?", "9", "Cat", frozenset()))
+    )
+
+    assert other.turn <= invented.turn
+    waiting.served([one, other])
+    assert invented.turn < other.turn, "but it waits for no more than one image of another project"
+
+
+def test_a_click_that_takes_anothers_place_takes_its_turn() -> None:
+    waiting = queue()
+    older = waiting.put(click("a", "1"))
+    waiting.served([waiting.put(click("b", "9", task="8"))])
+    newer = waiting.put(click("a", "1", "2"))
+
+    assert newer.turn == older.turn < waiting.put(click("c", "3", task="9")).turn
+
+
 def test_prefetches_have_places_of_their_own_and_few() -> None:
     waiting = queue(1)
     for number in range(PREFETCHES):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
-from m2n2_backend.logs import MAX_LINE, MAX_LINES, PlainFormatter, Sparse
+import pytest
+from label_studio_fakes import send
+from listening import web
+
+from m2n2_backend.logs import MAX_A_MINUTE, MAX_LINE, FloodFilter, PlainFormatter, log_to_stderr
 
 FORMATTER = PlainFormatter("%(levelname)s %(message)s")
 
@@ -37,25 +46,77 @@ def test_no_line_of_a_traceback_can_be_taken_for_a_record() -> None:
     assert "\x1b" not in "".join(others)
 
 
-def test_warnings_of_one_kind_are_limited_and_the_next_one_tells_how_many_were_left_out() -> None:
-    now = 100.0
-    sparse, lines = Sparse(clock=lambda: now), list[str]()
+class Log:
+    """What the root logger writes, five lines of a kind in a minute; the minute ends when the test says."""
 
-    def log(level: int, number: int, status: int) -> None:
-        record = logging.LogRecord("x", level, "f", 1, "%s: %d refused", (number, status), None)
-        record.kind = status
-        if sparse.filter(record):
-            lines.append(record.getMessage())
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._written = io.StringIO()
+        self._due: list[Callable[[], None]] = []
+        monkeypatch.setattr("threading.Timer", self._later)
+        self.handler = logging.StreamHandler(self._written)
+        self.handler.addFilter(FloodFilter(5))
 
+    def _later(self, seconds: float, function: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+        assert seconds == 60.0
+        return SimpleNamespace(start=lambda: self._due.append(partial(function, *arguments)))
+
+    def end_of_the_minute(self) -> None:
+        due, self._due = self._due, []
+        for each in due:
+            each()
+
+    @property
+    def lines(self) -> list[str]:
+        return self._written.getvalue().splitlines()
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    log = Log(monkeypatch)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # as log_to_stderr has it
+    logging.getLogger().addHandler(log.handler)
+    yield log
+    logging.getLogger("waitress.queue").setLevel(logging.NOTSET)
+    logging.getLogger().removeHandler(log.handler)
+
+
+def test_refusals_that_a_stranger_causes_at_will_are_a_few_lines_and_a_count(log: Log) -> None:
+    with web(guarded=True) as served:
+        for _ in range(300):
+            assert send(served.port, "GET", f"/{'x' * 1000}")[0] == 401
+    assert len(log.lines) == 5
+    log.end_of_the_minute()
+    assert log.lines[5].startswith("and 295 more in the last minute, such as: GET /xxx")
+    assert sum(len(line) for line in log.lines) < 10_000
+    log.end_of_the_minute()
+    assert len(log.lines) == 6
+
+
+def test_a_flood_of_one_kind_hides_no_other_line(log: Log) -> None:
+    logger = logging.getLogger("m2n2_backend.test")
     for number in range(1000):
-        log(logging.WARNING, number, 401)
-        log(logging.INFO, number, 401)
-    log(logging.WARNING, 0, 503)
-    assert len(lines) == MAX_LINES + 1000 + 1
-    now += 61.0
-    log(logging.WARNING, 1000, 401)
-    log(logging.WARNING, 1001, 401)
-    assert lines[-2:] == [
-        f"1000: 401 refused (and {1000 - MAX_LINES} more like it were not logged)",
-        "1001: 401 refused",
+        logger.warning("refused %d", number, extra={"kind": "status 401"})
+        logging.getLogger("waitress").warning("Client %d is gone", number)
+    logger.warning("refused for another reason", extra={"kind": "status 422"})
+    for number in range(100):
+        logger.warning("clicks %d", number)
+    assert "refused for another reason" in log.lines
+    assert len([line for line in log.lines if line.startswith("clicks")]) == 100
+    assert len([line for line in log.lines if line.startswith(("refused", "Client"))]) == 11
+    log.end_of_the_minute()
+    assert log.lines[-2:] == [
+        "and 995 more in the last minute, such as: refused 0",
+        "and 995 more in the last minute, such as: Client 0 is gone",
     ]
+    logger.warning("refused again", extra={"kind": "status 401"})
+    assert log.lines[-1] == "refused again"
+
+
+def test_the_servers_own_log_is_limited(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    before = logging.getLogger().level
+    log_to_stderr("WARNING")
+    for number in range(1000):
+        logging.getLogger("m2n2_backend.test").warning("refused %d", number, extra={"kind": "status 401"})
+    logging.getLogger().setLevel(before)
+    assert len(capfd.readouterr().err.splitlines()) == MAX_A_MINUTE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +15,7 @@ from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
 from label_studio_fakes import settings
 from waiting import until
 
-from m2n2_backend.errors import ImageUnavailable, NotReady
+from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage, NotReady
 from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
@@ -111,7 +113,7 @@ def test_clicks_on_one_hanging_address_share_one_download_and_its_outcome(studio
     remembering = media(studio)
     with ThreadPoolExecutor(5) as threads:
         clicks = [threads.submit(remembering.fetch, ImageRef("/held/a.png")) for _ in range(5)]
-        until(lambda: remembering._waiting.total() == 5 and studio.requests)
+        until(lambda: remembering._places.taken == 5 and studio.requests)
         studio.held.set()
         errors = [click.exception() for click in clicks]
 
@@ -135,23 +137,129 @@ def test_a_click_that_waits_for_anothers_download_gives_up_at_its_own_deadline(s
 def test_a_host_that_hangs_takes_half_of_the_places_and_known_images_need_none(
     studio: FakeLabelStudio, elsewhere: FakeLabelStudio
 ) -> None:
-    remembering = media(studio, at_once=4, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    remembering = media(studio, at_once=8, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
     remembering.fetch(UPLOAD)
-    with ThreadPoolExecutor(4) as threads:
-        hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(2)]
-        until(lambda: len(elsewhere.requests) == 2)
-        with pytest.raises(NotReady, match="2 clicks wait for images"):
+    with ThreadPoolExecutor(8) as threads:
+        hanging = [threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/{n}.png")) for n in range(4)]
+        until(lambda: len(elsewhere.requests) == 4)
+        with pytest.raises(NotReady, match="4 clicks wait for images from this host"):
             remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png"))
         assert remembering.fetch(ImageRef("/open/a.png")).data == png()
-        hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(2)]
-        until(lambda: remembering._waiting.total() == 4)
-        with pytest.raises(NotReady, match="4 clicks wait for images"):
+        hanging += [threads.submit(remembering.fetch, ImageRef(f"/held/{n}.png")) for n in range(4)]
+        until(lambda: remembering._places.taken == 8)
+        with pytest.raises(NotReady, match="8 clicks wait for images"):
             remembering.fetch(ImageRef("/data/upload/1/other.png"))
         assert remembering.fetch(UPLOAD, data_needed=False).size == (WIDTH, HEIGHT)
         elsewhere.held.set()
         studio.held.set()
         assert all(isinstance(one.exception(), ImageUnavailable) for one in hanging)
     assert remembering.fetch(ImageRef(f"{elsewhere.url}/open/a.png")).data == png()
+
+
+def test_slow_images_of_two_hosts_leave_places_for_label_studios_own(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio
+) -> None:
+    names = [f"{name}:{elsewhere.port}" for name in ("127.0.0.1", "localhost")]
+    remembering = media(studio, at_once=8, allowed_hosts=",".join(names))
+    with ThreadPoolExecutor(16) as threads:
+        slow = [
+            threads.submit(remembering.fetch, ImageRef(f"http://{name}/held/{number}.png", project=f"{number}"))
+            for number in range(8)
+            for name in names
+        ]
+        until(lambda: len(elsewhere.requests) + sum(one.done() for one in slow) == 16)
+        assert remembering.fetch(UPLOAD).data == png()
+        # By its full address, too.
+        assert remembering.fetch(ImageRef(f"{studio.url}/open/a.png")).data == png()
+        elsewhere.held.set()
+    assert sum(isinstance(one.exception(), NotReady) for one in slow) == 10
+
+
+def test_one_project_takes_half_of_the_places_for_downloads(studio: FakeLabelStudio) -> None:
+    remembering = media(studio, at_once=8)
+    with ThreadPoolExecutor(4) as threads:
+        slow = [
+            threads.submit(remembering.fetch, ImageRef(f"/held/{number}.png", project="1")) for number in range(4)
+        ]
+        until(lambda: len(studio.requests) == 4)
+        with pytest.raises(NotReady, match="4 clicks wait for images in this project"):
+            remembering.fetch(ImageRef("/open/a.png", project="1"))
+        assert remembering.fetch(ImageRef("/open/a.png", project="2")).data == png()
+        studio.held.set()
+        assert all(isinstance(one.exception(), ImageUnavailable) for one in slow)
+
+
+def test_a_known_image_is_clicked_although_its_time_is_over_and_all_places_of_its_host_are_taken(
+    studio: FakeLabelStudio, elsewhere: FakeLabelStudio
+) -> None:
+    clock = Clock()
+    remembering = media(studio, at_once=2, clock=clock, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
+    ref = ImageRef(f"{elsewhere.url}/versioned/a.png")
+    known = remembering.fetch(ref)
+    clock.ahead = 1000.0
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(remembering.fetch, ImageRef(f"{elsewhere.url}/held/0.png"))
+        until(lambda: len(elsewhere.requests) == 2)
+        assert remembering.fetch(ref, data_needed=False).key == known.key
+        with pytest.raises(NotReady):
+            remembering.fetch(ref, data_needed=True)
+        elsewhere.held.set()
+        assert isinstance(slow.exception(), ImageUnavailable)
+    # As soon as there is a place, the server is asked whether it changed.
+    elsewhere.files["a.png"] = png(20, 10)
+    assert remembering.fetch(ref, data_needed=False).key != known.key
+
+
+def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_images(
+    studio: FakeLabelStudio,
+) -> None:
+    size = 2 * 1024**2
+    remembering = media(studio, max_image_bytes=size)
+    file = png() + bytes(size - len(png()) - 1000)
+    studio.files = {f"{number}.png": file for number in range(40)}
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(40) as threads:
+            begun = [threads.submit(remembering.fetch, ImageRef(f"/almost/{number}.png")) for number in range(40)]
+            held = remembering._reader._session._bytes
+            until(lambda: held.taken >= sum(not one.done() for one in begun) * (len(file) - 1))
+            _, most = tracemalloc.get_traced_memory()
+            studio.held.set()
+            errors = [one.exception() for one in begun]
+    finally:
+        tracemalloc.stop()
+
+    assert most <= 1.3 * 8 * size
+    assert {type(error) for error in errors} <= {type(None), NotReady, ImageUnavailable}
+    # To be refused for lack of room is no failure of the address.
+    refused = next(number for number, error in enumerate(errors) if isinstance(error, NotReady))
+    assert remembering.fetch(ImageRef(f"/almost/{refused}.png")).data == file
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)],
+)
+def test_a_download_that_came_to_nothing_leaves_nothing_in_memory(
+    studio: FakeLabelStudio, path: str, error: type[Exception]
+) -> None:
+    size = 2**23
+    studio.files["none"] = studio.files["page"] = bytes(size)
+    studio.kinds["page"] = "text/html"
+    remembering = media(studio, max_image_bytes=size)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with pytest.raises(error):
+            remembering.fetch(ImageRef(path))
+        left, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+    assert left < size / 8
+    assert most > size / 2
 
 
 def test_a_file_in_a_bucket_is_remembered_for_the_task_that_label_studio_allowed_it(studio: FakeLabelStudio) -> None:

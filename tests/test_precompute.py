@@ -113,7 +113,7 @@ def test_a_cache_too_small_for_all_says_so_instead_of_evicting_what_it_wrote(ima
 
 def test_a_folder_that_cannot_be_written_ends_the_run_after_one_image(images: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
-    with pytest.raises(SettingsError, match=r"cannot be written \(Not a directory\): 1 images are done"):
+    with pytest.raises(SettingsError, match=r"cannot be written \(Not a directory\): 0 images are done"):
         run(options(tmp_path), images=images)
 
 

@@ -272,3 +272,74 @@ def test_an_image_that_cannot_be_read_is_in_no_other_images_way(
     prefetcher.opened([ImageRef("/broken.png", 7), ImageRef("/data/upload/7.png", 7)], USUAL, project="1")
     pool.wait(3)
     assert len(pool.prefetched) == 3
+
+
+class SlowElsewhere(GatedMedia):
+    """Other hosts than Label Studio hang until the gate opens."""
+
+    def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
+        if not self.host(ref):
+            return CountingMedia.fetch(self, ref, deadline=deadline, data_needed=data_needed)
+        return super().fetch(ref, deadline=deadline, data_needed=data_needed)
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowElsewhere]:
+    media = SlowElsewhere()
+    media.gate.clear()
+    yield media
+    media.gate.set()
+
+
+def open_elsewhere(prefetcher: Prefetcher, number: int, host: str) -> None:
+    prefetcher.opened([ImageRef(f"http://{host}/{number}.png", number)], USUAL, project=f"{number}")
+
+
+def test_slow_hosts_hold_up_no_image_of_label_studio(pool: TellingPool, slow: SlowElsewhere) -> None:
+    prefetcher = Prefetcher(pool, slow, timeout=5)
+    for number in range(10):
+        open_elsewhere(prefetcher, number, f"{number}.slow.example")
+    prefetcher.opened([ImageRef("/data/upload/70.png", 70)], USUAL, project="70")
+    pool.wait()
+
+    assert slow.tasks == [70]
+    assert slow.asked.qsize() <= 2
+    slow.gate.set()
+    pool.wait(10)
+    prefetcher.close()
+
+
+@pytest.mark.parametrize(("host", "project"), [("slow.example", "{}"), ("{}.slow.example", "1")])
+def test_one_slow_host_or_project_holds_one_thread(
+    pool: TellingPool, slow: SlowElsewhere, host: str, project: str
+) -> None:
+    prefetcher = Prefetcher(pool, slow, timeout=5)
+    for number in range(5):
+        ref = ImageRef(f"http://{host.format(number)}/a.png?{number}", number)
+        prefetcher.opened([ref], USUAL, project=project.format(number))
+    assert slow.asked.get(timeout=60)[0].task_id < 5
+    open_elsewhere(prefetcher, 50, "other.example")
+    assert slow.asked.get(timeout=60)[0].task_id == 50
+
+    slow.gate.set()
+    pool.wait(6)
+    prefetcher.close()
+
+
+def test_the_next_tasks_of_a_project_are_read_though_their_host_is_slow_in_no_others_way(
+    pool: TellingPool, slow: SlowElsewhere
+) -> None:
+    def upcoming(project: str, opened: object) -> list[dict[str, Any]]:
+        return [{"id": 100, "data": {"image": f"http://{project}.slow.example/a.png"}}] if project != "70" else []
+
+    prefetcher = Prefetcher(pool, slow, timeout=5, upcoming=upcoming)
+    for number in range(5):
+        prefetcher.opened([ImageRef(f"/data/upload/{number}.png", number)], USUAL, project=f"{number}")
+    pool.wait(5)
+    prefetcher.opened([ImageRef("/data/upload/70.png", 70)], USUAL, project="70")
+    pool.wait()
+
+    assert slow.tasks[-1] == 70
+    slow.gate.set()
+    pool.wait(5)
+    prefetcher.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +133,23 @@ def test_bad_input_is_refused_and_the_next_request_answered(pool: ProcessPool) -
         pool.segment(sample(), Prompts((Click(512, 3),)), deadline=soon())
 
     assert pool.segment(sample(), ONE, deadline=soon()).mask.any()
+
+
+def test_a_refused_click_leaves_nothing_of_its_image_in_memory(pool: ProcessPool) -> None:
+    image = source(b"no image")
+    left = weakref.ref(image)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(InvalidImage):
+            pool.segment(image, ONE, deadline=soon())
+        del image
+        end = time.monotonic() + 10
+        while left() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_passed_deadline_says_that_the_model_was_busy(pool: ProcessPool) -> None:

@@ -177,7 +177,7 @@ def test_a_scribbles_mask_has_rows_and_columns() -> None:
         Scribble.of(np.ones((3, 4, 5), bool))
 
 
-@pytest.mark.parametrize("boxes", [0, 10])
+@pytest.mark.parametrize("boxes", [0, 4])
 def test_an_object_has_at_most_64_prompts(boxes: int) -> None:
     click, box = Click(5, 5), Box(0, 0, 9, 9)
     Prompts((click,) * (64 - boxes), (box,) * boxes).validate(10, 10)

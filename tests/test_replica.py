@@ -22,9 +22,9 @@ from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.disk import DiskCache
 from m2n2_backend.worker.engine import Engine, Photo, Step
 from m2n2_backend.worker.files import SharedFiles
-from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.messages import Done, InWork, Reply, Work
 from m2n2_backend.worker.pool import SourceImage, Subject
-from m2n2_backend.worker.queue import PREFETCHES
+from m2n2_backend.worker.queue import PREFETCHES, Job
 from m2n2_backend.worker.replica import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
 from m2n2_backend.worker.rle import brush_rle
 from m2n2_backend.worker.store import SharedStore
@@ -74,7 +74,7 @@ class Rig:
 
     def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
-        self.began: list[frozenset[str]] = []
+        self.began: list[InWork] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings)
@@ -375,7 +375,7 @@ def test_an_image_that_nobody_sent_is_asked_for_and_a_broken_one_refused(make: M
 
 
 def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     waiting = [rig.replica.submit(click(number)) for number in (2,)]
 
@@ -389,8 +389,82 @@ def test_one_more_click_than_may_wait_is_refused_at_once_and_counted(make: Make)
         done(future)
 
 
+def test_cold_clicks_leave_places_for_clicks_on_a_prepared_image(make: Make) -> None:
+    rig = make(queue=4)
+    done(rig.replica.submit(click(200)))
+    blocker = rig.held(click(1))
+    cold = [rig.replica.submit(click(number)) for number in range(2, 12)]
+    refused = [future for future in cold if future.done()]
+
+    assert len(refused) == 8
+    assert all("busy" in str(error(future)) for future in refused)
+    assert done(rig.replica.submit(click(200))).mask is not None, "beside the model, which is held"
+    rig.backbone.gate.set()
+    for future in (blocker, *(one for one in cold if one not in refused)):
+        done(future)
+
+
+def test_an_image_that_is_evicted_while_its_click_waits_is_not_as_cold_as_one_that_must_be_decoded(
+    make: Make,
+) -> None:
+    rig = make()
+    done(rig.replica.submit(click(1)))
+    waiting = rig.engine.open(source(1))
+    assert rig.engine.step(waiting) is Step.PREPARED
+    rig.engine._states.clear()
+
+    assert rig.engine.step(waiting) is Step.READY
+
+
+def test_an_image_that_was_evicted_does_not_wait_for_all_those_that_came_cold_and_were_encoded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make(queue=40)
+    done(rig.replica.submit(click(200)))
+    advance, order, go_on = rig.engine.advance, list[str](), threading.Event()
+
+    def slow(photo: Photo, step: Step) -> None:
+        if step is Step.TABLE:
+            order.append(photo.key)
+            assert go_on.wait(TIMEOUT)
+        advance(photo, step)
+
+    monkeypatch.setattr(rig.engine, "advance", slow)
+    cold = [rig.replica.submit(click(number)) for number in range(1, 9)]
+    until(lambda: len(rig.encoded) == 9)
+    rig.engine._states.clear()
+    rig.engine._tables.clear()
+    warm = rig.replica.submit(click(200))
+    go_on.set()
+    for future in (warm, *cold):
+        done(future)
+
+    assert order.index(source(200).key) == 1, "after the one in work"
+
+
+def of_project(project: str, name: int, **fields: Any) -> Work:
+    return click(name, subject=Subject(project, str(name), "Cat", frozenset({str(name)})), **fields)
+
+
+def test_a_cold_click_of_another_project_does_not_wait_for_all_those_of_one(make: Make) -> None:
+    rig = make(queue=40)
+    futures = [rig.held(of_project("A", 1))]
+    futures += [rig.replica.submit(of_project("A", number)) for number in range(2, 12)]
+    futures += [rig.replica.submit(of_project("B", number)) for number in (201, 202)]
+    rig.backbone.gate.set()
+    for future in futures:
+        done(future)
+
+    # Two images of A were decoded already, and then they take turns.
+    first, second = rig.encoded.index(201), rig.encoded.index(202)
+    assert first <= 4
+    assert second <= first + 3
+    # Within a project by arrival, but for two that are decoded at once.
+    assert all(abs(name - place) <= 1 for place, name in enumerate([n for n in rig.encoded if n < 200], 1))
+
+
 def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     held = [rig.replica.submit(prefetch(10 + number)) for number in range(PREFETCHES)]
 
@@ -402,7 +476,7 @@ def test_prefetches_take_no_places_of_clicks_and_have_a_limit_of_their_own(make:
 
 
 def test_those_whose_deadline_passed_get_no_mask_and_keep_no_place(make: Make) -> None:
-    rig = make(queue=2)
+    rig = make(queue=3)
     blocker = rig.held(click(1))
     late = rig.replica.submit(click(2, seconds=5.0))
     prefetched = rig.replica.submit(prefetch(4))
@@ -458,9 +532,10 @@ def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> No
 
     assert figures.age == 40
     assert figures.hang_seconds >= HANG_LEAST_SECONDS
-    assert source(1).key in rig.began[-1]
+    assert rig.began[-1] == InWork(frozenset({source(1).key}))
     rig.backbone.gate.set()
     done(future)
+    assert rig.began[-1] == InWork(frozenset({source(1).key}), frozenset({source(1).key}))
     assert rig.replica.figures().age == 0
 
 
@@ -471,10 +546,14 @@ def test_out_of_memory_is_told_with_the_cure_and_the_next_image_is_fine(make: Ma
     assert done(rig.replica.submit(click(2))).mask is not None
 
 
-def test_a_broken_device_is_noticed(make: Make) -> None:
+@pytest.mark.parametrize(
+    "says", ["CUDA error: an illegal memory access", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "HIP error: lost"]
+)
+def test_a_broken_device_is_noticed(make: Make, says: str) -> None:
     rig = make()
+    rig.backbone.broken = says
 
-    assert "CUDA error" in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
+    assert says in str(error(rig.replica.submit(click(1, image=source(1, color=BROKEN)))))
     assert rig.replica.broken
     assert rig.broken.is_set()
 
@@ -594,3 +673,11 @@ def test_images_for_the_disk_need_no_place_in_the_queue_of_clicks(make: Make) ->
 
     for future in futures:
         done(future)
+
+
+def test_an_image_that_a_long_request_evicted_does_not_wait_for_its_end() -> None:
+    long, other = (Job(click(name), 1e9, 0.0) for name in (1, 2))
+    long.is_long = True
+    assert Replica._coldness(other, Step.READY) < Replica._coldness(long, Step.PREPARED)
+    assert Replica._coldness(other, Step.TABLE) < Replica._coldness(long, Step.PREPARED)
+    assert Replica._coldness(other, Step.PREPARED) < Replica._coldness(other, Step.READY)

@@ -108,6 +108,12 @@ def test_a_web_process_that_hangs_is_killed_after_a_minute() -> None:
     assert _Server(settings(), lambda _: DiscPool()).cfg.timeout == 60
 
 
+def test_the_serving_process_knows_the_credentials_before_it_receives_a_body() -> None:
+    guarded = settings(basic_auth_user="annotator", basic_auth_password="sesame")
+    assert _Server(guarded, lambda _: DiscPool()).limits.credentials == ("annotator", "sesame")
+    assert "sesame" not in repr(_Server(guarded, lambda _: DiscPool()).limits)
+
+
 def test_serve_says_on_windows_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("M2N2_BASIC_AUTH_USER", "alone")  # a mistake that would end the start elsewhere

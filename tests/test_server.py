@@ -1,6 +1,7 @@
 import base64
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, rectangle, send, serving, settings
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
+from waiting import until
 
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
@@ -173,38 +175,46 @@ def test_the_hostname_of_setup_is_kept_per_project(client: FlaskClient, media: C
     assert [ref.hostname for ref in media.refs] == ["http://labels.test:8080", None]
 
 
-def told(client: FlaskClient, media: CountingMedia, project: int, *hostnames: str, **options: Any) -> str | None:
-    """The address that images of a project are read from, after it was told in /setup."""
-    for hostname in hostnames:
-        client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **options)
-    client.post("/predict", json={**payload(key_point()), "project": project}, **options)
-    return media.refs[-1].hostname
+FIRST, OTHER = "http://labels.test:8080", "http://elsewhere.test"
 
 
-def test_hostnames_are_kept_for_a_bounded_number_of_projects(client: FlaskClient, media: CountingMedia) -> None:
-    assert told(client, media, 0, "http://first.test") == "http://first.test"
-    for number in range(1, MAX_PROJECTS):
-        client.post("/setup", json={"project": number, "schema": CONFIG, "hostname": "http://labels.test"})
-    assert told(client, media, MAX_PROJECTS, "http://labels.test") is None
-    assert told(client, media, 0) == "http://first.test", "no stranger makes the server forget a project"
+def set_up(client: FlaskClient, project: object, hostname: str, **more: Any) -> None:
+    client.post("/setup", json={"project": project, "schema": CONFIG, "hostname": hostname}, **more)
 
 
-def test_the_first_hostname_of_a_project_stays_where_anybody_can_send_another(
+def test_without_credentials_the_first_hostname_of_a_project_stays(
     client: FlaskClient, media: CountingMedia, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert told(client, media, 7, "http://labels.test", "http://labels.test") == "http://labels.test"
-    assert "ignored" not in caplog.text
-    assert told(client, media, 7, "http://evil.test") == "http://labels.test"
-    assert (
-        "http://evil.test, which is ignored as it was at http://labels.test first: set LABEL_STUDIO_URL"
-        in caplog.text
-    )
+    for hostname in (FIRST, OTHER, FIRST):
+        set_up(client, "5.1", hostname)
+    client.post("/predict", json={**payload(key_point()), "project": "5.1"})
+    assert media.refs[0].hostname == FIRST
+    (told,) = [record.getMessage() for record in caplog.records if "hostname" in str(vars(record).get("kind"))]
+    assert OTHER in told
+    assert "set LABEL_STUDIO_URL" in told
 
 
-def test_with_credentials_the_latest_hostname_of_a_project_counts(pool: DiscPool, media: CountingMedia) -> None:
-    app = create_app(settings(basic_auth_user="anna", basic_auth_password="secret"), pool, media)
-    hostnames = ["http://old.test", "http://new.test"]
-    assert told(app.test_client(), media, 7, *hostnames, auth=("anna", "secret")) == "http://new.test"
+def test_without_credentials_many_projects_do_not_make_the_server_forget_the_first_ones(
+    client: FlaskClient, media: CountingMedia
+) -> None:
+    for number in range(MAX_PROJECTS + 1):
+        set_up(client, number, FIRST)
+    for number in (0, MAX_PROJECTS):
+        client.post("/predict", json={**payload(key_point()), "project": number})
+    assert [ref.hostname for ref in media.refs] == [FIRST, None]
+
+
+def test_with_credentials_the_latest_hostname_counts_for_the_latest_projects(
+    pool: DiscPool, media: CountingMedia
+) -> None:
+    app = create_app(settings(basic_auth_user="a", basic_auth_password="b"), pool, media)
+    client, auth = app.test_client(), ("a", "b")
+    for number in range(MAX_PROJECTS + 1):
+        set_up(client, number, FIRST, auth=auth)
+    set_up(client, 1, OTHER, auth=auth)
+    for number in (0, 1):
+        client.post("/predict", json={**payload(key_point()), "project": number}, auth=auth)
+    assert [ref.hostname for ref in media.refs] == [None, OTHER]
 
 
 def test_a_click_over_real_sockets_reads_the_file_of_label_studio(pool: DiscPool, studio: FakeLabelStudio) -> None:
@@ -264,3 +274,89 @@ def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_
     waiting.join()
     assert found == [200]
     assert client().post("/predict", json=body).status_code == 200
+
+
+class ColdPool(DiscPool):
+    """A model that answers first clicks when it is told to, and others at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self._waiting = set[int]()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
+        if image.key not in self.known:
+            self._waiting.add(threading.get_ident())
+            assert self.go_on.wait(60)
+            self._waiting.remove(threading.get_ident())
+        return super().segment(image, prompts, **more)
+
+
+def cold_click(number: int, project: str) -> dict[str, Any]:
+    address = "data:image/png;base64," + base64.b64encode(png(WIDTH, HEIGHT) + bytes([number])).decode()
+    return {**payload(key_point(), image=address, id=number), "project": project}
+
+
+def test_cold_clicks_refuse_no_warm_one_and_those_of_one_project_none_of_another() -> None:
+    pool = ColdPool()
+    client = create_app(settings(queue=8), pool).test_client
+    warm = cold_click(0, "9")
+    assert client().post("/predict", json=warm).status_code == 200
+    pool.go_on.clear()
+
+    def ask(number: int, project: str) -> tuple[int, str]:
+        answer = client().post("/predict", json=cold_click(number, project))
+        return answer.status_code, answer.status
+
+    with ThreadPoolExecutor(30) as threads:
+        cold = [threads.submit(ask, number, "1") for number in range(1, 11)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 10)
+        assert pool.waiting == 4, "half of the places"
+        cold += [threads.submit(ask, number, f"{number}") for number in range(11, 21)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 20)
+        assert pool.waiting == 6, "three quarters"
+        assert client().post("/predict", json=warm).status_code == 200
+        pool.go_on.set()
+    said = [one.result() for one in cold]
+    assert [status for status, _ in said].count(200) == 6
+    assert all("busy" in phrase for status, phrase in said if status == 503)
+    assert ask(99, "1")[0] == 200
+
+
+def test_the_files_of_clicks_that_wait_are_bounded_in_bytes() -> None:
+    pool = ColdPool()
+    pool.go_on.clear()
+    largest = len(png(WIDTH, HEIGHT)) + 1000
+    client = create_app(settings(max_image_bytes=max(1024, largest)), pool).test_client
+
+    def ask(number: int) -> int:
+        address = base64.b64encode(png(WIDTH, HEIGHT) + bytes([number]) * 900).decode()
+        body = {**payload(key_point(), image=f"data:image/png;base64,{address}"), "project": f"{number}"}
+        return client().post("/predict", json=body).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        cold = [threads.submit(ask, number) for number in range(20)]
+        until(lambda: pool.waiting + sum(one.done() for one in cold) == 20)
+        assert pool.waiting == 6
+        pool.go_on.set()
+
+
+def test_an_image_that_the_model_can_no_longer_hold_counts_as_cold() -> None:
+    pool = ColdPool()
+    client = create_app(settings(queue=8), pool).test_client
+    for number in range(3):
+        assert client().post("/predict", json=cold_click(number, f"{number}")).status_code == 200
+    pool.known.clear()
+    pool.go_on.clear()
+    with ThreadPoolExecutor(12) as threads:
+        clicks = [
+            threads.submit(client().post, "/predict", json=cold_click(number, f"{number}")) for number in range(12)
+        ]
+        until(lambda: pool.waiting + sum(one.done() for one in clicks) == 12)
+        assert pool.waiting == 7, "six places for cold clicks, and one image is said to be held"
+        pool.go_on.set()

@@ -3,6 +3,8 @@ import gc
 import json
 import logging
 import socket
+import threading
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +26,8 @@ from waiting import until
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.server.app import create_app
-from m2n2_backend.server.body import MAX_KEYS
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
+from m2n2_backend.worker.pool import WorkerStats
 
 
 @pytest.fixture
@@ -130,6 +132,12 @@ def test_basic_auth_lets_the_right_credentials_in_and_the_webhook_always(pool: D
     assert client.post("/webhook", json={}).status_code == 200
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/webhook"), ("POST", "/webhook/"), ("POST", "/Webhook")])
+def test_what_is_not_the_webhooks_route_needs_credentials(pool: DiscPool, method: str, path: str) -> None:
+    client = create_app(settings(**CREDENTIALS), pool).test_client()
+    assert client.open(path, method=method).status_code == 401
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 @pytest.mark.parametrize(
     ("user", "password"), [("annotator", "pässword"), ("Zoë", "p§ss:wörd"), ("Zoe\u0308", "pa\u0308ssword")]
@@ -227,14 +235,76 @@ def test_a_body_of_millions_of_lists_is_refused_before_it_is_parsed(client: Flas
     assert answer.status == "400 the request has more than 1000000 lists and objects"
 
 
-@pytest.mark.parametrize("joined", [b":", b" : "])
-def test_a_body_of_very_many_keys_is_refused_before_it_is_parsed(client: FlaskClient, joined: bytes) -> None:
-    def body(keys: int) -> bytes:
-        return b'{"tasks": [], "more": {%s}}' % b",".join(b'"%d"%s1' % (number, joined) for number in range(keys))
+def keys(number: int, *, end: bytes = b"", colon: bytes = b":") -> bytes:
+    return b"{" + b",".join(b'"%d%b"%b1' % (index, end, colon) for index in range(number)) + b"}"
 
-    answer = client.post("/predict", data=body(MAX_KEYS), content_type="application/json")
-    assert answer.status == f"400 the request has more than {MAX_KEYS} keys: send fewer regions"
-    assert client.post("/predict", data=body(MAX_KEYS - 2), content_type="application/json").status_code == 200
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        (keys(100_001), "more than 100000 different keys"),
+        (keys(100_001, colon=b" \n\t:"), "more than 100000 different keys"),
+        (keys(100_001, end=b'\\"'), "more than 100000 different keys"),
+        (b"[" + b",".join(b'{"%d":1}' % index for index in range(100_001)) + b"]", "more than 100000 different keys"),
+        (b"[" + b"1," * 10_000_001 + b"1]", "has more than 10000000 values"),
+    ],
+    ids=["keys", "keys and spaces", "keys that end alike", "keys of many objects", "numbers"],
+)
+def test_a_body_of_too_many_parts_is_refused_before_it_is_parsed(
+    client: FlaskClient, body: bytes, parts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pydantic_core.from_json", None)
+    monkeypatch.setattr("json.loads", None)
+    answer = client.post("/predict", data=body, content_type="application/json")
+    assert (answer.status_code, parts in answer.status) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"rle": [' + b"255," * 1_000_000 + b"0]}",
+        b'{"times": "' + b"12:34:56, " * 200_000 + b'"}',
+        b'{"many": [' + b'{"id": 1, "text": "a:b"},' * 100_000 + b"0]}",
+        b'{"points": [' + b"[12.5,45.25]," * 500_000 + b"[0,0]]}",
+    ],
+    ids=["a brush", "colons and commas in a text", "objects alike", "polygons"],
+)
+def test_a_large_body_that_label_studio_may_send_is_read(client: FlaskClient, data: bytes) -> None:
+    body = b'{"tasks": [{"id": 1, "data": ' + data + b"}]}"
+    assert client.post("/predict", data=body, content_type="application/json").json == {"results": [[]]}
+
+
+def test_a_large_body_that_is_broken_at_its_end_is_parsed_only_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("json.loads", None)
+    answer = client.post("/predict", data=b"[" + b"1," * 1_000_000, content_type="application/json")
+    assert answer.status.startswith("400 the request is no JSON: ")
+
+
+def test_the_openapi_document_is_made_once(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = create_app(settings(), pool, CountingMedia()).test_client()
+    monkeypatch.setattr("m2n2_backend.server.app.openapi", None)
+    assert client.get("/openapi.json").json["info"]["title"] == "m2n2-backend"
+
+
+def test_while_metrics_are_made_others_get_the_latest_ones(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = create_app(settings(), pool, CountingMedia()).test_client
+    assert client().get("/metrics").status_code == 200
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stats() -> list[WorkerStats]:
+        begun.set()
+        assert go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(pool, "stats", stats)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(lambda: client().get("/metrics").text)
+        assert begun.wait(60)
+        assert "m2n2_worker_alive{" in client().get("/metrics").text
+        go_on.set()
+        assert "m2n2_worker_alive{" not in slow.result()
 
 
 def test_what_only_the_standard_librarys_parser_takes_is_read(client: FlaskClient) -> None:
@@ -301,3 +371,23 @@ def test_reading_a_large_body_is_not_slowed_by_the_garbage_collector(client: Fla
         gc.callbacks.remove(count)
     assert gc.isenabled()
     assert len(runs) < 100  # of 1400
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_body_that_is_not_utf_8_is_refused(client: FlaskClient, encoding: str) -> None:
+    body = '{"tasks": [], "more": "\\ud800 \u755c\u3864"}'
+    assert client.post("/predict", data=body.encode(), content_type="application/json").status_code == 200
+    assert client.post("/predict", data=body.encode("utf-8-sig"), content_type="application/json").status_code == 200
+    answer = client.post("/predict", data=body.encode(encoding), content_type="application/json")
+    assert answer.status.startswith("400 the request is no JSON: ")
+
+
+def test_a_header_of_thousands_of_types_costs_little_more_than_a_short_one(client: FlaskClient) -> None:
+    def seconds(accept: str) -> float:
+        began = time.process_time()
+        for _ in range(5):
+            assert client.get("/", headers={"Accept": accept}).status_code == 200
+        return time.process_time() - began
+
+    seconds("*/*")
+    assert seconds(",".join(f"a/b{number}" for number in range(7000))) < 100 * seconds("*/*")

@@ -10,7 +10,7 @@ import pickle
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -86,8 +86,8 @@ class FakeChild:
     def get_ready(self, fingerprint: str = "model-1") -> None:
         self.said.put(Ready(fingerprint, "a model", "a device", Figures(hang_seconds=30.0)))
 
-    def die(self, *in_work: str) -> None:
-        self.said.put(InWork(frozenset(in_work)))
+    def die(self, *in_work: str, clicked: Sequence[str] = ()) -> None:
+        self.said.put(InWork(frozenset(in_work), frozenset(clicked)))
         self.said.put(Died("was killed"))
 
     def answer(self, index: int = -1) -> None:
@@ -159,9 +159,10 @@ class Rig:
     def child(self, device: int) -> FakeChild:
         return self.lives[f"cuda:{device}"][-1]
 
-    def ask(self, name: str, *, seconds: float = 90.0) -> Future[Answer]:
+    def ask(self, name: str, *, seconds: float = 90.0, prompts: Prompts = ONE) -> Future[Answer]:
         """A click, handed to a worker where there is one."""
-        return self.askers.submit(self.pool.segment, SourceImage(name, b"file"), ONE, deadline=self.now + seconds)
+        image, deadline = SourceImage(name, b"file"), self.now + seconds
+        return self.askers.submit(self.pool.segment, image, prompts, deadline=deadline)
 
     def name_for(self, device: int, *, count: int = 1) -> Any:
         """Names of images whose place is on a device; one, or a list."""
@@ -536,6 +537,34 @@ def test_an_image_in_work_at_two_deaths_is_refused_for_ten_minutes_with_the_reas
     until(lambda: rig.child(0).keys == ["poison"])
     rig.child(0).answer()
     assert again.result(120).mask.any()
+
+
+def test_prompts_that_bring_the_process_down_are_refused_and_other_clicks_on_the_image_are_not(make: Make) -> None:
+    rig = make(1).ready()
+
+    def brought_down(x: int) -> None:
+        asked = rig.ask("image", prompts=Prompts((Click(x, 3),)))
+        for _ in range(2):
+            life = rig.child(0)
+            until(lambda life=life: life.keys == ["image"])  # type: ignore[misc]
+            life.die("image", clicked=["image"])
+            until(lambda life=life: rig.child(0) is not life)  # type: ignore[misc]
+            rig.ready()
+        with pytest.raises(ImageRefused, match="these clicks on this image brought the model's process down 2 times"):
+            asked.result(120)
+
+    brought_down(1)
+    with pytest.raises(ImageRefused, match="these clicks"):
+        rig.ask("image", prompts=Prompts((Click(1, 3),))).result(120)
+    other = rig.ask("image", prompts=Prompts((Click(2, 3),)))
+    until(lambda: rig.child(0).keys == ["image"])
+    rig.child(0).answer()
+    assert other.result(120).mask.any(), "to everybody else the image is as good as any"
+
+    brought_down(3)
+    brought_down(4)
+    with pytest.raises(ImageRefused, match=r"^clicks on this image brought the model's process down 4 times"):
+        rig.ask("image", prompts=Prompts((Click(5, 3),))).result(120)
 
 
 def test_only_what_was_in_work_counts_and_an_answer_clears_it(make: Make) -> None:

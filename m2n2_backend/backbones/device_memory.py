@@ -1,13 +1,16 @@
-"""How large an attention grid the device's memory allows."""
+"""What fits into a device's memory: the attention grid, and prepared images beside the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.backbones.device_errors import is_out_of_host_memory, is_out_of_memory
+from m2n2_backend.errors import BackboneUnavailable, OutOfMemory
 
 GRIDS = (128, 96, 64)
 """Grids tried, largest first; 128 is the paper's (Sec. 4.1)."""
@@ -15,12 +18,25 @@ GRIDS = (128, 96, 64)
 CPU_GRID = 64
 """On a CPU time decides, not memory: the matrix products grow with the fourth power of the grid."""
 
+_METAL_BYTES = 2**32  # "total bytes of NDArray > 2**32" is the assertion that fails beyond
+_METAL_GRID = 96  # sd2 (5 heads) passes that at 122, sd1 (8 heads) at 108, scores in 32-bit
+
 _MODEL_BYTES = 1717 * 1024**2  # U-Net and VAE encoder in 16-bit
 _PIXEL_BYTES = 1280  # VAE encoder: five 16-bit maps of 128 channels at full resolution
 _KEPT = 2  # P and a power of it, of one image
 _BUILT = 3  # and one more while the power is made; in 16-bit, P beside the attention in 32-bit
 _UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they run, pieces that the allocator cuts
-_STATES_SHARE = 0.9  # of the free memory, as the allocator cuts it into pieces
+
+_LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
+"""One part in so many of the device's memory is left alone.
+
+An eighth of a card holds what PyTorch does not count (each process's context, 0.3 to 0.5 GB, and what the allocator
+cuts to pieces), on 24 GB also a second program of ours, such as ``segment`` beside the server (3.3 GB). Half of what
+MPS recommends, as the whole machine shares it and PyTorch tells neither what others take nor what a step took.
+"""
+
+LOWERED_SECONDS = 600.0
+"""Where memory ran out although it had looked large enough, fewer images are held for so long."""
 
 
 def bytes_needed(grid: int, *, half: bool = True) -> int:
@@ -61,39 +77,155 @@ def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS, *, half:
 
 
 def default_grid(device: torch.device, candidates: Sequence[int] = GRIDS) -> int:
-    """Grid where none is asked for: by free memory on an accelerator, by time on a CPU."""
+    """Grid where none is asked for: by free memory on an accelerator, on MPS 96 at most, by time on a CPU."""
     if device.type == "cpu":
         return CPU_GRID
-    return grid_for_memory(free_bytes(device), candidates, half=device.type == "cuda")
+    fit = [grid for grid in candidates if device.type != "mps" or grid <= _METAL_GRID]
+    return grid_for_memory(free_bytes(device), fit, half=device.type == "cuda")
+
+
+def refuse_large_scores(device: torch.device, heads: int, grid: int) -> None:
+    """Refuse a grid at which Metal ends the process, with no error that could be caught.
+
+    On MPS, PyTorch forms the scores of an attention as one tensor.
+
+    Args:
+        device: Where the model runs.
+        heads: The most that one of its self-attentions has.
+        grid: Cells per side.
+
+    Raises:
+        BackboneUnavailable: The scores do not fit into one tensor of Metal.
+    """
+    size = 4 * heads * grid**4
+    if device.type == "mps" and size > _METAL_BYTES:
+        raise BackboneUnavailable(
+            f"at grid {grid} the attention scores take {size / 1e9:.1f} GB, and a tensor of Metal takes 4.3 at most: "
+            f"choose --grid {_METAL_GRID}"
+        )
+
+
+class Memory(NamedTuple):
+    """Bytes of an accelerator's memory.
+
+    Attributes:
+        free: What nobody has, and what this process's allocator holds without using it.
+        used: What this process's tensors take.
+        total: All of it.
+    """
+
+    free: int
+    used: int
+    total: int
+
+
+def memory_of(device: torch.device) -> Memory | None:
+    """The memory of an accelerator as it is now; None where the device does not tell."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        used = torch.cuda.memory_allocated(device)
+        return Memory(free + torch.cuda.memory_reserved(device) - used, used, total)
+    if device.type == "mps":
+        used, total = torch.mps.current_allocated_memory(), torch.mps.recommended_max_memory()
+        return Memory(total - used, used, total)
+    return None
 
 
 def free_bytes(device: torch.device) -> int:
     """Free memory of an accelerator; 0 where the device does not tell."""
+    memory = memory_of(device)
+    return 0 if memory is None else memory.free
+
+
+def release(device: torch.device) -> None:
+    """Give what this process's allocator holds without using it back to the device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return 0
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
-def room_for_states(device: torch.device) -> int:
-    """Bytes of an accelerator that matrices of images may fill: what is free, less what a step needs for a while.
+class RoomForStates:
+    """How many bytes the prepared images of one process may take of a device.
 
-    It is asked when everything has run once and nothing is held but the model.
+    Where no number is given the device is measured at each question, as other programs come and go, other workers
+    load later, and a model whose weights are widened grows. The images get what is free or theirs already, without
+
+    - what a step (the model, or another image's matrix) was seen to take for a while, once for each worker,
+    - the part that is left to others, see ``_LEFT_TO_OTHERS``;
+
+    and with their worker's model no more than the worker's share of the device, which holds before the others load.
+
+    Attributes:
+        share: The part of the device that is this worker's, 0 to 1.
+        need: Bytes that a step took at most for a while.
     """
-    if device.type != "cuda":
-        return free_bytes(device) // 2
-    needed = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
-    torch.cuda.empty_cache()
-    return max(0, int(_STATES_SHARE * free_bytes(device)) - needed)
 
+    def __init__(
+        self, device: torch.device, given: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Look at nothing yet.
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says so; MPS and the CPU allocator raise a plain RuntimeError."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+        Args:
+            device: Where the images' matrices are.
+            given: Bytes, where they are not to be measured.
+            clock: In seconds.
+        """
+        self.share = 1.0
+        self.need = 0
+        self._device = device
+        self._given = given
+        self._clock = clock
+        self._lowered_to = 0
+        self._lowered_until = clock()
+
+    @property
+    def is_lowered(self) -> bool:
+        """Whether memory ran out lately."""
+        return self._clock() < self._lowered_until
+
+    def limit(self, held: int) -> int:
+        """Bytes that the images may take from now on.
+
+        Args:
+            held: Bytes that they take now.
+        """
+        limit = self._given if self._given is not None else max(0, held + self._more())
+        return min(limit, self._lowered_to) if self.is_lowered else limit
+
+    def ran_out(self, held: int, state: int) -> None:
+        """Memory ran out, so there is less of it than it looks: hold fewer images for ``LOWERED_SECONDS``.
+
+        Args:
+            held: Bytes that the images took.
+            state: Bytes of one image.
+        """
+        if held:  # else they were not the cause
+            self._lowered_to = max(0, held - max(self.need, state))
+            self._lowered_until = self._clock() + LOWERED_SECONDS
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Measure what the body takes of the device for a while."""
+        if self._device.type != "cuda":
+            yield
+            return
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        try:
+            yield
+        finally:
+            self.need = max(self.need, torch.cuda.max_memory_allocated(self._device) - before)
+
+    def _more(self) -> int:
+        """Bytes that the images may take beside those that they take now; negative where they are to shrink."""
+        memory = memory_of(self._device)
+        if memory is None:
+            return 0
+        left = memory.total / _LEFT_TO_OTHERS[self._device.type]
+        of_free = memory.free - self.need / self.share - left
+        of_share = self.share * (memory.total - left) - self.need - memory.used
+        return int(min(of_free, of_share))
 
 
 @contextmanager
@@ -101,13 +233,13 @@ def memory_advice(grid: int, device: torch.device) -> Iterator[None]:
     """Turn running out of memory into an error that names a smaller grid.
 
     Raises:
-        BackboneUnavailable: The body ran out of memory.
+        OutOfMemory: The body ran out of memory.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         smaller = next((candidate for candidate in GRIDS if candidate < grid), max(grid // 2, 8))
-        message = f"out of memory on {device} at grid {grid}; try --grid {smaller}"
-        raise BackboneUnavailable(message) from error
+        where = "cpu" if is_out_of_host_memory(error) else device
+        raise OutOfMemory(f"out of memory on {where} at grid {grid}; try --grid {smaller}") from error

@@ -44,6 +44,8 @@ def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device)
         device: Any device of its kind.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "mps":
+        kind = "mps up to 96"  # choices of earlier releases may be larger, which Metal does not survive
     return cache_dir / "grids" / f"{name}-{hashlib.sha256(f'{revision} {kind}'.encode()).hexdigest()[:16]}"
 
 

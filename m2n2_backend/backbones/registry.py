@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.backbones.device_memory import memory_advice, release
 from m2n2_backend.backbones.kept_grid import choice_file, load_with_kept_grid
 from m2n2_backend.backbones.names import check_backbone, check_model, kind_of, repository_of
 from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES, StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
 from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, revision_of
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.errors import BackboneUnavailable, OutOfMemory
 from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import BackboneName, Settings, default_cache_dir
 
 __all__ = [
@@ -31,6 +35,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Backbone)
 
 VIT_GRID = 40
 """For ``vit`` on any device, and for the small DINOv2 that ``auto`` takes on a CPU."""
@@ -86,7 +92,8 @@ def load_backbone(
     """Load a backbone.
 
     ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be had, else color;
-    a named backbone never becomes another one.
+    what has too little memory for one image is passed over, unless it had enough at an earlier start with this
+    ``cache_dir``. A named backbone never becomes another one.
 
     Args:
         name: Of the backbone.
@@ -145,21 +152,58 @@ def backbone_loader(
 
 
 def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool) -> Backbone:
+    """The first backbone whose weights are there and that fits into the device's memory."""
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:
-            return _stable_diffusion(folder, "sd2", grid, device, cache_dir, fixed_grid=fixed_grid, released=released)
-        logger.warning("no weights of Stable Diffusion 2: run `m2n2-backend fetch-weights`")
+            load = partial(
+                _stable_diffusion, folder, "sd2", grid, device, cache_dir, fixed_grid=fixed_grid, released=released
+            )
+            choice = choice_file(cache_dir, "sd2", revision_of(folder), device)
+            if grid is None and not fixed_grid and choice.exists():
+                return load()  # it has fitted before: other masks for a while would be worse than none
+            backbone = _if_it_fits(partial(load, try_out=True), device)
+            if backbone is not None:
+                return backbone
+        else:
+            logger.warning("no weights of Stable Diffusion 2: run `m2n2-backend fetch-weights`")
     small = REPOSITORIES["dinov2-small"]
     folder = available(small, "vit")
     if folder is not None:
         own_grid = VIT_GRID if device.type == "cpu" else DINOV2_GRID
-        return _vit(folder, small, None, grid or own_grid, device, released=released)
-    logger.warning(
-        "no weights on disk and none within reach: using color and texture only, which is weak on complex scenes; "
-        "run `m2n2-backend fetch-weights` where there is a connection"
-    )
+        vit = partial(_vit, folder, small, None, grid or own_grid, device, released=released)
+        backbone = _if_it_fits(lambda: _tried_out(vit()), device)
+        if backbone is not None:
+            return backbone
+    else:
+        logger.warning(
+            "no weights on disk and none within reach: run `m2n2-backend fetch-weights` where there is a connection"
+        )
+    logger.warning("using color and texture only, which is weak on complex scenes")
     return ColorAffinity(grid=grid, device=device)
+
+
+def _if_it_fits(load: Callable[[], Backbone], device: torch.device) -> Backbone | None:
+    """A backbone, or None where there is too little memory for it; the log says so."""
+    try:
+        return load()
+    except OutOfMemory as error:
+        logger.warning("%s: taking a smaller model", str(error))  # the error itself would keep the weights
+    gc.collect()  # its weights, to the last of them
+    release(device)
+    return None
+
+
+def _tried_out(backbone: M) -> M:
+    """The same, after an accelerator has prepared one image with it: that takes more memory than the weights do.
+
+    Raises:
+        OutOfMemory: It takes too much.
+    """
+    if backbone.device.type in ("cuda", "mps"):
+        with memory_advice(getattr(backbone, "grid", VIT_GRID), backbone.device):
+            Segmenter(backbone).encode(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    return backbone
 
 
 def _stable_diffusion(
@@ -171,11 +215,13 @@ def _stable_diffusion(
     *,
     fixed_grid: bool,
     released: bool,
+    try_out: bool = False,
 ) -> StableDiffusion:
     def load(chosen: int | None) -> StableDiffusion:
-        return StableDiffusion.load(
+        model = StableDiffusion.load(
             folder, name=name, grid=chosen, device=device, cache_dir=cache_dir, released=released
         )
+        return _tried_out(model) if try_out else model
 
     if grid is None and fixed_grid:
         grid = GRID_CHOICES[name][0]

@@ -20,7 +20,8 @@ from m2n2_backend.backbones.attention_capture import (
     top_attentions,
     weights_label,
 )
-from m2n2_backend.backbones.device_memory import default_grid, is_out_of_memory, memory_advice
+from m2n2_backend.backbones.device_errors import is_out_of_memory
+from m2n2_backend.backbones.device_memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
 from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.quiet import quiet_diffusers
@@ -85,11 +86,12 @@ class StableDiffusion:
 
         Raises:
             SettingsError: A block that does not exist, or no positive weight.
-            BackboneUnavailable: Not Stable Diffusion's structure, or the device lacks the memory.
+            BackboneUnavailable: Not Stable Diffusion's structure, or the device cannot take such a grid.
         """
         self._weights = normalized_weights(weights)
         attentions = top_attentions(unet)
         self._attentions = [attentions[block] for block in self._weights]
+        refuse_large_scores(device, max(attention.heads for attention in attentions.values()), grid)
         for part in _UNUSED_OF_VAE:
             if hasattr(vae, part):
                 delattr(vae, part)
@@ -168,9 +170,10 @@ class StableDiffusion:
             a value is out of its range.
 
         Raises:
-            BackboneUnavailable: Out of memory, or the weights give non-finite values even in 32-bit.
+            BackboneUnavailable: The weights give non-finite values even in 32-bit.
+            RuntimeError: Out of memory, in PyTorch's words: the caller may have some to give back.
         """
-        with self._lock, memory_advice(self.grid, self.device), torch.inference_mode():
+        with self._lock, torch.inference_mode():
             latents = self._in_range(self._vae, lambda: [self._latents(rgb)])[0]
             captured = self._in_range(self._unet, lambda: self._attend(latents))
         # Outside of inference mode, so that the stored tensors are ordinary ones.
@@ -203,7 +206,7 @@ class StableDiffusion:
             logger.warning("%s overflows in 16-bit and is run in 32-bit from now on", type(part).__name__)
             try:
                 part.float()
-            except RuntimeError as error:
+            except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 part.bfloat16()  # the range of 32-bit in the memory of 16-bit

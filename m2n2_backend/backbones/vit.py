@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from m2n2_backend.backbones.device_memory import memory_advice, refuse_large_scores
 from m2n2_backend.backbones.exactness import check_layers, check_tokens
 from m2n2_backend.backbones.loading import loading
 from m2n2_backend.backbones.quiet import quiet_transformers
@@ -70,6 +71,7 @@ class VisionTransformer:
         self._dtype = next(model.parameters()).dtype
         self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self._patch = _patch_size(model.config, kind)
+        refuse_large_scores(device, getattr(model.config, "num_attention_heads", 1), grid)
         self._mean = np.asarray(mean, np.float32)
         self._std = np.asarray(std, np.float32)
         self.grid = grid
@@ -115,22 +117,23 @@ class VisionTransformer:
 
         Raises:
             BackboneUnavailable: The folder holds no vision transformer that can be read exactly, its weights do not
-                belong to its ``config.json``, or ``layers`` are not in it.
+                belong to its ``config.json``, ``layers`` are not in it, or there is too little memory.
         """
-        model, missing = _load_model(folder, name, dtype)
-        mean, std = _normalization(folder, str(model.config.model_type))
-        return cls(
-            getattr(model, "vision_model", model),
-            name=name,
-            revision=revision,
-            layers=layers,
-            grid=grid,
-            mean=mean,
-            std=std,
-            device=device,
-            released=released,
-            missing=missing,
-        )
+        with memory_advice(grid, device):
+            model, missing = _load_model(folder, name, dtype)
+            mean, std = _normalization(folder, str(model.config.model_type))
+            return cls(
+                getattr(model, "vision_model", model),
+                name=name,
+                revision=revision,
+                layers=layers,
+                grid=grid,
+                mean=mean,
+                std=std,
+                device=device,
+                released=released,
+                missing=missing,
+            )
 
     @torch.inference_mode()
     def features(self, rgb: NDArray[np.uint8]) -> AttentionFeatures:

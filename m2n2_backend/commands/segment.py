@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from m2n2_backend.backbones.device_memory import memory_advice
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
@@ -51,12 +52,13 @@ def segment_file(
     backbone = backbone_loader(settings)()
     segmenter = Segmenter(backbone, settings.method())
     marks = [time.perf_counter()]
-    state = segmenter.encode(rgb)
-    marks.append(time.perf_counter())
-    for click in clicks:
-        segmenter.prompt_map(state, click)
+    with memory_advice(getattr(backbone, "grid", 128), backbone.device):
+        state = segmenter.encode(rgb)
         marks.append(time.perf_counter())
-    result = segmenter.segment(state, clicks, boxes)
+        for click in clicks:
+            segmenter.prompt_map(state, click)
+            marks.append(time.perf_counter())
+        result = segmenter.segment(state, clicks, boxes)
     marks.append(time.perf_counter())
     _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
     if overlay is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from m2n2_backend.backbones.device_memory import memory_advice
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
 from m2n2_backend.m2n2.attention import Backbone
@@ -166,7 +167,9 @@ class SegmenterMethod:
 
     def start(self, rgb: NDArray[np.uint8]) -> Session:
         """Encode the photograph."""
-        return _SegmenterSession(self.segmenter, self.segmenter.encode(rgb))
+        backbone = self.segmenter.backbone
+        with memory_advice(getattr(backbone, "grid", 128), backbone.device):
+            return _SegmenterSession(self.segmenter, self.segmenter.encode(rgb))
 
 
 @dataclass(frozen=True)

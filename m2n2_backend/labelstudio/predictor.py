@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from itertools import islice
 from typing import Any
 
 from m2n2_backend.errors import ImageNeeded, InvalidImage, InvalidRequest, M2N2Error
+from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.prefetch import Prefetcher
+from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ class Predictor:
         """
         self.pool = pool
         self.configs = LabelConfigs()
+        self._strokes = StrokeReader()
         self._media = media
         self._prefetcher = prefetcher
 
@@ -61,7 +66,7 @@ class Predictor:
             logger.info(
                 "project %s, task %s: every prompt is already saved, nothing to segment",
                 request.project,
-                request.tasks[0].id,
+                request.tasks[0].get("id"),
             )
             return [[]]
         return [self._segment(question, hostname, deadline)]
@@ -74,34 +79,38 @@ class Predictor:
         try:
             config = self.configs.read(request.label_config)
         except M2N2Error as error:
-            logger.info("project %s, task %s: not prefetched: %s", request.project, task.id, error)
+            logger.info("project %s, task %s: not prefetched: %s", request.project, task.get("id"), error)
             return
-        shown = islice(images_of_task({"id": task.id, "data": task.data}, config, hostname), MOST_SHOWN)
+        told = {"id": task.get("id"), "data": task.get("data")}
+        shown = islice(images_of_task(told, config, hostname, request.project), MOST_SHOWN)
         if refs := [ref for _, ref in shown]:
             self._prefetcher.opened(refs, config, project=request.project or "")
 
     def _segment(self, request: InteractiveRequest, hostname: str | None, deadline: float) -> dict[str, Any]:
         started = time.monotonic()
-        ref = ImageRef(request.image, request.task_id, hostname)
+        ref = ImageRef(request.image, request.task_id, hostname, request.project)
         subject = Subject(request.project, str(request.task_id), request.label, request.prompt_ids)
         image = self._media.fetch(ref, deadline=deadline, data_needed=False)
         read = time.monotonic()
+        if image.size is None and image.data is None:
+            image = self._media.fetch(ref, deadline=deadline, data_needed=True)
+        _check_size(image, request)
+        prompts = self._strokes.read(request, deadline)
         try:
-            _check_size(image.size, request)
-            answer = self._ask(image, request, deadline, subject)
+            answer = self._ask(image, prompts, request, deadline, subject)
         except ImageNeeded:
             image = self._media.fetch(ref, deadline=deadline, data_needed=True)
-            _check_size(image.size, request)
-            answer = self._ask(image, request, deadline, subject)
-        _check_size((answer.mask.shape[1], answer.mask.shape[0]), request)
+            _check_size(image, request)
+            answer = self._ask(image, prompts, request, deadline, subject)
+        _require_size((answer.mask.shape[1], answer.mask.shape[0]), request)
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
             "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms",
             request.project,
             request.task_id,
-            len(request.prompts.clicks),
-            len(request.prompts.boxes),
+            len(prompts.clicks),
+            len(prompts.boxes),
             answer.score,
             1000 * (read - started),
             1000 * (segmented - read),
@@ -110,13 +119,24 @@ class Predictor:
         )
         return result
 
-    def _ask(self, image: SourceImage, request: InteractiveRequest, deadline: float, subject: Subject) -> Answer:
+    def _ask(
+        self, image: SourceImage, prompts: Prompts, request: InteractiveRequest, deadline: float, subject: Subject
+    ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
-        return self.pool.segment(image, request.prompts, deadline=deadline, subject=subject, rle=is_brush)
+        return self.pool.segment(image, prompts, deadline=deadline, subject=subject, rle=is_brush)
 
 
-def _check_size(size: tuple[int, int] | None, request: InteractiveRequest) -> None:
-    if size is not None and size != (request.width, request.height):
+def _check_size(image: SourceImage, request: InteractiveRequest) -> None:
+    """Before anything is done that takes as long as the request claims its image to be large."""
+    size = image.size
+    if size is None:
+        assert image.data is not None, "an image of unknown size comes with its file"
+        size = natural_size(image.data, max_pixels=sys.maxsize)
+    _require_size(size, request)
+
+
+def _require_size(size: tuple[int, int], request: InteractiveRequest) -> None:
+    if size != (request.width, request.height):
         raise InvalidImage(
             f"the image is {size[0]}x{size[1]} pixels, but Label Studio showed {request.width}x{request.height}: "
             "another file, or its EXIF orientation was changed; reload the task"

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -34,6 +34,9 @@ MAX_REMEMBERED = 4096
 MAX_WAITING_BYTES = 32 * 1024**2
 """Of the addresses of tasks that wait: data URLs hold whole images."""
 
+THREADS = 3
+"""Tasks whose images are read at once: at most two that are all in Label Studio, and two with images elsewhere."""
+
 QUICK_SECONDS = 2.0
 """Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted, so
 that a click on this image would have to wait for the next task's."""
@@ -42,20 +45,29 @@ Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 """Project and id of a task → the tasks that an annotator will get next."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Opened:
     refs: tuple[ImageRef, ...]
     config: LabelConfig
     project: str
+    hosts: frozenset[str]  # that are asked for the images, but for Label Studio
+    is_next: bool = False  # one of the next tasks: nobody looks at it yet
 
     @property
     def nbytes(self) -> int:
         """Bytes of the addresses; a character takes up to four."""
         return sum(sys.getsizeof(ref.url) for ref in self.refs)
 
+    def is_beside(self, others: Collection[_Opened]) -> bool:
+        """Whether this one may be read beside others: a slow host, or a busy project, holds one thread of several."""
+        alike = [other for other in others if bool(other.hosts) == bool(self.hosts)]
+        return len(alike) < THREADS - 1 and not any(
+            other.project == self.project or other.hosts & self.hosts for other in others
+        )
+
 
 class Prefetcher:
-    """A thread that reads images and hands them to the pool; whatever fails is left to the click that needs it."""
+    """Threads that read images and hand them to the pool; whatever fails is left to the click that needs it."""
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class Prefetcher:
         upcoming: Upcoming | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Start the thread.
+        """Start the threads.
 
         Args:
             pool: The model.
@@ -81,11 +93,14 @@ class Prefetcher:
         self._timeout = timeout
         self._upcoming = upcoming
         self._waiting: deque[_Opened] = deque(maxlen=MAX_WAITING)
+        self._later: deque[_Opened] = deque(maxlen=MAX_WAITING)
+        self._in_work: list[_Opened] = []
         self._seen: TTLCache[bytes, bool] = TTLCache(MAX_REMEMBERED, REPEAT_SECONDS, timer=clock)
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="prefetch", daemon=True) for _ in range(THREADS)]
+        for thread in self._threads:
+            thread.start()
 
     def opened(self, refs: Sequence[ImageRef], config: LabelConfig, *, project: str) -> None:
         """Note that a task was opened; returns at once.
@@ -96,41 +111,64 @@ class Prefetcher:
             project: As /predict names it; "" where only these images are wanted.
         """
         with self._changed:
-            self._waiting.append(_Opened(tuple(refs), config, project))
-            while sum(one.nbytes for one in self._waiting) > MAX_WAITING_BYTES:
-                self._waiting.popleft()
-            self._changed.notify()
+            for obsolete in [one for one in self._later if one.project == project]:
+                self._later.remove(obsolete)
+            self._put(self._waiting, _Opened(tuple(refs), config, project, self._hosts(refs)))
 
     def close(self) -> None:
-        """Stop after the image in work."""
+        """Stop after the images in work."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join(timeout=5)
+            self._changed.notify_all()
+        until = time.monotonic() + 5
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting)
-                if self._closed:
-                    return
-                opened = self._waiting.pop()  # the newest: somebody is looking at it now
+        while (opened := self._begin()) is not None:
             try:
                 self._prefetch(opened)
             except M2N2Error as error:
                 logger.info("prefetch after task %s: %s", opened.refs[0].task_id, error)
             except Exception:
                 logger.exception("prefetch after task %s failed", opened.refs[0].task_id)
+            with self._changed:
+                self._in_work.remove(opened)
+                self._changed.notify_all()
+
+    def _begin(self) -> _Opened | None:
+        """Wait for a task that may be read beside those in work; None at the end."""
+        with self._changed:
+            while not self._closed:
+                # The newest goes first: somebody is looking at it now.
+                for opened in (*reversed(self._waiting), *self._later):
+                    if opened.is_beside(self._in_work):
+                        (self._later if opened.is_next else self._waiting).remove(opened)
+                        self._in_work.append(opened)
+                        return opened
+                self._changed.wait()
+            return None
 
     def _prefetch(self, opened: _Opened) -> None:
         for ref in opened.refs:
             self._image(ref)
-        if self._upcoming is not None and opened.project and self._is_quick():
-            for task in self._upcoming(opened.project, opened.refs[0].task_id):
-                if self._waiting or self._closed:
-                    break  # what was opened meanwhile goes first
-                for _, ref in islice(images_of_task(task, opened.config, opened.refs[0].hostname), MOST_SHOWN):
-                    self._image(ref)
+        if self._upcoming is None or not opened.project or opened.is_next or not self._is_quick():
+            return
+        config, hostname = opened.config, opened.refs[0].hostname
+        for task in self._upcoming(opened.project, opened.refs[0].task_id):
+            shown = images_of_task(task, config, hostname, opened.project)
+            if refs := tuple(ref for _, ref in islice(shown, MOST_SHOWN)):
+                with self._changed:
+                    self._put(self._later, _Opened(refs, config, opened.project, self._hosts(refs), is_next=True))
+
+    def _put(self, tasks: deque[_Opened], opened: _Opened) -> None:
+        tasks.append(opened)
+        while sum(one.nbytes for one in tasks) > MAX_WAITING_BYTES:
+            tasks.popleft()
+        self._changed.notify_all()
+
+    def _hosts(self, refs: Sequence[ImageRef]) -> frozenset[str]:
+        return frozenset(self._media.host(ref) for ref in refs) - {""}
 
     def _is_quick(self) -> bool:
         """Whether the model is fast enough that a click never waits long for the image of a later task."""
@@ -145,7 +183,9 @@ class Prefetcher:
 
     def _read(self, ref: ImageRef) -> None:
         key = ref.key
-        if key in self._seen:
-            return
+        with self._changed:
+            if key in self._seen:
+                return
         if self._pool.prefetch(self._media.fetch(ref, deadline=self._clock() + self._timeout)):
-            self._seen[key] = True
+            with self._changed:
+                self._seen[key] = True

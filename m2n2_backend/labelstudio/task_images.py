@@ -13,7 +13,7 @@ MOST_SHOWN = 4
 
 
 def images_of_task(
-    task: Mapping[str, Any], config: LabelConfig, hostname: str | None = None
+    task: Mapping[str, Any], config: LabelConfig, hostname: str | None = None, project: str | None = None
 ) -> Iterator[tuple[str, ImageRef]]:
     """The images of a task, the first page of each before further pages.
 
@@ -21,6 +21,7 @@ def images_of_task(
         task: As Label Studio sends it, with ``id`` and ``data``; what does not look like an address is passed over.
         config: The project's labeling config.
         hostname: See :class:`~m2n2_backend.labelstudio.images.reader.ImageRef`.
+        project: See there.
 
     Yields:
         What people call the image, such as "task 7, page 2", and where it is.
@@ -30,4 +31,4 @@ def images_of_task(
         name = f"task {task.get('id')}"
         name += f", {image.name}" if several or image.index is not None else ""
         name += f", page {page + 1}" if page else ""
-        yield name, ImageRef(url, task.get("id"), hostname)
+        yield name, ImageRef(url, task.get("id"), hostname, project)

@@ -53,8 +53,17 @@ class AttentionFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of all queries and keys."""
+        return sum(tensor.nbytes for tensor in self._tensors)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all queries and keys are numbers, and none is infinite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
         tensors = (tensor for block in self.blocks for tensor in (block.queries, block.keys, block.special))
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return [tensor for tensor in tensors if tensor is not None]
 
     def to(self, device: torch.device | str) -> AttentionFeatures:
         """The same on another device."""

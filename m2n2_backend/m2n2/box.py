@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.places import cell_of
 from m2n2_backend.m2n2.transition import Transition
 from m2n2_backend.prompts import Polygon, Region
+from m2n2_backend.rasters import cell_of
 
 INNER = 0.85
 """Share of the box's width and height from which the object's chain first starts. From a polygon those cells that are

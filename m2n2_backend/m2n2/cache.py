@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from itertools import chain
 from typing import Generic, Protocol, TypeAlias, TypeVar
-
-from cachetools import Cache, LRUCache
 
 ENTRY_BYTES = 512
 """What an entry takes beside its own bytes and its key's: headers of objects, and its places in the tables here."""
@@ -40,29 +39,40 @@ class ByteCache(Generic[V]):
         evictions: Entries let go.
     """
 
-    def __init__(self, limit: int, size: Callable[[V], int] | None = None) -> None:
+    def __init__(self, limit: int, size: Callable[[V], int] | None = None, *, spared: float = 0.0) -> None:
         """Set up an empty cache.
 
         Args:
             limit: In bytes.
             size: What counts of an entry, if not all of it with its key and ``ENTRY_BYTES``.
+            spared: Share of the limit for entries that were asked for again: those that come once, however many,
+                do not displace them. In [0, 1].
         """
         self.limit = limit
         self.hits = 0
         self.misses = 0
         self.evictions = 0
-        # Bounded by `put`, which lets the newest stay; the library's own bound would refuse what is larger than it.
-        self._entries: LRUCache[Key, tuple[V, int]] = LRUCache(math.inf, getsizeof=lambda kept: kept[1])
         self._size = size
+        self._spared = spared
         self._lock = threading.Lock()
+        # With their sizes, the least recently used first.
+        self._once: OrderedDict[Key, tuple[V, int]] = OrderedDict()
+        self._again: OrderedDict[Key, tuple[V, int]] = OrderedDict()
+        self._nbytes = 0
 
     def get(self, key: Key) -> V | None:
         """The entry of ``key``, now the most recently used one, or None."""
         with self._lock:
-            kept = self._entries.get(key)
+            kept = self._again.pop(key, None) or self._once.pop(key, None)
             self.hits += kept is not None
             self.misses += kept is None
-            return None if kept is None else kept[0]
+            if kept is None:
+                return None
+            (self._again if self._spared else self._once)[key] = kept
+            while len(self._again) > 1 and sum(size for _, size in self._again.values()) > self._spared * self.limit:
+                oldest, entry = self._again.popitem(last=False)
+                self._once[oldest] = entry
+            return kept[0]
 
     def put(self, key: Key, entry: V, keep: int = 1) -> None:
         """Keep an entry, or replace it, and evict others if that is too much.
@@ -70,47 +80,56 @@ class ByteCache(Generic[V]):
         Args:
             key: Of the entry.
             entry: Measured now: one that has grown since has to be put again.
-            keep: So many of the most recently used entries stay whatever their size.
+            keep: So many entries stay whatever their size, this one and the most recently used ones.
         """
         size = entry.nbytes + len(key) + ENTRY_BYTES if self._size is None else self._size(entry)
         with self._lock:
-            self._entries[key] = entry, size
-            self._evict(0, keep)
+            entries = self._again if key in self._again else self._once
+            _, before = entries.pop(key, (None, 0))
+            entries[key] = entry, size
+            self._nbytes += size - before
+            self._evict(0, keep, key)
 
-    def make_room(self, size: int) -> None:
-        """Evict until so many bytes more would fit, or nothing is left: before something large is built."""
+    def make_room(self, size: int, keep: int = 0) -> None:
+        """Evict until so many bytes more would fit, or ``keep`` entries are left: before something large is built."""
         with self._lock:
-            self._evict(size, 0)
+            self._evict(size, keep)
 
     def evict_oldest(self) -> None:
         """Let go of the least recently used entry."""
         with self._lock:
-            self._entries.popitem()
-            self.evictions += 1
+            self._drop(next(chain(self._once, self._again)))
 
     def values(self) -> list[V]:
         """All entries, none of them used by this."""
         with self._lock:
-            return [Cache.__getitem__(self._entries, key)[0] for key in self._entries]
+            return [entry for entry, _ in chain(self._once.values(), self._again.values())]
 
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:
-            self.evictions += len(self._entries)
-            self._entries.clear()
+            self.evictions += len(self)
+            self._once.clear()
+            self._again.clear()
+            self._nbytes = 0
 
-    def _evict(self, more: int, keep: int) -> None:
-        while self._entries.currsize + more > self.limit and len(self._entries) > keep:
-            self._entries.popitem()
-            self.evictions += 1
+    def _evict(self, more: int, keep: int, newest: Key | None = None) -> None:
+        while self._nbytes + more > self.limit and len(self) > keep:
+            self._drop(next(key for key in chain(self._once, self._again) if key != newest or len(self) == 1))
+
+    def _drop(self, key: Key) -> None:
+        _, size = (self._once if key in self._once else self._again).pop(key)
+        self._nbytes -= size
+        self.evictions += 1
 
     @property
     def nbytes(self) -> int:
         """Bytes of all entries with their keys, as they were when they were put."""
-        return int(self._entries.currsize)
+        return self._nbytes
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._entries
+        with self._lock:  # it may be on its way from one to the other
+            return key in self._once or key in self._again
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._once) + len(self._again)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from m2n2_backend.m2n2.color_mixture import evidence
 from m2n2_backend.m2n2.min_cut import min_cut
 from m2n2_backend.m2n2.pixel_graph import in_units, pixel_graph
-from m2n2_backend.m2n2.places import Place, cell_of, index_of
+from m2n2_backend.m2n2.places import Place, index_of
 from m2n2_backend.m2n2.resize import enlarged, reduced
+from m2n2_backend.rasters import cell_of
 
 SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""

@@ -49,20 +49,6 @@ class Stroke:
 Place: TypeAlias = Point | Stroke
 
 
-def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
-    """Which of the ``cells`` along one axis holds the center of a pixel: the one rule for every change of raster.
-
-    Args:
-        pixel: Index in [0, pixels), or an array of them.
-        pixels: Along the axis.
-        cells: Likewise: cells of the attention, or pixels of a smaller or larger copy.
-
-    Returns:
-        Index in [0, cells), or an array of them.
-    """
-    return (2 * pixel + 1) * cells // (2 * pixels)
-
-
 def index_of(place: Place) -> Any:
     """What numpy takes to read or write a place's pixels."""
     return place.index if isinstance(place, Stroke) else place

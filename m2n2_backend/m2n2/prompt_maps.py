@@ -13,11 +13,12 @@ from m2n2_backend.m2n2.cache import ByteCache, Sized
 from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.memo_keys import place_key, start_key
 from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.places import Place, Point, Stroke, cell_of, index_of
+from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
 from m2n2_backend.m2n2.released import RankedMap, ranked_map
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.m2n2.threshold import profile
 from m2n2_backend.prompts import Click, PointPrompt
+from m2n2_backend.rasters import cell_of
 
 ACCELERATOR_BATCH = 8
 """Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
@@ -38,11 +39,7 @@ def place_of(state: ImageState, prompt: PointPrompt) -> Place:
     """Where a click or scribble is at working size."""
     if isinstance(prompt, Click):
         return working_pixel(state, prompt)
-    covered = np.zeros(state.working_size, np.bool_)
-    (height, width), (rows, cols) = state.size, state.working_size
-    y, x = prompt.pixels()
-    covered[cell_of(y, height, rows), cell_of(x, width, cols)] = True
-    return Stroke.of(covered)
+    return Stroke.of(prompt.mask(state.size, state.working_size))
 
 
 def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:

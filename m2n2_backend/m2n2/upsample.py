@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2 import upsample_kernel as kernel
-from m2n2_backend.m2n2.places import cell_of
+from m2n2_backend.rasters import cell_of
 
 SIGMA_SPATIAL = 1.0
 """Of the spatial Gaussian, in cells of the grid (Sec. 4.1)."""

@@ -7,11 +7,12 @@ import hmac
 import ipaddress
 import unicodedata
 
+from flask import Request
+
 from m2n2_backend.errors import SettingsError, Unauthorized
 from m2n2_backend.settings import Settings
 
-OPEN_ROUTES = ("/webhook",)
-"""Label Studio sends its credentials everywhere but there, and the webhook does nothing."""
+OPEN_ROUTE = "/webhook"
 
 
 def credentials(settings: Settings) -> tuple[str, str] | None:
@@ -35,34 +36,40 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     return user, secret
 
 
-def is_authorized(authorization: str, expected: tuple[str, str] | None) -> bool:
-    """Whether an Authorization header, "" where there is none, carries what :func:`credentials` told."""
+def is_open(path: str) -> bool:
+    """Whether the path, with its escapes decoded, is that of the one route that needs no credentials.
+
+    Label Studio sends its credentials everywhere but to the webhook, which does nothing.
+    """
+    return f"/{path.lstrip('/')}" == OPEN_ROUTE
+
+
+def is_authorized(header: str, expected: tuple[str, str] | None) -> bool:
+    """Whether a request may pass.
+
+    Args:
+        header: Its ``Authorization``; empty where there is none.
+        expected: What :func:`credentials` told.
+    """
     if expected is None:
         return True
-    user, _, password = _sent(authorization).partition(b":")
+    user, _, password = _sent(header).partition(b":")
     # Both are compared in any case, so that the time does not tell which one was wrong.
     right_user = _same(user, expected[0])
     return _same(password, expected[1]) and right_user
 
 
-def authorize(route: str | None, authorization: str, expected: tuple[str, str] | None) -> None:
+def authorize(request: Request, expected: tuple[str, str] | None) -> None:
     """Let a request pass.
 
-    Args:
-        route: The rule that it matched, None where it is no route.
-        authorization: Its Authorization header, "" where there is none.
-        expected: See :func:`credentials`.
-
     Raises:
-        Unauthorized: It does not carry them.
+        Unauthorized: It asks for another route than the open one, without what :func:`credentials` told.
     """
-    if route not in OPEN_ROUTES and not is_authorized(authorization, expected):
+    # By the route, not by the path, as only the router knows which paths lead there.
+    if request.url_rule is not None and request.url_rule.rule == OPEN_ROUTE:
+        return
+    if not is_authorized(request.headers.get("Authorization", ""), expected):
         raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
-
-
-def wants_body(route: str, authorization: str, expected: tuple[str, str] | None) -> bool:
-    """Whether a body is read at all: a stranger's is not, and the open routes do nothing with one."""
-    return route not in OPEN_ROUTES and is_authorized(authorization, expected)
 
 
 def open_to_strangers(settings: Settings) -> str:
@@ -94,9 +101,9 @@ def _require_sendable(name: str, text: str) -> None:
         ) from error
 
 
-def _sent(authorization: str) -> bytes:
-    """The user name and password as they came, joined by a colon; empty where there are none."""
-    kind, _, value = authorization.partition(" ")
+def _sent(header: str) -> bytes:
+    """The user name and password of a request as they came, joined by a colon; empty where there are none."""
+    kind, _, value = header.partition(" ")
     try:
         return base64.b64decode(value.strip(), validate=True) if kind.lower() == "basic" else b""
     except ValueError:

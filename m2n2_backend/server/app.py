@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from functools import cached_property
 from typing import Any
 
 from cachetools import LRUCache
@@ -20,11 +19,12 @@ from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
-from m2n2_backend.server.access import authorize, credentials
+from m2n2_backend.server.access import OPEN_ROUTE, authorize, credentials
 from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.places import FILES_AT_ONCE
 from m2n2_backend.worker.pool import Pool, Status, WorkerStats
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def create_app(
     app.add_url_rule("/openapi.json", view_func=routes.openapi)
     app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
-    app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
+    app.add_url_rule(OPEN_ROUTE, view_func=routes.webhook, methods=["POST"])
     errors.install(app)
     return app
 
@@ -71,24 +71,26 @@ class _Routes:
 
     def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
         self._metrics = Metrics(pool)
-        self._pool = MeteredPool(pool, self._metrics, min(settings.queue, settings.http_threads))
+        self._metrics_text = b""
+        self._makes_metrics = threading.Lock()
+        self._pool = MeteredPool(
+            pool,
+            self._metrics,
+            min(settings.queue, settings.http_threads),
+            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
+        )
         self._recent = RecentRequests()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
         self._predictor = Predictor(self._pool, media, prefetcher=prefetcher)
-        self._hostnames = _Hostnames()
+        self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
+        self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
-
-    @cached_property
-    def _openapi(self) -> str:
-        """The document, which takes ten milliseconds to make."""
-        return json.dumps(openapi(__version__))
 
     def start(self) -> None:
         g.started = time.monotonic()
         g.subject = g.cause = ""
-        route = request.url_rule.rule if request.url_rule else None
-        authorize(route, request.headers.get("Authorization", ""), self._credentials)
+        authorize(request, self._credentials)
 
     def finish(self, response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "other"
@@ -100,7 +102,8 @@ class _Routes:
 
     def index(self) -> Response:
         status = self._pool.status()
-        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        # Browsers name it; to weigh a header of thousands of types would take a quarter of a second.
+        if "text/html" in request.headers.get("Accept", ""):
             page = status_page(status, self._pool.stats(), self._recent.latest())
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
         return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
@@ -117,7 +120,13 @@ class _Routes:
         return jsonify({"versions": [self._pool.status().model_version]})
 
     def metrics(self) -> Response:
-        return Response(self._metrics.render(), mimetype="text/plain; version=0.0.4")
+        # While one request makes the text, others get the latest: many at once would keep /health waiting.
+        if self._makes_metrics.acquire(blocking=not self._metrics_text):
+            try:
+                self._metrics_text = self._metrics.render()
+            finally:
+                self._makes_metrics.release()
+        return Response(self._metrics_text, mimetype="text/plain; version=0.0.4")
 
     def openapi(self) -> Response:
         return Response(self._openapi, mimetype="application/json")
@@ -126,7 +135,7 @@ class _Routes:
         body = read(SetupRequest, self._body())
         project = body.project or ""
         # First: clicks may come although the config is refused now, as one that was fine may have been changed.
-        self._hostnames.put(project, body.hostname, is_trusted=self._credentials is not None)
+        self._hostnames.put(project, body.hostname)
         config = self._predictor.configs.read(body.label_config)
         config.require_sound()
         for warning in config.warnings:
@@ -154,31 +163,30 @@ class _Routes:
 class _Hostnames:
     """The address each project's Label Studio gave itself.
 
-    Where anybody can call, the first one stays, as another one would have images fetched from a server of its choice;
-    and known projects are not forgotten for new ones.
+    Where callers are trusted, the latest is kept, for the latest projects. Elsewhere anybody may call, and so the
+    first is kept, for the first projects.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, are_trusted: bool) -> None:
+        self._are_trusted = are_trusted
         self._lock = threading.Lock()
         self._by_project: LRUCache[str, str] = LRUCache(MAX_PROJECTS)
 
-    def put(self, project: str, hostname: object, *, is_trusted: bool) -> None:
-        """Note what a /setup said; ``is_trusted`` tells that it came with credentials."""
+    def put(self, project: str, hostname: object) -> None:
         if not isinstance(hostname, str) or not hostname.startswith(("http://", "https://")) or len(hostname) > 2048:
             return
         with self._lock:
-            known = self._by_project.get(project)
-            is_full = known is None and len(self._by_project) >= MAX_PROJECTS
-            if is_trusted or (known is None and not is_full):
-                self._by_project[project] = hostname
-                return
-        if known != hostname:
+            kept = self._by_project.get(project)
+            if self._are_trusted or (kept is None and len(self._by_project) < MAX_PROJECTS):
+                self._by_project[project] = kept = hostname
+        if kept != hostname:
             logger.warning(
-                "project %s: /setup says that Label Studio is at %s, which is ignored as %s: set LABEL_STUDIO_URL, "
-                "or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD",
+                "project %s: the address %s that /setup gives for Label Studio is not taken, %s: set "
+                "LABEL_STUDIO_URL, or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, or start this server again",
                 project,
                 hostname,
-                f"it was at {known} first" if known else f"{MAX_PROJECTS} other projects came first",
+                "as there are too many projects" if kept is None else f"as another caller gave {kept} before",
+                extra={"kind": "hostname"},
             )
 
     def get(self, project: str) -> str | None:

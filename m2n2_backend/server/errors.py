@@ -82,7 +82,7 @@ def _known(error: errors.M2N2Error) -> Response:
     response = error_response(status, type(error).__name__, str(error))
     if isinstance(error, errors.NotReady):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    logger.warning("%s: %d %s", _request(), response.status_code, g.cause, extra={"kind": response.status_code})
+    _log(response)
     return response
 
 
@@ -96,7 +96,7 @@ def _http(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in ("Allow", "Location"):
             response.headers[name] = value
-    logger.warning("%s: %d %s", _request(), response.status_code, g.cause, extra={"kind": response.status_code})
+    _log(response)
     return response
 
 
@@ -120,9 +120,15 @@ def _shortened(path: str) -> str:
     return path if len(path) <= 30 else f"{path[:27]}..."
 
 
+def _log(response: Response) -> None:
+    logger.warning(
+        "%s: %d %s", _request(), response.status_code, g.cause, extra={"kind": f"status {response.status_code}"}
+    )
+
+
 def _unexpected(error: Exception) -> Response:
     identity = uuid.uuid4().hex[:8]
-    logger.error("internal error %s: %s", identity, _request(), exc_info=error)
+    logger.error("internal error %s: %s", identity, _request(), exc_info=error, extra={"kind": "status 500"})
     return error_response(500, "InternalError", f"internal error {identity}: see the log of the backend")
 
 

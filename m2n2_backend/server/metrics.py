@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from m2n2_backend.errors import ImageNeeded, NotReady
+from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.prompts import Prompts
+from m2n2_backend.worker.places import Places, click_limits
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
 
 _WORKER = ["worker"]
@@ -75,9 +77,14 @@ class Metrics:
 
 
 class MeteredPool:
-    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once."""
+    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once.
 
-    def __init__(self, pool: Pool, metrics: Metrics, at_once: int) -> None:
+    Some places are kept for clicks on images that are prepared, and for other projects; see
+    :func:`~m2n2_backend.worker.places.click_limits`. An image counts as prepared if it is among the images that were
+    answered last, as many as the workers say they hold.
+    """
+
+    def __init__(self, pool: Pool, metrics: Metrics, at_once: int, *, most_bytes: int) -> None:
         """Stand before a pool.
 
         Args:
@@ -85,11 +92,16 @@ class MeteredPool:
             metrics: What is counted in.
             at_once: Most clicks that wait or are in work; one more is told to come back. A server keeps more threads
                 than that, so that waiting for the model never blocks what must be answered at once.
+            most_bytes: Most bytes of image files that those clicks hold together.
         """
         self._pool = pool
         self._metrics = metrics
         self._at_once = at_once
-        self._places = threading.BoundedSemaphore(at_once)
+        self._most_bytes = most_bytes
+        self._places = Places("clicks wait for the model")
+        self._files = Places("bytes of images wait for the model")
+        self._lock = threading.Lock()
+        self._warm: OrderedDict[str, None] = OrderedDict()
 
     def segment(
         self,
@@ -102,18 +114,22 @@ class MeteredPool:
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         try:
-            if not self._places.acquire(blocking=False):
-                raise NotReady(f"busy: {self._at_once} clicks wait for the model; click again in a moment")
-            try:
+            project = subject.project if subject is not None else None
+            is_cold = image.key not in self._warm
+            places = click_limits(self._at_once, project, is_cold=is_cold)
+            files = click_limits(self._most_bytes, project, is_cold=True)
+            size = len(image.data or b"") if is_cold else 0
+            with self._places.take(places), self._files.take(files, size):
                 answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
-            finally:
-                self._places.release()
         except ImageNeeded:
+            with self._lock:
+                self._warm.pop(image.key, None)
             raise  # the same object is asked for once more, with its image
         except Exception as error:
             self._metrics.segmented(prompts, None, error)
             raise
         self._metrics.segmented(prompts, answer, None)
+        self._note_warm(image.key)
         return answer
 
     def prefetch(self, image: SourceImage) -> bool:
@@ -131,6 +147,14 @@ class MeteredPool:
     def close(self) -> None:
         """See :meth:`m2n2_backend.worker.pool.Pool.close`."""
         self._pool.close()
+
+    def _note_warm(self, key: str) -> None:
+        prepared = sum(worker.tiers["device"].entries for worker in self._pool.stats() if "device" in worker.tiers)
+        with self._lock:
+            self._warm[key] = None
+            self._warm.move_to_end(key)
+            while len(self._warm) > max(1, prepared):
+                self._warm.popitem(last=False)
 
 
 class _WorkerCollector(Collector):

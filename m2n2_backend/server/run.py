@@ -17,9 +17,9 @@ from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.logs import log_to_stderr
-from m2n2_backend.server.access import credentials, open_to_strangers, wants_body
+from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.server.app import create_app
-from m2n2_backend.server.receiving import Limits
+from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
@@ -34,8 +34,6 @@ _WATCHDOG_SECONDS = 60
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
-# What asks for them ends a server that does not answer in time.
-_QUICK_ROUTES = ("/health",)
 # For the list of the next tasks, which nobody waits for.
 _UPCOMING_SECONDS = 10.0
 
@@ -70,12 +68,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
-        expected = credentials(settings)
-        self.limits = Limits(
-            settings.max_body_bytes,
-            wants_body=partial(wants_body, expected=expected),
-            is_quick=_QUICK_ROUTES.__contains__,
-        )
+        self.limits = Limits(settings.max_body_bytes, credentials=credentials(settings))
         self._open: list[Pool | RememberingMedia | Prefetcher] = []
         super().__init__()
 

@@ -11,7 +11,8 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from waitress import wasyncore
 
-from m2n2_backend.server.receiving import Limits, Listener
+from m2n2_backend.server.incoming import Limits
+from m2n2_backend.server.receiving import Listener
 
 _POLL_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 5.0
@@ -39,17 +40,17 @@ class WebWorker(Worker):  # type: ignore[misc]
             Listener(self.wsgi, one.sock, limits, threads=self.cfg.threads, sockets=sockets) for one in self.sockets
         ]
         while self.alive and os.getppid() == self.ppid:
-            self._turn(sockets, listeners)
+            self._turn(sockets)
         for listener in listeners:
             listener.stop_listening()
         last_words = threading.Timer(max(0.0, self.cfg.graceful_timeout - _LAST_WORDS_SECONDS), self.app.give_up)
         last_words.daemon = True
         last_words.start()
         while any(listener.is_busy for listener in listeners):
-            self._turn(sockets, listeners)
+            self._turn(sockets)
+            for listener in listeners:
+                listener.maintenance(time.monotonic())
 
-    def _turn(self, sockets: dict[int, Any], listeners: list[Listener]) -> None:
+    def _turn(self, sockets: dict[int, Any]) -> None:
         self.notify()
         wasyncore.loop(timeout=_POLL_SECONDS, use_poll=True, map=sockets, count=1)
-        for listener in listeners:
-            listener.maintenance(time.monotonic())

@@ -292,7 +292,10 @@ def unpack(data: bytes, key: str, fingerprint: str) -> EncodedImage:
             for index, (scale, weight) in enumerate(zip(header["scales"], header["weights"], strict=True))
         )
         height, width = header["size"]
-        return EncodedImage((height, width), AttentionFeatures(blocks, *header["grid"]), tensors["guide"].numpy())
+        features = AttentionFeatures(blocks, *header["grid"])
+        if not features.is_finite:
+            raise ValueError("its features are not finite")
+        return EncodedImage((height, width), features, tensors["guide"].numpy())
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
 

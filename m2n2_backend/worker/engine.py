@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,11 @@ from typing import TypeVar
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.backbones.device_memory import is_out_of_memory, memory_advice, room_for_states
+from m2n2_backend.backbones.device_errors import is_out_of_host_memory, is_out_of_memory
+from m2n2_backend.backbones.device_memory import LOWERED_SECONDS, RoomForStates, memory_advice, release
+from m2n2_backend.backbones.loading import one_line
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.attention import Backbone
@@ -39,6 +41,9 @@ CPU_CACHES = (192 * 1024**2, 256 * 1024**2)
 
 ACCELERATOR_MEMORY = 2 * 1024**3
 """Default of the second tier beside an accelerator: features of a grid of 128 take 42 MB an image."""
+
+SPARED = 0.75
+"""Share of the first tier for images that were clicked again: first clicks on others do not displace them."""
 
 T = TypeVar("T")
 Timings = dict[str, float]
@@ -117,14 +122,16 @@ class Engine:
         self.encode_seconds = self.slowest_encode = 0.0
         self._segmenter = Segmenter(backbone, settings.method())
         self._max_pixels = settings.max_image_pixels
-        self._device_limit = settings.device_cache
         self._on_cpu = backbone.device.type == "cpu"
-        in_memory = settings.memory_cache
+        on_device, in_memory = settings.device_cache, settings.memory_cache
+        if on_device is None and self._on_cpu:
+            on_device = CPU_CACHES[0]
         if in_memory is None:
             in_memory = CPU_CACHES[1] if self._on_cpu else ACCELERATOR_MEMORY
-        self._states = ByteCache[ImageState](
-            CPU_CACHES[0] if self._device_limit is None else self._device_limit, self._size_of_state
-        )
+        self._room = RoomForStates(backbone.device, on_device)
+        self._states = ByteCache[ImageState](self._room.limit(0), self._size_of_state, spared=SPARED)
+        self._paused = weakref.WeakSet[Photo]()  # their states may no longer be in that tier
+        self._pausing = threading.Lock()
         # Beside an accelerator the maps of clicks lie in this memory, not on the device.
         self._maps_limit = 0 if self._on_cpu else in_memory // 4
         self._features = ByteCache[EncodedImage](in_memory // 2)
@@ -137,25 +144,36 @@ class Engine:
         """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
 
         Args:
-            share: Of the device's free memory that is this process's.
+            share: The part of the device's memory that is this process's, 0 to 1.
             clicks: Without them the model alone is run: matrices of images that nobody clicks on need no memory.
+
+        Raises:
+            OutOfMemory: The device has too little for one image; the message names a smaller grid.
         """
+        self._room.share = share
+        with memory_advice(self._grid, self.backbone.device):
+            self._run_all(clicks)
+        if clicks and numba.threading_layer() not in ("omp", "tbb"):
+            self._kernels = threading.Lock()  # that layer ends the process where two threads use it at once
+        if clicks and not self._on_cpu:
+            self._states.limit = self._room.limit(0)
+            logger.info("%s holds %s", self.backbone.device, self._images_held())
+
+    def _run_all(self, clicks: bool) -> None:
+        """Take every step once, with an image of noise: colors that a mixture can be fitted to."""
         started = time.monotonic()
-        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)  # colors that a mixture is fitted to
-        encoded = self._segmenter.extract(noise)
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        with self._room.step():
+            encoded = self._segmenter.extract(noise)
         self.encode_seconds = self.slowest_encode = time.monotonic() - started
         if not clicks:
             return
-        state = self._segmenter.prepare(encoded)
-        for box in (None, Box(4, 4, 40, 40)):
-            self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False), Click(30, 20)], box)
-        if numba.threading_layer() not in ("omp", "tbb"):
-            self._kernels = threading.Lock()  # that layer ends the process where two threads use it at once
+        with self._room.step():
+            state = self._segmenter.prepare(encoded)
+            for box in (None, Box(4, 4, 40, 40)):
+                self._segmenter.segment(state, [Click(9, 9), Click(50, 50, positive=False), Click(30, 20)], box)
         if not self._on_cpu:
             self._next_state = state.device_bytes  # the grid decides it, and is the same for every image
-            del state
-            if self._device_limit is None:
-                self._states.limit = int(share * room_for_states(self.backbone.device))
 
     def segment(self, image: SourceImage, prompts: Prompts) -> tuple[Segmentation, Timings]:
         """Segment one object, all steps on this thread.
@@ -172,26 +190,35 @@ class Engine:
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
         photo = self.open(image)
-        while not (step := self.step(photo)).is_click:
-            self.advance(photo, step)
-            if step is Step.ENCODE and photo.encoded is not None:
-                self.disk.put(photo.key, photo.encoded)
-        segmentation = self.answer(photo, prompts)
-        assert segmentation is not None, "nothing evicts between two steps of one thread"
+        segmentation = None
+        while segmentation is None:  # again where memory ran out, and the state was dropped
+            while not (step := self.step(photo)).is_click:
+                self.advance(photo, step)
+                if step is Step.ENCODE and photo.encoded is not None:
+                    self.disk.put(photo.key, photo.encoded)
+            segmentation = self.answer(photo, prompts)
         return segmentation, photo.timings
 
     def open(self, image: SourceImage) -> Photo:
-        """What memory has of an image."""
-        photo = Photo(image)
-        if image.key not in self._states and image.key in self._features:  # a miss is counted when it is loaded
-            photo.encoded = self._features.get(image.key)
-            photo.table = self._tables.get(image.key)
-        return photo
+        """An image at the beginning of its way; :meth:`step` finds what memory has of it."""
+        return Photo(image)
+
+    def is_prepared(self, key: str) -> bool:
+        """Whether a click on an image costs its own map only."""
+        return key in self._states
+
+    def is_in_memory(self, key: str) -> bool:
+        """Whether an image needs neither its file nor the model."""
+        return key in self._states or key in self._features
 
     def step(self, photo: Photo) -> Step:
         """What the image needs next."""
-        if photo.state is not None or photo.key in self._states:
+        if photo.state is not None or self.is_prepared(photo.key):
             return Step.PREPARED
+        if photo.encoded is None and photo.rgb is None and photo.key in self._features:
+            # Also of an image that was prepared a moment ago: it is not as cold as one that must be decoded.
+            photo.encoded = self._features.get(photo.key)
+            photo.table = self._tables.get(photo.key)
         if photo.encoded is None:
             return Step.LOAD if photo.rgb is None else Step.ENCODE
         return Step.TABLE if photo.table is None else Step.READY
@@ -277,16 +304,19 @@ class Engine:
             if photo.encoded is None or photo.table is None:
                 return None
             with _timing(photo.timings, "prepare"), self._kernels:
-                self._states.make_room(self._next_state)  # before the new one is built, or both need memory
-                state = self._segmenter.prepare(photo.encoded, photo.table)
+                self._make_room(self._next_state)  # before the new one is built, or both need memory
+                with self._room.step():
+                    state = self._segmenter.prepare(photo.encoded, photo.table)
             self._next_state = max(self._next_state, self._size_of_state(state))
             self._states.put(photo.key, state)
         segmentation, photo.state = None, None
-        with _timing(photo.timings, "segment"), self._kernels:
+        with _timing(photo.timings, "segment"), self._kernels, self._room.step():
             try:
                 segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes, pause=pause)
             except Paused:
                 photo.state = state
+                with self._pausing:
+                    self._paused.add(photo)
         self._states.put(photo.key, state)  # again: it has grown by the new maps
         while self._maps_bytes() > self._maps_limit and len(self._states) > 1:
             self._states.evict_oldest()
@@ -311,7 +341,7 @@ class Engine:
         rgb = photo.rgb
         assert rgb is not None, "what the step is made of"
         started = time.monotonic()
-        encoded = self._with_room(lambda: self._segmenter.extract(rgb).to("cpu"))
+        encoded = self._with_room(lambda: self._extract(rgb))
         self.encoded += 1
         self.encode_seconds = time.monotonic() - started
         self.slowest_encode = max(self.slowest_encode, self.encode_seconds)
@@ -323,27 +353,63 @@ class Engine:
     def _maps_bytes(self) -> int:
         return 0 if self._on_cpu else sum(state.memo_bytes for state in self._states.values())
 
+    def _extract(self, rgb: NDArray[np.uint8]) -> EncodedImage:
+        # The image in work stays, unless both are known not to fit.
+        self._make_room(0, keep=0 if self._room.is_lowered else 1)
+        with self._room.step():
+            encoded = self._segmenter.extract(rgb)
+            if not encoded.features.is_finite:  # before any tier has them
+                raise FloatingPointError("its features are not: the weights or the device are damaged")
+            return encoded.to("cpu")
+
+    @property
+    def _grid(self) -> int:
+        return getattr(self.backbone, "grid", 128)
+
+    def _make_room(self, size: int, keep: int = 0) -> None:
+        """Let prepared images go, until so many bytes more fit beside the others, or ``keep`` of them are left."""
+        self._states.limit = self._room.limit(self._states.nbytes)
+        self._states.make_room(size, keep)
+
+    def _images_held(self) -> str:
+        """How many prepared images the first tier has room for, in words."""
+        size, limit = max(1, self._next_state), self._states.limit
+        return (
+            f"{max(1, limit // size)} prepared images of {size / 2**20:.0f} MiB at once, in {limit / 2**20:.0f} MiB"
+        )
+
     def _with_room(self, work: Callable[[], T]) -> T:
         """Out of memory: once more with everything dropped that can be made again and lies in that memory."""
-        grid = getattr(self.backbone, "grid", 128)
         try:
             try:
                 return work()
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                logger.warning("out of memory: dropping %d prepared images and trying again", len(self._states))
-                on_device = not self._on_cpu and not isinstance(error, MemoryError)
-            self._states.clear()
-            if not on_device:
-                self._features.clear()
-                self._tables.clear()
-            if self.backbone.device.type == "cuda":
-                torch.cuda.empty_cache()
-            with memory_advice(grid, self.backbone.device):
+                logger.warning("out of memory (%s)", one_line(error))
+                of_host = is_out_of_host_memory(error)
+            self._drop(of_host)  # here, as the error holds on to what the work had
+            with memory_advice(self._grid, self.backbone.device):
                 return work()
         except FloatingPointError as error:
             raise BackboneUnavailable(f"the model's attention is not finite: {error}") from error
+
+    def _drop(self, of_host: bool) -> None:
+        """Free the host's memory, or the device's, and hold less of the device from now on if that was too much."""
+        held, count = self._states.nbytes, len(self._states)
+        self._states.clear()
+        with self._pausing:
+            for photo in self._paused:
+                photo.state = None
+        if of_host or self._on_cpu:
+            self._features.clear()
+            self._tables.clear()
+        release(self.backbone.device)
+        if self._on_cpu or not of_host:
+            self._room.ran_out(held, self._next_state)
+            self._states.limit = self._room.limit(0)
+        lowered = f"; for {LOWERED_SECONDS / 60:.0f} minutes {self._images_held()}" if self._room.is_lowered else ""
+        logger.warning("dropped %d prepared images to try again%s", count, lowered)
 
 
 def _tier(cache: ByteCache[ImageState] | DiskCache | SharedStore) -> Tier:

@@ -137,6 +137,12 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class InWork:
-    """Hashes of the images in work from now on: the suspects if this is the last that is heard of a process."""
+    """The images in work from now on: the suspects if this is the last that is heard of a process.
+
+    Attributes:
+        keys: Hashes of all of them.
+        clicked: Of those that were ready, and whose prompts are being answered: these may be the cause, too.
+    """
 
     keys: frozenset[str]
+    clicked: frozenset[str] = frozenset()

@@ -1,16 +1,20 @@
-"""Images that bring their worker down again and again, kept away from it."""
+"""Images, or prompts on an image, that bring their worker down again and again, kept away from it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cachetools import TTLCache
 
 from m2n2_backend.errors import ImageRefused
+from m2n2_backend.prompts import Prompts
 
 DEATHS = 2
-"""An image in work at so many deaths in a row is refused."""
+"""An image that was being read at so many deaths in a row is refused, and so are prompts that were being answered."""
+
+CLICKED_DEATHS = 4
+"""So is an image whose prompts, whichever, were being answered: at fewer deaths others may still click on it."""
 
 REFUSED_SECONDS = 600.0
 """For so long; then it may be tried again, as the cause may have been another."""
@@ -19,37 +23,49 @@ _REMEMBERED = 1024
 
 
 class Poison:
-    """Deaths counted by image; threads share it."""
+    """Deaths counted by image and by prompts; threads share it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # By image: how many, and when the last was.
-        self._deaths: TTLCache[str, tuple[int, float]] = TTLCache(_REMEMBERED, REFUSED_SECONDS, timer=clock)
+        # How many, and when the last was: by image, by ("clicked", image), and by hash of an image with its prompts.
+        self._deaths: TTLCache[object, tuple[int, float]] = TTLCache(_REMEMBERED, REFUSED_SECONDS, timer=clock)
 
-    def died(self, key: str) -> None:
-        """An image was in work when its worker died."""
-        with self._lock:
-            self._deaths[key] = (self._deaths.get(key, (0, 0.0))[0] + 1, self._clock())
+    def died(self, key: str, prompts: Collection[Prompts] = ()) -> None:
+        """An image was in work when its worker died.
 
-    def survived(self, key: str) -> None:
-        """An image was answered: it was not the cause."""
+        Args:
+            key: Of the image.
+            prompts: What was asked, where prompts were being answered and the image itself was read before.
+        """
         with self._lock:
-            self._deaths.pop(key, None)
+            for counted in [("clicked", key), *(hash((key, each)) for each in prompts)] if prompts else [key]:
+                self._deaths[counted] = self._deaths.get(counted, (0, 0.0))[0] + 1, self._clock()
+
+    def survived(self, key: str, prompts: Prompts | None = None) -> None:
+        """An image was answered, with these prompts: neither was the cause."""
+        with self._lock:
+            for counted in (key, ("clicked", key), hash((key, prompts))):
+                self._deaths.pop(counted, None)
 
     def is_suspect(self, key: str) -> bool:
         """Whether it was in work at a death and has not been answered since."""
         with self._lock:
-            return key in self._deaths
+            return key in self._deaths or ("clicked", key) in self._deaths
 
-    def refusal(self, key: str) -> ImageRefused | None:
-        """Why an image may not be tried now, None where it may."""
+    def refusal(self, key: str, prompts: Prompts | None = None) -> ImageRefused | None:
+        """Why an image, or these prompts on it, may not be tried now, None where they may."""
+        limits: list[tuple[object, int, str]] = [(key, DEATHS, ""), (("clicked", key), CLICKED_DEATHS, "clicks on ")]
+        if prompts is not None:
+            limits.insert(0, (hash((key, prompts)), DEATHS, "these clicks on "))
         with self._lock:
-            deaths, at = self._deaths.get(key, (0, 0.0))
-            if deaths < DEATHS:
-                return None
-            minutes = (REFUSED_SECONDS - (self._clock() - at)) / 60
-        return ImageRefused(
-            f"this image brought the model's process down {DEATHS} times; it is refused for {minutes:.0f} minutes: "
-            "see the log, and try a smaller copy of the image"
-        )
+            for counted, most, words in limits:
+                deaths, at = self._deaths.get(counted, (0, 0.0))
+                if deaths >= most:
+                    minutes = (REFUSED_SECONDS - (self._clock() - at)) / 60
+                    verb = "are" if words else "is"
+                    return ImageRefused(
+                        f"{words}this image brought the model's process down {deaths} times and {verb} refused for "
+                        f"{minutes:.0f} minutes: see the log, and try {'other clicks' if words else 'a smaller copy'}"
+                    )
+        return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.logs import log_to_stderr
-from m2n2_backend.worker.messages import InWork, LoadFailed, Loading, Ready, Reply
+from m2n2_backend.worker.messages import LoadFailed, Loading, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _load(options: WorkerOptions, pipe: _Pipe, outbox: queue.SimpleQueue[object]
 
     quiet_downloads()
     # Straight to the pipe: what a step is about has to be said before the step can end the process.
-    replica = load_replica(options, began=lambda keys: pipe.send(InWork(keys)), on_broken=leave)
+    replica = load_replica(options, began=pipe.send, on_broken=leave)
     backbone = replica.engine.backbone
     outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
     return replica

@@ -20,7 +20,7 @@ from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.devices import find_devices
-from m2n2_backend.worker.messages import Done, Figures, Ready, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, Ready, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.poison import Poison
 from m2n2_backend.worker.pool import Answer, SourceImage, Status, Subject, WorkerStats, cache_troubles, model_version
@@ -98,7 +98,7 @@ class ProcessPool:
     ) -> Answer:
         """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
         request = Request(Work(image, prompts, 0.0, subject, rle), deadline, next(self._numbers))
-        if (refusal := self._poison.refusal(image.key)) is not None:
+        if (refusal := self._poison.refusal(image.key, prompts)) is not None:
             raise refusal
         self._dispatch(request)
         try:
@@ -110,7 +110,11 @@ class ProcessPool:
         if isinstance(result, DeadlinePassed):
             self._gave_up(request)
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                # Or the error would hold itself, and with it the image, until the next collection.
+                del result, request
         assert isinstance(result, Done), "clicks are answered with a mask"
         return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle)
 
@@ -212,7 +216,7 @@ class ProcessPool:
 
     def answered(self, request: Request, reply: Reply) -> None:
         """See :class:`~m2n2_backend.worker.request.Owner`."""
-        self._poison.survived(request.key)
+        self._poison.survived(request.key, request.work.prompts)
         _finish(request, reply)
 
     def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:
@@ -222,14 +226,15 @@ class ProcessPool:
             if other is not None and request.is_waited_for:
                 other.hand(request)  # whoever answers first has answered
 
-    def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:
+    def went_down(self, worker: Supervisor, requests: Sequence[Request], in_work: InWork) -> None:
         """See :class:`~m2n2_backend.worker.request.Owner`."""
         with self._lock:
             self._fingerprints.pop(worker, None)
-        for key in suspects:
-            self._poison.died(key)
+        for key in in_work.keys & {request.key for request in requests}:
+            asked = {one.work.prompts for one in requests if one.key == key} if key in in_work.clicked else set()
+            self._poison.died(key, [prompts for prompts in asked if prompts is not None])
         for request in requests:
-            refusal = self._poison.refusal(request.key)
+            refusal = self._poison.refusal(request.key, request.work.prompts)
             if not request.is_waited_for:  # a prefetch, moreover, may be the cause
                 request.future.cancel()
             elif refusal is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.worker.messages import Reply, Work
+from m2n2_backend.worker.places import MOST, part
 
 PREFETCHES = 16
 """Images to encode only that may wait for one replica."""
@@ -30,6 +31,8 @@ class Job:
         followers: Obsolete jobs that get the same reply.
         number: Grows with the arrival; a job that replaces another has that one's.
         is_long: Whether it was put off with prompts left to answer.
+        is_cold: Whether its image was not in memory when it came.
+        turn: Grows with what was done before it came, or for its project since: the least goes first.
     """
 
     work: Work
@@ -39,6 +42,13 @@ class Job:
     followers: list[Job] = field(default_factory=list)
     number: int = 0
     is_long: bool = False
+    is_cold: bool = False
+    turn: int = 0
+
+    @property
+    def project(self) -> str | None:
+        """Label Studio's id of the project, None where that is not known."""
+        return None if self.work.subject is None else self.work.subject.project
 
     @property
     def key(self) -> str:
@@ -71,17 +81,22 @@ class JobQueue:
         refused: Jobs that found the queue full.
     """
 
-    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, capacity: int, clock: Callable[[], float], is_warm: Callable[[str], bool] = lambda key: True
+    ) -> None:
         """Set up an empty queue.
 
         Args:
             capacity: Clicks that may wait; prefetches have places of their own.
             clock: Of deadlines, in seconds.
+            is_warm: Whether an image is prepared, by its key. Clicks on others may take three quarters of the places.
         """
         self.superseded = self.refused = 0
         self._capacity = capacity
         self._clock = clock
+        self._is_warm = is_warm
         self._numbers = itertools.count(1)
+        self._turns = 0
         self._waiting: list[Job] = []
 
     def put(self, work: Work) -> Job:
@@ -91,7 +106,7 @@ class JobQueue:
             NotReady: As many as may are waiting.
         """
         now = self._clock()
-        job = Job(work, now + work.seconds, now, number=next(self._numbers))
+        job = Job(work, now + work.seconds, now, number=next(self._numbers), turn=self._turns)
         obsolete = [waiting for waiting in self._waiting if _replaces(work, waiting.work)]
         if not obsolete:
             self._require_place(job)
@@ -118,8 +133,9 @@ class JobQueue:
 
     def _follow(self, older: Job, newer: Job) -> None:
         newer.followers.append(older)
-        newer.number = min(newer.number, older.number)
+        newer.number, newer.turn = min(newer.number, older.number), min(newer.turn, older.turn)
         newer.is_long |= older.is_long
+        newer.is_cold |= older.is_cold
         newer.work = replace(newer.work, rle=newer.work.rle or older.work.rle)
         self.superseded += 1
 
@@ -134,6 +150,15 @@ class JobQueue:
     def take(self, job: Job) -> None:
         """Remove a job: it is in work, or answered."""
         self._waiting.remove(job)
+
+    def served(self, jobs: Iterable[Job]) -> None:
+        """Let others go before these jobs, as something was done for their project just now.
+
+        A project that is new has no better turn than one that was served last: ids of projects can be invented.
+        """
+        self._turns += 1
+        for job in jobs:
+            job.turn = self._turns
 
     def unwanted(self) -> list[Job]:
         """Remove those that nobody waits for any more: their deadline passed, or they were cancelled."""
@@ -157,13 +182,16 @@ class JobQueue:
             return  # the command that fills the cache sends a few at a time and waits for them
         alike = [each for each in self._waiting if each.is_prefetch == job.is_prefetch]
         if not job.is_prefetch:
-            full = len(alike) >= self._capacity
+            full = len(alike) >= self._capacity or (not self._is_warm(job.key) and self._is_full_of_cold(alike))
         else:
             size = sum(len(each.work.image.data or b"") for each in (*alike, job))
             full = len(alike) >= PREFETCHES or (bool(alike) and size > PREFETCH_BYTES)
         if full:
             self.refused += 1
             raise NotReady(f"busy: {len(alike)} requests wait for the model; click again in a moment")
+
+    def _is_full_of_cold(self, clicks: list[Job]) -> bool:
+        return sum(not self._is_warm(each.key) for each in clicks) >= part(self._capacity, MOST)
 
 
 def deadline_passed() -> DeadlinePassed:

@@ -17,12 +17,13 @@ import numba
 import numpy as np
 import torch
 
+from m2n2_backend.backbones.device_errors import is_broken_device
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, M2N2Error, NotReady
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.cache_health import TRY_SECONDS
 from m2n2_backend.worker.engine import Engine, Photo, Step
-from m2n2_backend.worker.messages import Done, Figures, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, Reply, Work
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.queue import Job, JobQueue, deadline_passed
 from m2n2_backend.worker.rle import brush_rle
@@ -53,7 +54,7 @@ _OPEN_PHOTOS = 2  # that clicks wait for, decoded before the model gets to them;
 _WAKE_SECONDS = 1.0  # deadlines pass without anybody telling
 _MOST_BETWEEN_FIGURES = 3.0  # seconds; they are told every second, by a thread that a busy machine may hold up
 
-Began = Callable[[frozenset[str]], None]
+Began = Callable[[InWork], None]
 """Is told the images in work whenever that set grows: if the process dies, one of them may be the cause."""
 
 
@@ -62,10 +63,11 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by whatever comes. What is left of a request with many new prompts goes after
-    other clicks on prepared images. On a CPU clicks run beside the model, and those on prepared images beside a first
-    one too, which takes a second where the image has 100 megapixels; on an accelerator all run between the model's
-    runs. Writing to disk is in nobody's way.
+    first, so that a prefetch is passed by whatever comes. Where two are as urgent, the project goes first that was
+    served less lately. What is left of a request with many new prompts goes after other clicks on prepared images. On
+    a CPU clicks run beside the model, and those on prepared images beside a first one too, which takes a second where
+    the image has 100 megapixels; on an accelerator all run between the model's runs. Writing to disk is in nobody's
+    way.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Replica:
         *,
         capacity: int,
         threads: int | None = None,
-        began: Began = lambda keys: None,
+        began: Began = lambda in_work: None,
         on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         awake: Callable[[], float] | None = None,
@@ -99,9 +101,9 @@ class Replica:
         self._clock = clock
         self._awake = awake or clock
         self._changed = threading.Condition()
-        self._queue = JobQueue(capacity, clock)
+        self._queue = JobQueue(capacity, clock, engine.is_prepared)
         self._photos: dict[str, Photo] = {}
-        self._in_work: dict[int, tuple[str, float]] = {}  # by thread: an image and since when
+        self._in_work: dict[int, tuple[str, Step, float]] = {}  # by thread: an image, its step and since when
         self._closed = False
         self._writes: queue.Queue[tuple[str, EncodedImage] | None] = queue.Queue(WRITES_WAITING)
         self._unwritten: set[str] = set()  # images on their way to disk
@@ -130,6 +132,7 @@ class Replica:
                 self._photos[job.key] = self.engine.open(work.image)
             elif photo.image.data is None:
                 photo.image = work.image  # of two requests about one image one may have brought its file
+            job.is_cold |= not self.engine.is_in_memory(job.key)
             self._changed.notify_all()
             return job.future
 
@@ -143,7 +146,7 @@ class Replica:
                 refused=self._queue.refused,
                 encoded=engine.encoded,
                 encode_seconds=engine.encode_seconds,
-                age=max((now - since for _, since in self._in_work.values()), default=0.0),
+                age=max((now - since for _, _, since in self._in_work.values()), default=0.0),
                 hang_seconds=max(HANG_LEAST_SECONDS, HANG_FACTOR * engine.slowest_encode),
                 rss=resident_bytes(),
                 tiers=engine.tiers,
@@ -220,11 +223,13 @@ class Replica:
                 task = self._most_urgent(steps)
                 if task is not None:
                     job, photo, step = task
+                    self._queue.served(self._rivals(job, step))
                     if step.is_click:
                         self._queue.take(job)
                     photo.busy = True
-                    self._in_work[threading.get_ident()] = photo.key, self._awake()
-                    self._began(frozenset(key for key, _ in self._in_work.values()))
+                    self._in_work[threading.get_ident()] = photo.key, step, self._awake()
+                    clicked = {key for key, step, _ in self._in_work.values() if step.is_click}
+                    self._began(InWork(frozenset(key for key, _, _ in self._in_work.values()), frozenset(clicked)))
                     return task
                 self._changed.wait(_WAKE_SECONDS)
             return None
@@ -241,7 +246,7 @@ class Replica:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
             elif step in steps and not photo.busy and self._may_be_taken(job, step):
-                urgency = (job.is_prefetch, _COLDNESS[step], job.is_long, job.number)
+                urgency = (job.is_prefetch, self._coldness(job, step), job.is_long, job.turn, job.number)
                 found.append((urgency, (job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
 
@@ -257,6 +262,25 @@ class Replica:
         if job.work.to_disk:  # the model waits for the disk, and the writer does the rest
             return step is Step.ENCODE and not self._writes.full()
         return True
+
+    def _rivals(self, job: Job, step: Step) -> list[Job]:
+        """What waits of the same project, and is as urgent: warm clicks cost a project no turn of its cold ones."""
+        return [
+            each
+            for each in self._queue
+            if each.project == job.project
+            and each.is_prefetch == job.is_prefetch
+            and self._coldness(each, self.engine.step(self._photos[each.key])) == self._coldness(job, step)
+        ]
+
+    @staticmethod
+    def _coldness(job: Job, step: Step) -> int:
+        """How long others may let an image wait. One that was evicted a moment ago passes those that came cold.
+
+        It passes what is left of long requests, too, which may have evicted it.
+        """
+        own = _COLDNESS[step] + (job.is_cold and step is not Step.PREPARED)
+        return max(own, _COLDNESS[Step.READY] + 1) if job.is_long else own
 
     def _may_open(self, job: Job) -> bool:
         """Pixels are many bytes: few images are decoded ahead of the model."""
@@ -327,7 +351,7 @@ class Replica:
         if isinstance(error, M2N2Error):
             return error
         logger.error("internal error in the model worker", exc_info=error)
-        if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        if is_broken_device(error):
             self._break()
         return RuntimeError(f"{type(error).__name__} in the model worker: {error}")
 
@@ -383,7 +407,7 @@ def _logging_errors(words: str) -> Iterator[None]:
 
 
 def load_replica(
-    options: WorkerOptions, *, began: Began = lambda keys: None, on_broken: Callable[[], None] = lambda: None
+    options: WorkerOptions, *, began: Began = lambda in_work: None, on_broken: Callable[[], None] = lambda: None
 ) -> Replica:
     """Load the model and warm it up.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from m2n2_backend.worker.messages import Ready, Reply, Work
+from m2n2_backend.worker.messages import InWork, Ready, Reply, Work
 
 if TYPE_CHECKING:
     from m2n2_backend.worker.supervisor import Supervisor
@@ -68,6 +68,6 @@ class Owner(Protocol):
         """It does not say anything; others may do what it was asked for. Told again and again until it speaks."""
         ...
 
-    def went_down(self, worker: Supervisor, requests: Iterable[Request], suspects: frozenset[str]) -> None:
+    def went_down(self, worker: Supervisor, requests: Sequence[Request], in_work: InWork) -> None:
         """It died with these requests unanswered and these images in work."""
         ...

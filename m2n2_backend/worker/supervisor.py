@@ -83,7 +83,7 @@ class Supervisor:
         self._outbox = queue.SimpleQueue[Request | None]()
         self._ends = queue.SimpleQueue[Exception | None]()  # why this life is over; None where it is to be
         self._outstanding: dict[int, Request] = {}
-        self._suspects = frozenset[str]()
+        self._in_work = InWork(frozenset())
         self._heard_at = self._awake()
         self._silent = False
         self._loading_since: float | None = None
@@ -247,7 +247,7 @@ class Supervisor:
             outbox = self._outbox = queue.SimpleQueue()
             seconds = self._clock() - (self._loading_since or 0.0)
             self.ready, self.failure, self.trouble, self._loading_since = ready, None, "", None
-            self._latest, self._suspects, self._up_since = ready.figures, frozenset(), self._clock()
+            self._latest, self._in_work, self._up_since = ready.figures, InWork(frozenset()), self._clock()
             self.alive = True
         threading.Thread(target=self._send, args=(child, outbox), name="worker-sender", daemon=True).start()
         logger.info("model ready after %.1f s: %s on %s", seconds, ready.backbone, ready.device)
@@ -263,6 +263,7 @@ class Supervisor:
                 else:
                     seconds = request.deadline - self._clock()
                     child.send((request.number, replace(request.work, seconds=seconds)))
+                del request  # and its image, for as long as there is no other
             child.send(None)
         except OSError:
             pass  # it died; the other thread notices too
@@ -283,7 +284,7 @@ class Supervisor:
         elif isinstance(message, Figures):
             self._latest = message
         elif isinstance(message, InWork):
-            self._suspects = message.keys
+            self._in_work = message
         elif isinstance(message, tuple):
             number, reply = message
             assert isinstance(reply, Reply), "work is answered with a reply"
@@ -352,8 +353,7 @@ class Supervisor:
         )
         # The other figures stay to be seen until the next life.
         self._latest = replace(latest, superseded=0, refused=0, encoded=0, age=0.0)
-        suspects = self._suspects & {request.key for request in requests}
         try:
-            self._owner.went_down(self, requests, suspects)
+            self._owner.went_down(self, requests, self._in_work)
         except Exception:
             logger.exception("work could not be handed on")

@@ -9,14 +9,14 @@ from m2n2_backend.errors import InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
 from m2n2_backend.labelstudio.contract.label_config.image_tag import Groups
-from m2n2_backend.labelstudio.contract.models import KeyPoint, Labels, Other, Rectangle, Shape
+from m2n2_backend.labelstudio.contract.models import MAX_LABELS, KeyPoint, Labels, Other, Rectangle, Shape
 from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush, DrawnPolygon, Ellipse
 from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, end_from_percent, pixel_from_percent
 
 Prompt = KeyPoint | Rectangle | Brush | Bitmask | Ellipse | DrawnPolygon
 
-MAX_STROKES = 50
-"""Of one object; each is an image to decode."""
+MAX_CORNERS = 50_000
+"""Corners of all polygons of a request, those of finished objects included, which Label Studio goes on to send."""
 
 # Label Studio adds x and width as floating point numbers, each rounded on its own.
 _SLACK_PERCENT = 0.01
@@ -51,13 +51,19 @@ class Drawn:
         """Width and height in pixels of the image it was drawn on."""
         return self.item.original_width, self.item.original_height
 
+    @property
+    def is_stroke(self) -> bool:
+        """Whether it is the code of pixels, which has to be read."""
+        return isinstance(self.item, Brush | Bitmask)
+
 
 def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other], config: LabelConfig) -> list[Drawn]:
     """The prompts in the order in which they were made, each once; masks and other types are passed over.
 
     Raises:
         InvalidRequest: A point or rectangle does not belong to a smart control of the config, or not to an image of
-            it; or a stroke or shape of one cannot be read.
+            it; or a stroke or shape of one cannot be read; or there are too
+            many labels or corners.
     """
     # <KeyPoint> + <Labels> sends every point twice; the second item, of the same id, holds the label.
     separate: dict[str, dict[str, list[str]]] = {}
@@ -68,22 +74,29 @@ def drawn_prompts(items: Sequence[KeyPoint | Rectangle | Shape | Labels | Other]
     drawn_with = [item for item in items if isinstance(item, KeyPoint | Rectangle)]
     ids = {item.id for item in drawn_with if config.is_prompt(item.from_name)} - {None}
     drawn: dict[str, Drawn] = {}
+    corners = 0
     for index, item in enumerate(items):
         path = f"params.context.result[{index}]"
         # A label that is selected in a plain control of the same shape makes a second item of the prompt.
         if isinstance(item, KeyPoint | Rectangle) and item.id in ids and not config.is_prompt(item.from_name):
             continue
         prompt = _prompt(item, path, config)
+        if isinstance(prompt, DrawnPolygon):
+            corners += len(prompt.value.points)
+            if corners > MAX_CORNERS:
+                raise InvalidRequest(f"{path}: the polygons of the request have more than {MAX_CORNERS} corners")
         if prompt is not None:
             key = prompt.id or path
             twin = drawn.get(key)
             grouped = separate.get(key)
-            found = [*(twin.labels if twin else ()), *_own_labels(prompt, grouped), *(grouped or ())]
+            found = dict.fromkeys((*(twin.labels if twin else ()), *_own_labels(prompt, grouped), *(grouped or ())))
+            if len(found) > MAX_LABELS:
+                raise InvalidRequest(f"{path} and the items of the same id have more than {MAX_LABELS} labels")
             try:
                 image = config.shown(prompt.from_name, prompt.to_name)
             except InvalidRequest as error:
                 raise InvalidRequest(f"{path}.{error}") from error
-            drawn[key] = Drawn(path, prompt, image, tuple(dict.fromkeys(found)), grouped)
+            drawn[key] = Drawn(path, prompt, image, tuple(found), grouped)
     return list(drawn.values())
 
 
@@ -102,15 +115,15 @@ def _prompt(item: KeyPoint | Rectangle | Shape | Labels | Other, path: str, conf
 
 
 def to_prompts(group: Sequence[Drawn], width: int, height: int) -> Prompts:
-    """Percent → pixels of an image of ``width`` × ``height`` pixels.
+    """Percent and codes → pixels of an image of ``width`` × ``height`` pixels.
+
+    Strokes are read one after the other, and take room for a byte a pixel meanwhile.
 
     Raises:
         InvalidPrompt: A prompt lies outside of the image, is empty or cannot be read; the message names its path.
     """
     clicks: list[PointPrompt] = []
     boxes: list[Region] = []
-    if sum(isinstance(drawn.item, Brush | Bitmask) for drawn in group) > MAX_STROKES:
-        raise InvalidPrompt(f"more than {MAX_STROKES} strokes for one object")
     for drawn in group:
         try:
             match drawn.item:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from m2n2_backend.errors import InvalidRequest
 
@@ -226,13 +227,16 @@ class Params(_Model):
     context: Context | None = None
 
 
-class Task(_Model):
-    """One task. Its annotations and drafts may be large, and are looked at only for ids."""
+class Task(TypedDict, total=False):
+    """One task. Its annotations and drafts may be large, and are looked at only for ids.
 
-    id: TaskId | None = None
-    data: dict[str, Any] | None = None
-    annotations: Any = None
-    drafts: Any = None
+    A dictionary, as a hundred thousand of them may come at once, of which each model would cost ten times its bytes.
+    """
+
+    id: TaskId | None
+    data: dict[str, Any] | None
+    annotations: Any
+    drafts: Any
 
 
 class PredictRequest(_Model):

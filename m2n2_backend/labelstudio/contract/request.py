@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidRequest
+from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, Target
 from m2n2_backend.labelstudio.contract.models import PredictRequest, Task
+from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush
 from m2n2_backend.prompts import Prompts
 
 
@@ -22,7 +24,8 @@ class InteractiveRequest:
         task_id: Label Studio's id of the task, None where it was not sent.
         project: Label Studio's id of the project, "" where it was not sent.
         image: Address of the image as the task holds it.
-        prompts: In pixels of the natural image.
+        drawn: The prompts as they were sent, at least one. What they cost to read is bounded, but it is not known yet
+            whether the image is of the size that they claim.
         targets: The controls that the mask is returned to, with the labels of their regions; mostly one.
         image_name: Name of the ``<Image>`` tag.
         item_index: Page of a multi-page task, None for others.
@@ -36,7 +39,7 @@ class InteractiveRequest:
     task_id: int | str | None
     project: str
     image: str
-    prompts: Prompts
+    drawn: tuple[Drawn, ...]
     targets: tuple[Target, ...]
     image_name: str
     item_index: int | None
@@ -45,6 +48,22 @@ class InteractiveRequest:
     image_rotation: float
     region_id: str
     prompt_ids: frozenset[str] = frozenset()
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts in pixels of the natural image, read now: to be asked where it has the size that is claimed.
+
+        Raises:
+            InvalidPrompt: A stroke cannot be read, or no prompt is foreground.
+        """
+        prompts = to_prompts(self.drawn, self.width, self.height)
+        prompts.validate(self.width, self.height)
+        return prompts
+
+    @property
+    def stroke_pixels(self) -> int:
+        """Pixels that are read with the strokes."""
+        return self.width * self.height * sum(one.is_stroke for one in self.drawn)
 
     @property
     def label(self) -> str | None:
@@ -73,7 +92,8 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
 
     Raises:
         InvalidRequest: The prompts do not go with the config, the task or each other; the message names the path.
-        InvalidPrompt: A prompt lies outside of the image, or none is foreground.
+        InvalidPrompt: A prompt lies outside of the image, they are too many, or none is foreground. Strokes are not
+            read here: see :attr:`InteractiveRequest.prompts`.
         InvalidLabelConfig: No control of the image knows the newest prompt's label.
     """
     if len(request.tasks) != 1:
@@ -82,7 +102,7 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
     drawn = drawn_prompts(request.items, config)
     if not drawn:
         return None
-    region_ids = {one.path: _region_id(task.id, one) for one in drawn}
+    region_ids = {one.path: _region_id(task.get("id"), one) for one in drawn}
     finished = _finished(task, set(region_ids.values()))
     drawn = [one for one in drawn if one.item.id is None or one.item.id not in finished]
     if not drawn:
@@ -93,15 +113,14 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
         if one.size != newest.size:
             raise InvalidRequest(f"{one.path}.original_width/height differ from those of the newest prompt")
     width, height = newest.size
-    prompts = to_prompts(group, width, height)
-    prompts.validate(width, height)
+    _require_readable(group, width, height)
     ids = [one.item.id for one in group]
     return InteractiveRequest(
-        task_id=task.id,
+        task_id=task.get("id"),
         project=request.project or "",
         image=_address(task, newest),
-        prompts=prompts,
-        targets=newest.image.targets(newest.labels, task.data, newest.groups),
+        drawn=tuple(group),
+        targets=newest.image.targets(newest.labels, task.get("data"), newest.groups),
         image_name=newest.image.name,
         item_index=newest.item.item_index if newest.image.tag.pages else None,
         width=width,
@@ -110,6 +129,20 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
         region_id=region_ids[group[0].path],
         prompt_ids=frozenset(id for id in ids if id is not None) if None not in ids else frozenset(),
     )
+
+
+def _require_readable(group: Sequence[Drawn], width: int, height: int) -> None:
+    """Refuse what can be refused without reading a stroke: the image may be of quite another size.
+
+    Raises:
+        InvalidPrompt: See :func:`parse_request`.
+    """
+    shapes.require_short([one.item for one in group if isinstance(one.item, Brush | Bitmask)], width, height)
+    others = [one for one in group if not one.is_stroke]
+    prompts = to_prompts(others, width, height)
+    prompts.require_few()
+    if len(others) == len(group):
+        prompts.validate(width, height)
 
 
 def _finished(task: Task, masks: set[str]) -> set[str]:
@@ -124,8 +157,8 @@ def _finished(task: Task, masks: set[str]) -> set[str]:
             is passed over.
         masks: Region ids that the prompts at hand lead to.
     """
-    found = {region for entry in _region_ids(task.annotations) for region in entry}
-    for entry in _region_ids(task.drafts):
+    found = {region for entry in _region_ids(task.get("annotations")) for region in entry}
+    for entry in _region_ids(task.get("drafts")):
         accepted = [index for index, region in enumerate(entry) if region in masks]
         found.update(entry[: accepted[-1]] if accepted else ())
     return found
@@ -143,12 +176,13 @@ def _region_ids(entries: object) -> Iterator[list[str]]:
 
 
 def _address(task: Task, newest: Drawn) -> str:
-    if task.data is None:
+    data = task.get("data")
+    if data is None:
         raise InvalidRequest("tasks[0].data must be an object, not missing or null")
     tag = newest.image.tag
     if newest.page and not tag.pages:
         raise InvalidRequest(f"{newest.path}.item_index is {newest.page}, but {tag} has no valueList")
-    return newest.image.address(task.data, newest.page)
+    return newest.image.address(data, newest.page)
 
 
 def _region_id(task_id: int | str | None, first: Drawn) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
+import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from label_studio_sdk.converter.brush import decode_rle
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -28,16 +26,20 @@ from m2n2_backend.labelstudio.contract.models import (
     Value,
     read,
 )
-from m2n2_backend.prompts import Polygon, Scribble
+from m2n2_backend.labelstudio.contract.strokes import alpha_of_code, alpha_of_png
+from m2n2_backend.prompts import MOST_CORNERS, Polygon, Scribble
 
-MAX_CORNERS = 10_000
-"""Of a polygon; the editor makes one a click."""
+MAX_STROKES = 50
+"""Strokes of one object; each is an image to decode."""
 
 MAX_CODE = 1_000_000
-"""Longest code of a stroke in bytes; one across a photograph of 12 megapixels has 14,000."""
+"""Run-length codes of all strokes of one object, in bytes; one across a photograph of 12 megapixels has 14,000."""
 
-MAX_PIXELS = 100_000_000
-"""Of an image on which strokes are read, as their codes span all of it."""
+MAX_URL = 2_000_000
+"""Characters of a stroke's PNG; an empty one of 24 megapixels has 130,000."""
+
+MAX_PIXELS = 300_000_000
+"""Pixels of all strokes of one object, as the code of each spans the image: 12 on a photograph of 24 megapixels."""
 
 _OPAQUE = 128  # strokes have smooth edges
 
@@ -82,7 +84,7 @@ class EllipseValue(Value):
 class PolygonValue(Value):
     """Of a polygon: its corners, in percent."""
 
-    points: Annotated[list[Corner], Field(max_length=MAX_CORNERS, fail_fast=True)]
+    points: Annotated[list[Corner], Field(max_length=MOST_CORNERS, fail_fast=True)]
 
 
 class Brush(DrawnItem):
@@ -128,17 +130,57 @@ def as_prompt(shape: Shape, path: str) -> Brush | Bitmask | Ellipse | DrawnPolyg
     return read(Ellipse, item, path) if kind in ELLIPSES else read(DrawnPolygon, item, path)
 
 
-def scribble(item: Brush | Bitmask, width: int, height: int) -> Scribble:
-    """The stroke on an image of ``width`` × ``height`` pixels.
+def require_short(strokes: Sequence[Brush | Bitmask], width: int, height: int) -> None:
+    """Refuse strokes that take long to read, before any is read.
+
+    Args:
+        strokes: All that were drawn for one object.
+        width: Pixels of a row of the image, as the browser says; it need not be true yet.
+        height: Rows of the image, as the browser says.
 
     Raises:
-        InvalidPrompt: It is too large, belongs to an image of another size, or is empty.
+        InvalidPrompt: They are too many or too long.
     """
-    if width * height > MAX_PIXELS:
-        raise InvalidPrompt(f"a stroke on an image of more than {MAX_PIXELS} pixels: click instead")
-    alpha = _from_code(item, width, height) if isinstance(item, Brush) else _from_png(item, width, height)
-    solid = alpha >= _OPAQUE
-    return Scribble.of(solid if solid.any() else alpha > 0, item.is_positive is not False)
+    if len(strokes) > MAX_STROKES:
+        raise InvalidPrompt(f"more than {MAX_STROKES} strokes for one object")
+    if len(strokes) * width * height > MAX_PIXELS:
+        raise InvalidPrompt(
+            f"{len(strokes)} strokes on an image of {width}x{height} pixels are more than can be read at once: "
+            f"draw at most {MAX_PIXELS // (width * height)}, or click instead"
+        )
+    if sum(len(item.value.rle) for item in strokes if isinstance(item, Brush)) > MAX_CODE:
+        raise InvalidPrompt(
+            f"the strokes' codes have more than {MAX_CODE} bytes: draw fewer or simpler ones, or click instead"
+        )
+    if any(len(item.value.image_url) > MAX_URL for item in strokes if isinstance(item, Bitmask)):
+        raise InvalidPrompt(
+            f"a stroke's PNG has more than {MAX_URL} characters: draw a simpler one, or click instead"
+        )
+
+
+def scribble(item: Brush | Bitmask, width: int, height: int) -> Scribble:
+    """The stroke on an image that has ``width`` × ``height`` pixels: to be asked where that is certain.
+
+    Raises:
+        InvalidPrompt: It belongs to an image of another size, is damaged or empty.
+    """
+    if isinstance(item, Brush):
+        alpha = alpha_of_code(bytes(item.value.rle), width, height)
+    else:
+        alpha = alpha_of_png(_png(item), width, height)
+    least = _OPAQUE if alpha.max() >= _OPAQUE else 1
+    np.greater_equal(alpha, least, out=alpha.view(np.bool_))  # in place: it may be large
+    return Scribble.of_bits(np.packbits(alpha, axis=1), item.is_positive is not False)
+
+
+def _png(item: Bitmask) -> bytes:
+    head, _, data = item.value.image_url.partition(",")
+    if head != "data:image/png;base64":
+        raise InvalidPrompt("the stroke must be a PNG as a data URL")
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise InvalidPrompt("the stroke's PNG cannot be read") from error
 
 
 def ellipse(item: Ellipse, width: int, height: int) -> Polygon:
@@ -162,37 +204,13 @@ def polygon(item: DrawnPolygon, width: int, height: int) -> Polygon:
 
 def turned(item: Rectangle, width: int, height: int) -> Polygon:
     """A rectangle that was turned about its top-left corner, in pixels."""
-    value = item.value
-    right, down = np.array([value.width * width, 0]) / 100, np.array([0, value.height * height]) / 100
-    angle = np.radians(value.rotation)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    corners = np.array([value.x * width, value.y * height]) / 100 + [(0, 0), right, right + down, down] @ turn
-    return Polygon(tuple((float(x), float(y)) for x, y in corners))
-
-
-def _from_code(item: Brush, width: int, height: int) -> NDArray[np.uint8]:
-    code = item.value.rle
-    if len(code) > MAX_CODE:
-        raise InvalidPrompt(f"the stroke's code has more than {MAX_CODE} bytes: draw a simpler one, or click")
-    # Its first four bytes say how many values follow; the SDK would make room for as many.
-    if int.from_bytes(code[:4], "big") != 4 * width * height:
-        raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
-    try:
-        return np.asarray(decode_rle(code).reshape(height, width, 4)[..., 3], np.uint8)
-    except ValueError as error:  # what the SDK raises where bits are missing
-        raise InvalidPrompt("the stroke's code ends too early") from error
-
-
-def _from_png(item: Bitmask, width: int, height: int) -> NDArray[np.uint8]:
-    head, _, data = item.value.image_url.partition(",")
-    if head != "data:image/png;base64" or len(data) > 2 * MAX_CODE:
-        raise InvalidPrompt("the stroke must be a PNG as a data URL, of at most two million characters")
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["PNG"]) as image:
-            fits = image.size == (width, height)
-            alpha = np.asarray(image.convert("RGBA"))[..., 3] if fits else None
-    except (OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
-        raise InvalidPrompt("the stroke's PNG cannot be read") from error
-    if alpha is None:
-        raise InvalidPrompt(f"the stroke is none on an image of {width}x{height} pixels")
-    return alpha
+    value, turn = item.value, math.radians(item.value.rotation)
+    x, y, right, down = (
+        part * side / 100
+        for part, side in ((value.x, width), (value.y, height), (value.width, width), (value.height, height))
+    )
+    corners = ((0.0, 0.0), (right, 0.0), (right, down), (0.0, down))
+    cos, sin = math.cos(turn), math.sin(turn)
+    return Polygon(
+        tuple((x + across * cos - below * sin, y + across * sin + below * cos) for across, below in corners)
+    )

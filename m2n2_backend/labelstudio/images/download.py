@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import ssl
+import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -20,6 +22,15 @@ from m2n2_backend.tls import advice
 
 Clock = Callable[[], float]
 """``time.monotonic``, or a test's own."""
+
+Arrived = Callable[[int], object]
+"""Is told the size of each piece of a body, before that is kept; it raises where there is no room for it."""
+
+_TINY = 512  # bytes of a piece; smaller ones make more work than they bring
+_MOST_TINY = 1000
+_PAUSE_SECONDS = 0.01
+_HEADER_BYTES = 65536
+_HEADER_READ = 8192  # bytes at a time, as nothing stops the work on them
 
 _SocketOptions = Iterable[tuple[Any, ...]] | None
 
@@ -51,6 +62,8 @@ def exchange(
     deadline: float,
     clock: Clock = time.monotonic,
     read: Container[int] = (HTTPStatus.OK,),
+    turn: threading.Lock | None = None,
+    arrived: Arrived = lambda size: None,
 ) -> Reply:
     """Send one request and read the answer; redirects are not followed and no proxy is used.
 
@@ -66,26 +79,35 @@ def exchange(
             Only the system's resolver is outside of it.
         clock: Of the deadline.
         read: Statuses whose body is read.
+        turn: Held while what arrived is worked on, so that of all exchanges that share it one at a time takes the
+            processor, however their servers cut their answers into pieces.
+        arrived: See :data:`Arrived`.
 
     Raises:
         ImageNotAllowed: The policy refuses the host.
         ImageTooLarge: The body has more than ``limit`` bytes; nothing is read where it is announced.
         InvalidImage: The body is compressed in a way that is not read, or damaged.
-        ImageUnavailable: No connection, a broken answer, or the deadline passed.
+        ImageUnavailable: No connection, a broken answer, one in far too many pieces, or the deadline passed.
     """
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-    left = partial(_left, deadline, clock)
+    pace = _Pace(partial(_left, deadline, clock), turn or threading.Lock())
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
     # As bytes: a validator goes back as it came, whatever characters a server put into it.
     sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in {**fixed, **headers}.items()]
     try:
         with (
-            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, left)) as pool,
+            io.BytesIO() as body,  # closed in any case: an error that is kept for a while keeps no image
+            pace,
+            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
             pool.stream(method, target, headers=sent, content=content) as response,
         ):
             received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            body = _body(response, received, limit) if response.status in read else b""
-            return Reply(response.status, received, body)
+            if response.status in read:
+                for piece in _pieces(response, received, limit, pace):
+                    arrived(len(piece))
+                    body.write(piece)
+            # It shares its bytes: no image is held twice.
+            return Reply(response.status, received, body.getvalue())
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
@@ -99,19 +121,82 @@ def shown(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}{path}"
 
 
-def _body(response: httpcore.Response, headers: Mapping[str, str], limit: int) -> bytes:
+def _pieces(response: httpcore.Response, headers: Mapping[str, str], limit: int, pace: _Pace) -> Iterator[bytes]:
     announced = headers.get("content-length", "")
     if announced.isdecimal() and len(announced) < 20 and int(announced) > limit:
         raise ImageTooLarge(f"image file is larger than the limit of {limit} bytes (M2N2_MAX_IMAGE_BYTES)")
-    return b"".join(unfolded(response.iter_stream(), headers.get("content-encoding", ""), limit))
+    return unfolded(pace.counted(response.iter_stream()), headers.get("content-encoding", ""), limit)
+
+
+class _Pace:
+    """Bounds what one answer costs: its time, the processor's, and the work that each of its bytes makes."""
+
+    def __init__(self, left: Clock, turn: threading.Lock) -> None:
+        """Set up the bounds.
+
+        Args:
+            left: Seconds until the deadline; raises once that has passed.
+            turn: See :func:`exchange`.
+        """
+        self.left = left
+        self._turn = turn
+        self._has_turn = False
+        self._reads = self._tiny_reads = self._pieces = 0
+        self._raw = self._payload = 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self._give_turn()
+
+    def read(self, stream: httpcore.NetworkStream, max_bytes: int) -> bytes:
+        """Read from the network while others have their turn; what was read is worked on in this one's.
+
+        Raises:
+            httpcore.RemoteProtocolError: The server sends headers and the like, and hardly any image.
+            httpcore.ReadTimeout: The deadline has passed.
+        """
+        self._give_turn()
+        if self._raw > 2 * self._payload + _HEADER_BYTES:
+            raise httpcore.RemoteProtocolError("the server sends more about the image than of it")
+        if self._tiny_reads > _MOST_TINY:
+            # The system collects what drips in meanwhile: a hundred reads a second instead of one for each byte.
+            time.sleep(_PAUSE_SECONDS)
+        data = stream.read(max_bytes if self._payload else _HEADER_READ, self.left())
+        if not self._turn.acquire(timeout=min(self.left(), threading.TIMEOUT_MAX)):
+            raise httpcore.ReadTimeout("deadline passed")
+        self._has_turn = True
+        self._reads += 1
+        self._raw += len(data)
+        self._tiny_reads += len(data) < _TINY
+        return data
+
+    def counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of a body, as long as there are not far more of them than its size and the reads account for.
+
+        Raises:
+            httpcore.RemoteProtocolError: They are tiny; each is work, as chunks of one byte are.
+        """
+        for piece in pieces:
+            self._pieces += 1
+            self._payload += len(piece)
+            if self._pieces > _MOST_TINY + self._reads + self._payload // _TINY:
+                raise httpcore.RemoteProtocolError("the server sends the image in tiny chunks")
+            yield piece
+
+    def _give_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to the addresses a policy allows, and to nothing a name might point to a moment later."""
 
-    def __init__(self, policy: AddressPolicy, left: Clock) -> None:
+    def __init__(self, policy: AddressPolicy, pace: _Pace) -> None:
         self._policy = policy
-        self._left = left
+        self._pace = pace
         self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -125,11 +210,11 @@ class _CheckedBackend(httpcore.NetworkBackend):
         failure: Exception = httpcore.ConnectError(f"no address for {host}")
         for address in self._policy.resolve(host, port):
             try:
-                stream = self._sockets.connect_tcp(address, port, self._left(), local_address, socket_options)
+                stream = self._sockets.connect_tcp(address, port, self._pace.left(), local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                return _TimedStream(stream, self._left)
+                return _TimedStream(stream, self._pace)
         raise failure
 
     def connect_unix_socket(
@@ -141,15 +226,15 @@ class _CheckedBackend(httpcore.NetworkBackend):
 class _TimedStream(httpcore.NetworkStream):
     """A connection on which no operation outlasts one deadline for all of them."""
 
-    def __init__(self, stream: httpcore.NetworkStream, left: Clock) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, pace: _Pace) -> None:
         self._stream = stream
-        self._left = left
+        self._pace = pace
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._left())
+        return self._pace.read(self._stream, max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._left())
+        self._stream.write(buffer, self._pace.left())
 
     def close(self) -> None:
         self._stream.close()
@@ -157,8 +242,8 @@ class _TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        secured = self._stream.start_tls(ssl_context, server_hostname, self._left())
-        return _TimedStream(secured, self._left)
+        secured = self._stream.start_tls(ssl_context, server_hostname, self._pace.left())
+        return _TimedStream(secured, self._pace)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

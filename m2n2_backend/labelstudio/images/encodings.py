@@ -9,6 +9,8 @@ from m2n2_backend.errors import ImageTooLarge, InvalidImage
 
 _READ = {"gzip", "x-gzip", "deflate"}
 _NOT_READ = {"br", "zstd"}
+_MOST_STEPS = 4
+_PADDING = 2**20  # bytes that may unfold to nothing: each of them is work
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -25,7 +27,8 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
 
     Raises:
         ImageTooLarge: More than ``limit`` bytes; no more than that is ever unfolded.
-        InvalidImage: The body is not what the header says, or compressed by what is not read here.
+        InvalidImage: The body is not what the header says, or compressed by what is not read here, or it takes more
+            bytes than what it unfolds to.
     """
     names = [name.strip().lower() for name in encoding.split(",")]
     if set(names) <= _READ | _NOT_READ and _NOT_READ & set(names):
@@ -33,6 +36,8 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
             f"the image's server compresses ({encoding[:40]}) although asked not to: switch that off for images"
         )
     if set(names) <= _READ:
+        if len(names) > _MOST_STEPS:
+            raise InvalidImage(f"the image's server compresses {len(names)} times over: switch that off for images")
         for name in reversed(names):
             parts = _unfolded(parts, name, limit)
     yield from _within(parts, limit)
@@ -40,17 +45,23 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
 
 def _unfolded(parts: Iterable[bytes], name: str, limit: int) -> Iterator[bytes]:
     decoder = None
+    taken = given = 0
     for part in _within(parts, limit):
+        taken += len(part)
+        if taken > _PADDING + 2 * given:
+            raise InvalidImage(f"the image's server compresses ({name}) to more than the image has: switch that off")
         if decoder is None and part:
             # Servers send "deflate" with the header of zlib and without; its first byte tells.
             decoder = zlib.decompressobj(_GZIP if name != "deflate" else _ZLIB if part[0] & 15 == 8 else _RAW)
         while decoder is not None and part and not decoder.eof:
             try:
-                yield decoder.decompress(part, 2**20)
+                piece = decoder.decompress(part, 2**20)
             except zlib.error as error:
                 raise InvalidImage(
                     f"the image's server says that it is compressed ({name}), which it is not, or it is damaged"
                 ) from error
+            given += len(piece)
+            yield piece
             part = decoder.unconsumed_tail
 
 

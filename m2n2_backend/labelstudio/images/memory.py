@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache, TTLCache
@@ -15,6 +12,7 @@ from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.places import Places, download_limits
 from m2n2_backend.worker.pool import SourceImage
 
 MAX_ADDRESSES = 20_000
@@ -44,15 +42,16 @@ class _Download:
 
     done: threading.Event = field(default_factory=threading.Event)
     image: SourceImage | None = None
-    error: BaseException | None = None
+    error: M2N2Error | None = None
 
 
 class RememberingMedia:
     """A :class:`~m2n2_backend.labelstudio.images.reader.Media` that knows which file stands behind an address.
 
     For ``fresh_seconds`` an address is taken to hold the same file; after that its server is asked whether it
-    changed. Requests for one address at a time are one download with one outcome. Data URLs carry their file with
-    them and are not remembered. Threads share one.
+    changed, unless so many wait for images that the click would be refused instead. Requests for one address at a
+    time are one download with one outcome. Data URLs carry their file with them and are not remembered. Threads share
+    one.
     """
 
     def __init__(
@@ -63,7 +62,8 @@ class RememberingMedia:
         Args:
             reader: Reads what is not known.
             fresh_seconds: See above.
-            at_once: Most threads that wait for downloads; half of them for those of one host.
+            at_once: Most threads that wait for downloads. Some are kept for Label Studio's own images, and for other
+                hosts and projects; see :func:`~m2n2_backend.worker.places.download_limits`.
             clock: Of what is fresh, and of failures.
         """
         self._reader = reader
@@ -75,7 +75,7 @@ class RememberingMedia:
         self._recent: LRUCache[str, bytes] = LRUCache(RECENT_BYTES, getsizeof=_held)
         self._failed: TTLCache[bytes, M2N2Error] = TTLCache(1000, FAILURE_SECONDS, timer=clock)
         self._downloads: dict[bytes, _Download] = {}
-        self._waiting: Counter[str] = Counter()
+        self._places = Places("clicks wait for images")
         self.downloads = 0
         self.revalidations = 0
 
@@ -90,11 +90,10 @@ class RememberingMedia:
 
         Raises:
             M2N2Error: See :meth:`MediaReader.fetch`.
-            NotReady: Too many others wait for images, of this host or at all.
+            NotReady: Too many others wait for images, of this host or at all, or they take too much memory.
         """
         if ref.is_data:
-            with self._place("data:"):
-                return self._reader.fetch(ref, deadline=deadline)
+            return self._reader.fetch(ref, deadline=deadline)  # takes no time, so it needs no place
         key = ref.key
         while True:
             with self._lock:
@@ -102,11 +101,20 @@ class RememberingMedia:
                     return found
                 if (failure := self._failed.get(key)) is not None:
                     raise _again(failure)
-            with self._place(ref.host):
-                image = self._downloaded(ref, key, deadline, data_needed)
+            try:
+                with self._places.take(download_limits(self._at_once, self._reader.host(ref), ref.project)):
+                    image = self._downloaded(ref, key, deadline, data_needed)
+            except NotReady:
+                if not data_needed and (known := self._known_of(key)) is not None:
+                    return known  # better what was there minutes ago than to refuse a click on a prepared image
+                raise
             # Whoever asked first may have wanted less.
             if image.data is not None or not data_needed:
                 return image
+
+    def host(self, ref: ImageRef) -> str:
+        """See :meth:`m2n2_backend.labelstudio.images.reader.MediaReader.host`."""
+        return self._reader.host(ref)
 
     def close(self) -> None:
         """Forget everything."""
@@ -114,20 +122,6 @@ class RememberingMedia:
             self._known.clear()
             self._recent.clear()
         self._reader.close()
-
-    @contextmanager
-    def _place(self, host: str) -> Iterator[None]:
-        with self._lock:
-            if self._waiting.total() >= self._at_once or self._waiting[host] >= max(1, self._at_once // 2):
-                raise NotReady(f"busy: {self._waiting.total()} clicks wait for images; click again in a moment")
-            self._waiting[host] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting[host] -= 1
-                if not self._waiting[host]:
-                    del self._waiting[host]
 
     def _downloaded(self, ref: ImageRef, key: bytes, deadline: float, data_needed: bool) -> SourceImage:
         """The outcome of a download, of one that is under way or of this thread's own."""
@@ -139,14 +133,14 @@ class RememberingMedia:
             try:
                 download.image = self._read(ref, key, deadline, data_needed)
             except BaseException as error:
-                download.error = error
+                download.error = _again(error)
+                if isinstance(error, M2N2Error) and not isinstance(error, NotReady):
+                    with self._lock:
+                        self._failed[key] = _again(error)
                 raise
             finally:
                 with self._lock:
                     del self._downloads[key]
-                    if isinstance(download.error, M2N2Error):
-                        # Anew: a raised one holds the places it went through, and with them the file.
-                        self._failed[key] = type(download.error)(str(download.error)[:_LONGEST_CAUSE])
                 download.done.set()
             return download.image
         if not download.done.wait(max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
@@ -175,6 +169,12 @@ class RememberingMedia:
             self._known[key] = _Known(replace(image, data=None), validators, self._clock())
         return image
 
+    def _known_of(self, key: bytes) -> SourceImage | None:
+        """What is known of an address, however long ago it was asked about."""
+        with self._lock:
+            known = self._known.get(key)
+            return None if known is None else known.image
+
     def _recalled(self, key: bytes, data_needed: bool) -> SourceImage | None:
         known = self._known.get(key)
         if known is None or self._clock() - known.asked_at >= self._fresh_seconds:
@@ -190,6 +190,8 @@ def _held(data: bytes) -> int:
     return len(data) + _ENTRY_BYTES
 
 
-def _again(error: BaseException | None) -> BaseException:
-    """The error for another thread: each raises its own, as a raised one collects the places it went through."""
-    return type(error)(str(error)) if isinstance(error, M2N2Error) else ImageUnavailable("image download failed")
+def _again(error: BaseException | None) -> M2N2Error:
+    """The error for another thread, or for later: a raised one holds the frames it went through, and the file."""
+    if isinstance(error, M2N2Error):
+        return type(error)(str(error)[:_LONGEST_CAUSE])
+    return ImageUnavailable("image download failed")

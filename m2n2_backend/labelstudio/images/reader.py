@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import httpx
 
-from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage
+from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage, M2N2Error
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.download import Clock, shown
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
@@ -37,25 +36,18 @@ class ImageRef:
         task_id: The task, needed for bucket URIs only.
         hostname: Label Studio's own idea of its address, as /setup told; never trusted. Used where no setting gives
             one, and to recognize images of Label Studio under that name.
+        project: Label Studio's id of the project that the image is read for.
     """
 
     url: str
     task_id: int | str | None = None
     hostname: str | None = None
+    project: str | None = None
 
     @property
     def is_data(self) -> bool:
         """Whether the address holds the file."""
         return as_browsers_read(self.url[:64])[:5].lower() == "data:"
-
-    @property
-    def host(self) -> str:
-        """The host to ask, "" for Label Studio."""
-        try:
-            url = as_browsers_read(self.url)
-            return urlsplit(url).hostname or "" if url[:4].lower() == "http" else ""
-        except ValueError:
-            return ""
 
     @property
     def key(self) -> bytes:
@@ -104,6 +96,10 @@ class Media(Protocol):
         """
         ...
 
+    def host(self, ref: ImageRef) -> str:
+        """See :meth:`MediaReader.host`."""
+        ...
+
     def close(self) -> None:
         """Let go of what is open."""
         ...
@@ -139,6 +135,7 @@ class MediaReader:
             ImageTooLarge: The file has more than ``max_image_bytes``.
             ImageUnavailable: It could not be read; the message says why, and the setting that helps.
             InvalidImage: No image, a data URL that cannot be decoded, or an address that is none.
+            NotReady: Other images that are being read take too much memory.
         """
         image, _ = self.fetch_if_changed(ref, Validators(), deadline=deadline)
         assert image is not None, "without validators nothing is unchanged"
@@ -166,6 +163,16 @@ class MediaReader:
                 raise InvalidImage(f"{error} (in the task's data URL{form})") from error
             raise
         return SourceImage(hashlib.sha256(data).hexdigest(), data, size), validators
+
+    def host(self, ref: ImageRef) -> str:
+        """The host that is asked for an image; "" for Label Studio of the settings, and where no server is asked."""
+        if ref.is_data:
+            return ""
+        try:
+            url = self._locate(replace(ref, url=as_browsers_read(ref.url)))
+        except (M2N2Error, httpx.InvalidURL, UnicodeError):
+            return ""
+        return "" if self._session.is_label_studio(url) else url.raw_host.decode()
 
     def close(self) -> None:
         """Do nothing: no connection outlives a read. A cache around the reader has more to do here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import responses
@@ -19,6 +20,7 @@ from m2n2_backend.labelstudio.images.spelling import with_slashes
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
+from m2n2_backend.worker.places import FILES_AT_ONCE, Places, download_limits
 
 _FILES = re.compile(r"/data/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/?", re.DOTALL)
 _LABEL_STUDIOS = re.compile(r"/data/(upload|local-files)/|/(presign|resolve)/?$")
@@ -47,6 +49,8 @@ class Session:
         own = [_host_and_port(self.base)] if self.base else []
         self._policy = AddressPolicy([*settings.allowed_hosts, *own])
         self._tls = tls_context()
+        self._turn = threading.Lock()
+        self._bytes = Places("bytes of images are on their way")
 
     def is_label_studio(self, url: httpx.URL) -> bool:
         """Whether an address is on the Label Studio of the settings."""
@@ -80,6 +84,7 @@ class Session:
             ImageNotAllowed: The address, or that of a redirect, is outside of what this server may read.
             ImageTooLarge: The file has more than ``max_image_bytes``.
             ImageUnavailable: It could not be read; the message says why, and the setting that helps.
+            NotReady: Other images that are being read take too much memory.
         """
         for _ in range(_REDIRECTS + 1):
             reply = self._get(url, known, deadline)
@@ -152,18 +157,23 @@ class Session:
         deadline: float,
         limit: int | None = None,
     ) -> Reply:
+        room = FILES_AT_ONCE * self._settings.max_image_bytes
+        host = "" if self.is_label_studio(url) else url.raw_host.decode()
         try:
-            return exchange(
-                method,
-                url,
-                headers={"User-Agent": "m2n2-backend", "Accept": "*/*", **headers},
-                content=content,
-                policy=self._policy,
-                tls=self._tls,
-                limit=limit or self._settings.max_image_bytes,
-                deadline=deadline,
-                clock=self._clock,
-            )
+            with self._bytes.take(download_limits(room, host), 0) as more:
+                return exchange(
+                    method,
+                    url,
+                    headers={"User-Agent": "m2n2-backend", "Accept": "*/*", **headers},
+                    content=content,
+                    policy=self._policy,
+                    tls=self._tls,
+                    limit=limit or self._settings.max_image_bytes,
+                    deadline=deadline,
+                    clock=self._clock,
+                    turn=self._turn,
+                    arrived=more,
+                )
         except ImageUnavailable as error:
             raise ImageUnavailable(f"{error}{_unused_proxy(url)}") from error
 
@@ -188,11 +198,10 @@ def _unused_proxy(url: httpx.URL) -> str:
     """What to add to a failure where the environment names a proxy for an address; empty where it does not."""
     proxies = getproxies_environment()
     named = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
-    if named is None or proxy_bypass(url.host):
+    host = url.raw_host.decode()
+    if named is None or proxy_bypass(host):
         return ""
-    return (
-        f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {url.host} itself"
-    )
+    return f"; images are downloaded without the proxy of {named.upper()}_PROXY: let this server reach {host} itself"
 
 
 def _origin(url: httpx.URL) -> Origin:

@@ -11,6 +11,7 @@ from m2n2_backend.labelstudio.contract.label_config.controls import Control, Kno
 from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written, at
 
 _MOST_INDICES = 10_000
+_LONGEST_SHOWN = 100
 
 Groups = Mapping[str, Collection[str]]
 """Labels of a prompt, each with the names of the separate ``<Labels>`` controls in which it was selected."""
@@ -145,7 +146,10 @@ class ImageTag:
 
     def _unknown(self, label: str) -> str:
         """Why a label cannot be answered, and the line to change."""
-        holders, name = self.holders, quoteattr(label)
+        holders, name = (
+            self.holders,
+            quoteattr(label if len(label) <= _LONGEST_SHOWN else f"{label[:_LONGEST_SHOWN]}…"),
+        )
         written = [
             (prompt, one) for prompt in (*self.prompts, *self.groups) for one in prompt.labels if one.sent == label
         ]

@@ -11,6 +11,8 @@ from m2n2_backend.labelstudio.contract.label_config.image_tag import Groups, Ima
 from m2n2_backend.labelstudio.contract.label_config.names import Named
 from m2n2_backend.labelstudio.contract.label_config.task_value import as_written, at
 
+_MOST_BLANK = 50_000
+
 
 @dataclass(frozen=True, slots=True)
 class ShownImage:
@@ -135,12 +137,23 @@ class LabelConfig:
         """The images of a task that can be clicked: image, page and address; the first pages come first.
 
         Args:
-            data: The task's data; whatever does not look like an address is passed over.
+            data: The task's data; whatever does not look like an address is passed over, and ends the search where
+                there is very much of it: each of hundreds of images may look in the same long list.
         """
-        shown = [(image, index) for image in self.images if image.prompts for index in image.indices(data)]
+        blank = 0
         for is_first in (True, False):
-            for image, index in shown:
+            for image, index in self._shown(data):
                 pages = image.addresses(data, index)
+                blank += 1
                 for page in range(1) if is_first else range(1, len(pages)):
                     if page < len(pages) and isinstance(address := pages[page], str) and address:
                         yield ShownImage(image, index), page, address
+                    else:
+                        blank += 1
+                    if blank > _MOST_BLANK:
+                        return
+
+    def _shown(self, data: object) -> Iterator[tuple[ImageTag, int | None]]:
+        for image in self.images:
+            for index in image.indices(data) if image.prompts else ():
+                yield image, index

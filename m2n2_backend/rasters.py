@@ -1,0 +1,89 @@
+"""Strokes and polygons laid over a raster of pixels, whatever the size of the photograph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 2**19
+"""Pixels of the raster that are worked on at a time, and crossings of edges and rows."""
+
+
+def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
+    """Which of the ``cells`` along one axis holds the center of a pixel: the one rule for every change of raster.
+
+    Args:
+        pixel: Index in [0, pixels), or an array of them.
+        pixels: Along the axis.
+        cells: Along the axis: cells of the attention, or pixels of a smaller or larger copy.
+
+    Returns:
+        Index in [0, cells), or an array of them.
+    """
+    return (2 * pixel + 1) * cells // (2 * pixels)
+
+
+def reduced(
+    bits: NDArray[np.uint8], corner: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """The pixels of a raster in which a pixel of a stroke has its center.
+
+    Args:
+        bits: A part of the photograph, uint8 [n, ceil(m / 8)]: eight pixels of a row to a byte, the first one in the
+            highest bit.
+        corner: Row and column of its first pixel.
+        size: (H, W) of the photograph. Bits beyond it must be 0.
+        shape: (h, w) of the raster that is laid over it.
+
+    Returns:
+        bool [h, w].
+    """
+    rows, firsts = _places(corner[0], len(bits), size[0], shape[0])
+    cols, starts = _places(corner[1], min(8 * bits.shape[1], size[1] - corner[1]), size[1], shape[1])
+    # Rows first, while eight pixels are one byte.
+    few = np.unpackbits(np.bitwise_or.reduceat(bits, firsts, axis=0), axis=1)
+    covered = np.zeros(shape, np.bool_)
+    covered[np.ix_(rows, cols)] = np.bitwise_or.reduceat(few[:, : size[1] - corner[1]], starts, axis=1)
+    return covered
+
+
+def _places(first: int, count: int, size: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows of the raster that ``count`` rows from ``first`` on lie in, and where in these each one begins."""
+    places = cell_of(np.arange(first, first + count), size, wanted)
+    starts = np.flatnonzero(np.diff(places, prepend=-1))
+    return places[starts], starts
+
+
+def inside_polygon(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels whose center lies inside by the even-odd rule.
+
+    Args:
+        corners: (x, y) in pixels of the raster, [n, 2], n ≥ 1, finite and no further than some billions from it.
+        shape: (h, w) of the raster.
+
+    Returns:
+        bool [h, w].
+    """
+    height, width = shape
+    (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T
+    # An edge crosses the rows whose center lies between its ends, the upper end included.
+    low, high = (
+        np.ceil(ends - 0.5).clip(0, height).astype(np.intp) for ends in (np.minimum(y0, y1), np.maximum(y0, y1))
+    )
+    with np.errstate(all="ignore"):  # those that cross no row may be level
+        slope = (x1 - x0) / (y1 - y0)
+    inside = np.zeros(shape, np.bool_)
+    step = max(1, _BLOCK // max(width + 1, len(corners)))
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        first = low.clip(top, bottom)
+        count = high.clip(top, bottom) - first
+        edge = np.repeat(np.arange(len(corners)), count)
+        row = np.arange(edge.size) - np.repeat(np.cumsum(count) - count - first, count)
+        x = x0[edge] + (row + 0.5 - y0[edge]) * slope[edge]
+        place = (row - top) * (width + 1) + np.ceil(x - 0.5).clip(0, width).astype(np.intp)
+        crossed = np.bincount(place, minlength=(bottom - top) * (width + 1)).reshape(-1, width + 1) % 2 == 1
+        inside[top:bottom] = np.logical_xor.accumulate(crossed[:, :-1], axis=1)
+    return inside
