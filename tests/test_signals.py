@@ -118,7 +118,14 @@ def running(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with log.open("w") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=sink, text=True, env=environment, start_new_session=True
+            command,
+            stdout=sink,
+            stderr=sink,
+            text=True,
+            env=environment,
+            start_new_session=True,
+            # Whoever runs the tests may ignore it, as nohup does.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
     server = Server(process, port, gates, log)
     try:
