@@ -217,7 +217,13 @@ def test_a_run_that_is_interrupted_leaves_whole_files_and_no_process_and_the_nex
     variables = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_GRID": "8", "M2N2_DEVICE": "cpu", "M2N2_THREADS": "1"}
     variables["M2N2_CACHE_DIR"] = str(tmp_path / "cache")
     with subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # Whoever runs the tests may ignore it, as a shell's background jobs do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         until(lambda: len(list((tmp_path / "cache").rglob("*.safetensors"))) > 5)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too

@@ -42,6 +42,12 @@ run.serve(options, lambda settings: ProcessPool(settings, load=loader(folder)))
 GRACE_SECONDS = 100  # nothing here waits for it to pass
 
 
+def hear_all() -> None:
+    """Undo how the tests may have been started: nohup ignores a hangup, a shell's background jobs the others."""
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(each, signal.SIG_DFL)
+
+
 class Server:
     """A running server; its group has the number of its first process."""
 
@@ -124,8 +130,7 @@ def running(
             text=True,
             env=environment,
             start_new_session=True,
-            # Whoever runs the tests may ignore it, as nohup does.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            preexec_fn=hear_all,
         )
     server = Server(process, port, gates, log)
     try:
