@@ -11,8 +11,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from m2n2_backend.worker.options import WorkerOptions
@@ -69,14 +71,9 @@ class ProcessChild:
         Raises:
             OSError: There are no more processes or file descriptors.
         """
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._connection, theirs = multiprocessing.get_context("spawn").Pipe()
         try:
-            self._process = context.Process(target=_body, args=(theirs, options, os.getpid()), daemon=True)
-            with held_back():
-                self._process.start()
-            # Python asks what is left at the end to go by a signal to which it is deaf, and waits for it.
-            atexit.register(self.kill)
+            self._process = spawned(_body, theirs, options)
         except BaseException:
             self._connection.close()
             raise
@@ -112,20 +109,49 @@ class ProcessChild:
     def stop(self) -> None:
         """See :class:`Child`."""
         self._process.join(_STOP_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(_STOP_SECONDS)
-        atexit.unregister(self.kill)
+        end_process(self._process)
         # Where a process below it still holds the other end, its death alone wakes nobody. The connection is closed
         # by the last thread that lets go of it: before that its number must not become another file's.
         with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def _body(connection: object, options: WorkerOptions, parent: int) -> None:
+def spawned(body: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A new process that is deaf to the signals of its group, and ends with this one or by ``end_process``.
+
+    Args:
+        body: What it does; a function that can be pickled.
+        arguments: Those of ``body``.
+
+    Raises:
+        OSError: There are no more processes or file descriptors.
+    """
+    process = multiprocessing.get_context("spawn").Process(
+        target=_first, args=(body, arguments, os.getpid()), daemon=True
+    )
+    with held_back():
+        process.start()
+    # Python asks what is left at the end to go by a signal to which it is deaf, and waits for it.
+    atexit.register(process.kill)
+    return process
+
+
+def end_process(process: BaseProcess) -> None:
+    """End what ``spawned`` gave, if it still runs."""
+    if process.is_alive():
+        process.kill()
+        process.join(_STOP_SECONDS)
+    atexit.unregister(process.kill)
+
+
+def _first(body: Callable[..., None], arguments: tuple[object, ...], parent: int) -> None:
     """First function of the new process."""
     deaf()
-    end_with(parent)
+    _end_with(parent)
+    body(*arguments)
+
+
+def _body(connection: object, options: WorkerOptions) -> None:
     # Threads that wait for each other must not spin: on a machine with other work to do, the web process and the
     # annotator's browser among it, spinning made a click three times slower. OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -134,7 +160,7 @@ def _body(connection: object, options: WorkerOptions, parent: int) -> None:
     run(connection, options)  # type: ignore[arg-type]
 
 
-def end_with(parent: int) -> None:
+def _end_with(parent: int) -> None:
     """End this process when its parent does, however that ends: it would hold a device that nobody can ask."""
     if sys.platform.startswith("linux"):
         # The kernel does it even to a process that is stopped. It watches the thread that started this process; that

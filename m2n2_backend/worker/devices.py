@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
-import os
 from multiprocessing.connection import Connection
 
-from m2n2_backend.worker.child import end_with
-from m2n2_backend.worker.signals import deaf, held_back
+from m2n2_backend.worker.child import end_process, spawned
 
 LOOK_SECONDS = 300.0
 """A process that has not found them within this has hung; most of the time goes into importing PyTorch."""
-
-_END_SECONDS = 5.0
 
 
 def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]:
@@ -29,14 +24,10 @@ def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]
     """
     if name == "cpu":
         return (name,)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
     with ours:
-        process = context.Process(target=_tell, args=(theirs, name, os.getpid()), daemon=True)
         try:
-            with held_back():
-                process.start()
-            atexit.register(process.kill)
+            process = spawned(_tell, theirs, name)
         finally:
             theirs.close()
         try:
@@ -48,18 +39,13 @@ def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]
         except EOFError:
             raise OSError("the process that looks for devices died") from None
         finally:
-            process.kill()
-            process.join(_END_SECONDS)
-            atexit.unregister(process.kill)
+            end_process(process)
     if isinstance(found, Exception):
         raise found
     return found
 
 
-def _tell(connection: Connection, name: str, parent: int) -> None:
-    """First function of the process."""
-    deaf()
-    end_with(parent)
+def _tell(connection: Connection, name: str) -> None:
     try:
         connection.send(_look(name))
     except Exception as error:
