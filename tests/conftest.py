@@ -1,8 +1,9 @@
-"""Servers that tests of images and of Label Studio share."""
+"""Servers, and a clock, that tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,14 @@ def elsewhere() -> Iterator[FakeLabelStudio]:
     server = FakeLabelStudio()
     yield server
     server.close()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets time pass."""
+    ahead, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
+    return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
 
 
 @pytest.fixture(scope="module")

@@ -27,14 +27,6 @@ LIMIT = 10**8
 WRITTEN = "images are encoded again after a restart"
 
 
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time pass."""
-    ahead, real = [0.0], time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
-    return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
-
-
 @contextmanager
 def a_file_in_its_place(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,11 +88,11 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_cause_until_it_can(
         assert f"({cause})" in told
         assert time.strftime(" since %H:") in told
         assert told.endswith(WRITTEN)
-        assert (cache.paused, cache.failures) == (True, 1)
+        assert (cache.health.paused, cache.health.failures) == (True, 1)
         now(cache_health.TRY_SECONDS + 1)
         cache.try_again()
         assert str(cache.health.trouble) == told
-        assert cache.paused
+        assert cache.health.paused
         cache.try_again()
         assert cache.failures == 2, "it is not tried at every look"
 
@@ -125,7 +117,7 @@ def test_whatever_the_disk_says_costs_no_click_and_is_told(
             patch.setattr(Path, name, fail)
         assert cache.get("aa11") is None
         assert f"cannot be read ({os.strerror(number)})" in str(cache.health.trouble)
-        assert not cache.paused
+        assert not cache.health.paused
         assert not cache.put("aa12", encoded())
         assert f"cannot be written ({os.strerror(number)})" in str(cache.health.trouble)
         assert "aa11" not in cache

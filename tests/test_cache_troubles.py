@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from label_studio_fakes import CountingMedia, DiscPool, settings
 from test_disk_cache import encoded
 
@@ -19,14 +18,6 @@ from m2n2_backend.worker.store import SharedStore
 
 LIMIT = 10**8
 WRITTEN = "images are encoded again after a restart"
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time pass."""
-    ahead, real = [0.0], time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
-    return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
 
 
 class Bucket(SharedFiles):
@@ -64,7 +55,7 @@ def test_a_store_out_of_reach_is_told_until_it_is_back(tmp_path: Path, now: Call
 
     now(cache_health.TRY_SECONDS + 1)
     store.try_again()
-    assert store.paused
+    assert store.health.paused
     files.reachable = True
     now(cache_health.TRY_SECONDS + 1)
     store.try_again()

@@ -97,7 +97,7 @@ def test_a_damaged_file_is_removed_and_counts_as_absent(name: str, damage, cache
     assert path.read_bytes() != whole
 
     assert cache.get("aa11") is None
-    assert cache.damaged == 1
+    assert cache.health.damaged == 1
     assert not path.exists()
     assert cache.put("aa11", encoded())
     assert cache.get("aa11") is not None
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_made_turns_the_tier_off_for_a_while(
     assert not cache.put("aa11", encoded())
     assert not cache.put("aa12", encoded())
     assert cache.get("aa11") is None
-    assert cache.paused
+    assert cache.health.paused
     assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
 
     (tmp_path / "cache").unlink()
@@ -177,8 +177,8 @@ def test_a_full_disk_loses_nothing_but_the_write(cache: DiskCache, monkeypatch: 
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: real(Path("/dev/full"), data))
 
     assert not cache.put("aa12", encoded())
-    assert cache.paused
-    assert cache.failures == 1
+    assert cache.health.paused
+    assert cache.health.failures == 1
     assert cache.get("aa11") is not None
 
 
@@ -205,7 +205,7 @@ def test_no_half_written_file_is_ever_seen_although_the_writer_is_killed(tmp_pat
         writer.wait()
 
     assert reader.hits >= 200
-    assert reader.damaged == 0
+    assert reader.health.damaged == 0
     for path in tmp_path.rglob("*.safetensors"):
         unpack(path.read_bytes(), path.stem, "model 1")
 
@@ -265,4 +265,4 @@ def test_servers_of_two_versions_leave_each_others_files_alone(
         assert new.get("aa11") is not None
 
     assert old.get("aa11") is not None
-    assert (old.damaged, new.damaged) == (0, 0)
+    assert (old.health.damaged, new.health.damaged) == (0, 0)

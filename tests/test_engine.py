@@ -21,7 +21,7 @@ from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.engine import CPU_CACHES, Engine
+from m2n2_backend.worker.engine import CPU_CACHES, Engine, Photo
 from m2n2_backend.worker.pool import SourceImage
 
 CLICK = Prompts((Click(22, 30),))
@@ -114,7 +114,7 @@ def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: P
     made = engine(tmp_path, backbone, device_cache=0)
     worked_on, upcoming = source(), source(91)
     parts(made, worked_on)
-    photo = made.open(upcoming)
+    photo = Photo(upcoming)
     with one_thread():
         while not (step := made.step(photo)).is_click:
             made.advance(photo, step)
@@ -224,7 +224,7 @@ def test_states_of_long_requests_that_wait_are_given_up_where_memory_runs_out(
 ) -> None:
     made = engine(tmp_path, stable_diffusion)
     parts(made, source())
-    photo = made.open(source())
+    photo = Photo(source())
     clicks = Prompts((Click(22, 30), Click(60, 30), Click(70, 10, positive=False)))
     with one_thread():
         assert made.answer(photo, clicks, pause=lambda: True) is None

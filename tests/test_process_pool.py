@@ -6,7 +6,6 @@ import gc
 import hashlib
 import os
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import program
 from small_data_set import write_data
 from waiting import soon, until
 
@@ -172,11 +172,8 @@ def test_the_web_process_imports_no_torch(tmp_path: Path) -> None:
         "    print(pool.status().state, [name for name in ('torch', 'numba', 'diffusers') if name in sys.modules])\n"
         "    pool.close()\n"
     )
-    script = tmp_path / "web.py"
-    script.write_text(code)
-    environment = {**os.environ, "M2N2_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=120)
 
     assert done.stdout.strip() == "ready []", done.stderr
 

@@ -409,7 +409,7 @@ def test_an_image_that_is_evicted_while_its_click_waits_is_not_as_cold_as_one_th
 ) -> None:
     rig = make()
     done(rig.replica.submit(click(1)))
-    waiting = rig.engine.open(source(1))
+    waiting = Photo(source(1))
     assert rig.engine.step(waiting) is Step.PREPARED
     rig.engine._states.clear()
 

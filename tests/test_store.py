@@ -135,7 +135,7 @@ def test_damaged_and_half_written_objects_are_replaced(
 
     assert same(obtain(one, KEY, lambda: encoded(2)), encoded(2))
 
-    assert one.damaged > 0
+    assert one.health.damaged > 0
     assert same(obtain(other, KEY, never), encoded(2))
 
 
@@ -231,10 +231,10 @@ def test_a_store_out_of_reach_costs_no_click_and_is_left_alone_for_a_while(tmp_p
     store = SharedStore(SharedFiles(str(blocked)), "model 1", LIMIT)
 
     assert same(obtain(store, KEY, encoded), encoded())
-    assert store.paused
-    assert store.failures == 1, "it was asked once"
+    assert store.health.paused
+    assert store.health.failures == 1, "it was asked once"
     assert same(obtain(store, "bb22", encoded), encoded())
-    assert store.failures == 1
+    assert store.health.failures == 1
 
 
 def test_a_network_that_does_not_answer_is_left_behind() -> None:

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+from hostile_files import chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.converter.brush import decode_rle, encode_rle
@@ -88,8 +89,7 @@ def test_a_png_read_in_blocks_has_the_opacity_that_pillow_gives_it(
     lines[:, 0] = rng.integers(0, 5, height)  # each row by one of PNG's filters
     head = struct.pack(">IIBBBBB", width, height, 8, {"RGBA": 6, "LA": 4}[mode], 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + head, b"IDAT" + zlib.compress(lines.tobytes(), 1), b"IEND"):
-        data += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data += chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 1)) + chunk(b"IEND", b"")
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == mode
         assert np.array_equal(alpha_of_png(data, width, height), np.asarray(image)[..., -1])
@@ -104,9 +104,6 @@ def test_a_png_that_is_cut_off_is_refused(kept: int) -> None:
 
 
 def test_a_png_with_a_second_header_of_another_size_is_refused_before_it_is_decoded() -> None:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     headers = [chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 3, 0, 0, 0)) for size in ((64, 48), (2000, 2000))]
     rest = [chunk(b"PLTE", bytes(6)), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")]
     with pytest.raises(InvalidPrompt, match="was not drawn on an image of 64x48 pixels"):

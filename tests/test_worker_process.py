@@ -19,6 +19,7 @@ import gated_backbone
 import pytest
 from faulty_backbone import BROKEN, CRASH, PLAIN, loader, picture
 from gated_backbone import Gates
+from programs import program
 from waiting import soon, until
 
 from m2n2_backend.errors import ImageRefused
@@ -176,11 +177,8 @@ def test_a_program_that_forgets_to_close_its_pool_ends_all_the_same(tmp_path: Pa
         "    while pool.status().state != 'ready': time.sleep(0.05)\n"
         "    print(*pool.pids)\n"
     )
-    script = tmp_path / "forgets.py"
-    script.write_text(code)
-    environment = {**os.environ, "M2N2_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
     until(lambda: is_gone(int(done.stdout)))
@@ -211,10 +209,7 @@ def test_workers_die_with_the_web_process_even_if_they_are_stopped(tmp_path: Pat
         "    print(*pool.pids, flush=True)\n"
         "    time.sleep(600)\n"
     )
-    script = tmp_path / "web.py"
-    script.write_text(code)
-    environment = {**os.environ, "M2N2_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    web = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    web = subprocess.Popen(**program(tmp_path, code), stdout=subprocess.PIPE, text=True)
     assert web.stdout is not None
     with web.stdout:
         pids = [int(pid) for pid in web.stdout.readline().split()]
