@@ -129,14 +129,18 @@ def cells_within(box: Region, size: tuple[int, int], grid: tuple[int, int], shar
     return np.outer(y, x).ravel()
 
 
-def inner_part(box: Region, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels of the box's inner part, bool [h, w], at least one: what is answered where the chains leave nothing.
+def inner_parts(boxes: Sequence[Region], size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of the inner part of any box, bool [h, w], at least one: the answer where the chains leave nothing.
 
     Args:
-        box: In pixels of the photograph.
+        boxes: In pixels of the photograph, at least one.
         size: (H, W) of the photograph.
         shape: (h, w) at which they are wanted.
     """
+    return np.asarray(np.logical_or.reduce([_inner_part(box, size, shape) for box in boxes]))
+
+
+def _inner_part(box: Region, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
     if not isinstance(box, Polygon):
         return cells_within(box, size, shape, INNER).reshape(shape)
     mask = box.mask(size, shape)

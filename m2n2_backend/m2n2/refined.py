@@ -89,7 +89,7 @@ class Step:
     Attributes:
         rough: The mask before color.
         settled: The mask that the user sees.
-        discs: Of all clicks; where two meet, the later one wins but for the other's own pixel.
+        discs: The discs of all clicks; where two meet, the later one wins but for the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
         score: How sure the mask is, in [0, 1], see :func:`sureness`.
         bound: What the last click's radius allowed; None for the first prompts.

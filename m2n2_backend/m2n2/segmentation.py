@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.images import rgb_of
-from m2n2_backend.m2n2.box import inner_part, within_boxes
+from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
 from m2n2_backend.m2n2.refined import Step, distance_of
 from m2n2_backend.overlay import draw_overlay
@@ -58,7 +58,7 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
     if not any(click.positive for click in prompts.clicks):
         mask &= within_boxes(prompts.boxes, size, size)
     if prompts.boxes and not (is_empty or mask.any()):
-        mask = np.logical_or.reduce([inner_part(box, size, size) for box in prompts.boxes])
+        mask = inner_parts(prompts.boxes, size, size)
     for click in prompts.clicks:
         if isinstance(click, Click):
             mask[click.y, click.x] = click.positive

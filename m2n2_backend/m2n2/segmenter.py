@@ -15,7 +15,7 @@ from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.attention import Backbone, aggregate
 from m2n2_backend.m2n2.band import WIDTH
-from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, inner_part, within_boxes
+from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, inner_parts, within_boxes
 from m2n2_backend.m2n2.memo_keys import prefix_keys
 from m2n2_backend.m2n2.method import Method
 from m2n2_backend.m2n2.nearest import nearest_neighbor
@@ -208,7 +208,7 @@ class Segmenter:
                 allowed |= resize_distance(nearest, height, width) <= 1.0
             mask &= allowed
             if not mask.any() and not clicks:
-                mask = np.logical_or.reduce([inner_part(each, state.size, state.size) for each in boxes])
+                mask = inner_parts(boxes, state.size, state.size)
         return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
 
     def _released(self, state: ImageState, prompts: Prompts) -> Segmentation:
@@ -392,7 +392,7 @@ class Segmenter:
         full = state.upsample.apply(small.reshape(state.grid))
         full[~within_boxes([box], state.size, state.working_size)] = np.inf
         if not (full <= 1.0).any():
-            full[inner_part(box, state.size, state.working_size)] = 1.0
+            full[inner_parts([box], state.size, state.working_size)] = 1.0
         return full
 
 

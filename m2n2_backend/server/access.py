@@ -41,7 +41,12 @@ def is_open(path: str) -> bool:
 
     Label Studio sends its credentials everywhere but to the webhook, which does nothing.
     """
-    return f"/{path.lstrip('/')}" == OPEN_ROUTE
+    return route_of(path) == OPEN_ROUTE
+
+
+def route_of(path: str) -> str:
+    """The path as Flask is told it, of one with its escapes decoded: several slashes at its beginning are one."""
+    return f"/{path.lstrip('/')}"
 
 
 def is_authorized(header: str, expected: tuple[str, str] | None) -> bool:

@@ -54,7 +54,7 @@ class Limits:
     ahead: int = 2
 
 
-class Places:
+class LargeBodies:
     """Where large bodies are kept. One that still comes in after ``patience`` seconds gives way to another."""
 
     def __init__(self, limits: Limits) -> None:
@@ -100,7 +100,7 @@ class Incoming(HTTPRequestParser):  # type: ignore[misc]
 
     empty: bool
 
-    def __init__(self, adj: Adjustments, limits: Limits, places: Places) -> None:
+    def __init__(self, adj: Adjustments, limits: Limits, places: LargeBodies) -> None:
         """Wait for its first byte."""
         super().__init__(adj)
         self._limits = limits

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.places import Places, click_limits
 from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
+from m2n2_backend.worker.shares import Places, click_limits
 
 _WORKER = ["worker"]
 _TIER = ["worker", "tier"]
@@ -80,7 +80,7 @@ class MeteredPool:
     """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once.
 
     Some places are kept for clicks on images that are prepared, and for other projects; see
-    :func:`~m2n2_backend.worker.places.click_limits`. An image counts as prepared if it is among the images that were
+    :func:`~m2n2_backend.worker.shares.click_limits`. An image counts as prepared if it is among the images that were
     answered last, as many as the workers say they hold.
     """
 

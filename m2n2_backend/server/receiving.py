@@ -17,7 +17,8 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-from m2n2_backend.server.incoming import IN_MEMORY, Incoming, Limits, Places
+from m2n2_backend.server.access import route_of
+from m2n2_backend.server.incoming import IN_MEMORY, Incoming, LargeBodies, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             sockets: The map that waitress' loop goes over.
         """
         self.limits = limits
-        self.places = Places(limits)
+        self.places = LargeBodies(limits)
         self.next_look = 0.0
         self._looked_at = time.monotonic()
         adjustments = Adjustments(
@@ -142,7 +143,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     def add_task(self, task: _Channel) -> None:
         """Called where a request of a connection is to be answered."""
         request = task.requests[0]
-        path = f"/{request.path.lstrip('/')}" if request.error is None and request.refused is None else ""
+        path = route_of(request.path) if request.error is None and request.refused is None else ""
         threads = {"/health": self._of_health, "/predict": self.task_dispatcher}
         threads.get(path, self._of_others).add_task(task)
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 PoolFactory = Callable[[Settings], Pool]
 
 _WATCHDOG_SECONDS = 60
-# Beside those that may wait for the model, for images, large bodies and configs: /health has one second to answer.
+# Beside those that may wait for the model and for images: clicks that are refused at once need a thread, too.
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second

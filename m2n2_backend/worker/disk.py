@@ -139,7 +139,7 @@ class DiskCache:
 
     def put(self, key: str, encoded: EncodedImage) -> bool:
         """Write a photograph's file, then evict others if that is too much; whether it was written."""
-        if self.limit == 0 or self.paused:
+        if self.limit == 0 or self.health.paused:
             return False
         path = self.path(key)
         # Random, as processes in two containers on one volume may have equal ids.
@@ -183,21 +183,6 @@ class DiskCache:
     def nbytes(self) -> int:
         """Bytes of all files as of the latest look at the folder, and of those written since."""
         return self._held
-
-    @property
-    def paused(self) -> bool:
-        """Whether writing is given up for a while."""
-        return self.health.paused
-
-    @property
-    def failures(self) -> int:
-        """Times that the folder could not be used."""
-        return self.health.failures
-
-    @property
-    def damaged(self) -> int:
-        """Files that were there and could not be used."""
-        return self.health.damaged
 
     def _look(self) -> list[_File]:
         """Count what is there, least recently used first."""

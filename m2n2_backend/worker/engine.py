@@ -189,7 +189,7 @@ class Engine:
             InvalidPrompt: A prompt lies outside the image or none is foreground.
             BackboneUnavailable: Too little memory, or the model gives no finite values.
         """
-        photo = self.open(image)
+        photo = Photo(image)
         segmentation = None
         while segmentation is None:  # again where memory ran out, and the state was dropped
             while not (step := self.step(photo)).is_click:
@@ -198,10 +198,6 @@ class Engine:
                     self.disk.put(photo.key, photo.encoded)
             segmentation = self.answer(photo, prompts)
         return segmentation, photo.timings
-
-    def open(self, image: SourceImage) -> Photo:
-        """An image at the beginning of its way; :meth:`step` finds what memory has of it."""
-        return Photo(image)
 
     def is_prepared(self, key: str) -> bool:
         """Whether a click on an image costs its own map only."""
@@ -212,7 +208,7 @@ class Engine:
         return key in self._states or key in self._features
 
     def step(self, photo: Photo) -> Step:
-        """What the image needs next."""
+        """What the image needs next; of a new one, what memory has of it is found here."""
         if photo.state is not None or self.is_prepared(photo.key):
             return Step.PREPARED
         if photo.encoded is None and photo.rgb is None and photo.key in self._features:
@@ -262,8 +258,8 @@ class Engine:
         """Segment one object of an image that is ready.
 
         Args:
-            photo: Of the image.
-            prompts: Of the object.
+            photo: The image on its way.
+            prompts: What was clicked on one object.
             pause: Asked after each prompt whether the others may wait. They are answered by a later call, which goes
                 on where this one ended as long as ``photo.state`` is there.
 

@@ -141,7 +141,7 @@ class InWork:
 
     Attributes:
         keys: Hashes of all of them.
-        clicked: Of those that were ready, and whose prompts are being answered: these may be the cause, too.
+        clicked: Those that were ready, and whose prompts are being answered: the prompts may be the cause, too.
     """
 
     keys: frozenset[str]

@@ -35,7 +35,7 @@ class Poison:
         """An image was in work when its worker died.
 
         Args:
-            key: Of the image.
+            key: Hash of the image's file.
             prompts: What was asked, where prompts were being answered and the image itself was read before.
         """
         with self._lock:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.worker.messages import Reply, Work
-from m2n2_backend.worker.places import MOST, part
+from m2n2_backend.worker.shares import MOST, part
 
 PREFETCHES = 16
 """Images to encode only that may wait for one replica."""

@@ -129,7 +129,7 @@ class Replica:
                 return refused
             photo = self._photos.get(job.key)
             if photo is None:
-                self._photos[job.key] = self.engine.open(work.image)
+                self._photos[job.key] = Photo(work.image)
             elif photo.image.data is None:
                 photo.image = work.image  # of two requests about one image one may have brought its file
             job.is_cold |= not self.engine.is_in_memory(job.key)
@@ -265,12 +265,13 @@ class Replica:
 
     def _rivals(self, job: Job, step: Step) -> list[Job]:
         """What waits of the same project, and is as urgent: warm clicks cost a project no turn of its cold ones."""
+        own = self._coldness(job, step)
         return [
             each
             for each in self._queue
             if each.project == job.project
             and each.is_prefetch == job.is_prefetch
-            and self._coldness(each, self.engine.step(self._photos[each.key])) == self._coldness(job, step)
+            and self._coldness(each, self.engine.step(self._photos[each.key])) == own
         ]
 
     @staticmethod

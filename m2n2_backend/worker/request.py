@@ -21,7 +21,7 @@ class Request:
         work: What is to be done; its seconds are set when it is sent.
         deadline: On the pool's clock.
         future: Gets the reply.
-        number: Of the pool's requests.
+        number: It tells the pool's requests apart.
     """
 
     work: Work
@@ -31,7 +31,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Of the image."""
+        """Hash of the image's file."""
         return self.work.image.key
 
     @property

@@ -19,7 +19,7 @@ Label Studio's: mostly there is one such host."""
 FILES_AT_ONCE = 8
 """Image files that may be on their way, or wait for the model: so many times M2N2_MAX_IMAGE_BYTES together."""
 
-Limits = Mapping[tuple[str, str], int]
+GroupLimits = Mapping[tuple[str, str], int]
 """Most places for each group that a click belongs to. A group is named by words for a message, after "clicks wait for
 the model", and by an id that tells it from others of the same words."""
 
@@ -29,8 +29,8 @@ def part(total: int, share: float) -> int:
     return max(1, int(share * total))
 
 
-def click_limits(total: int, project: str | None, *, is_cold: bool) -> Limits:
-    """Limits of a click on the model.
+def click_limits(total: int, project: str | None, *, is_cold: bool) -> GroupLimits:
+    """GroupLimits of a click on the model.
 
     Args:
         total: Places there are.
@@ -48,8 +48,8 @@ def click_limits(total: int, project: str | None, *, is_cold: bool) -> Limits:
     return limits
 
 
-def download_limits(total: int, host: str, project: str | None = None) -> Limits:
-    """Limits of a download, in places or in bytes.
+def download_limits(total: int, host: str, project: str | None = None) -> GroupLimits:
+    """GroupLimits of a download, in places or in bytes.
 
     Args:
         total: Places, or bytes, there are.
@@ -87,7 +87,7 @@ class Places:
         return self._taken["", ""]
 
     @contextmanager
-    def take(self, limits: Limits, count: int = 1) -> Iterator[Callable[[int], None]]:
+    def take(self, limits: GroupLimits, count: int = 1) -> Iterator[Callable[[int], None]]:
         """Take places until the body ends.
 
         Args:

@@ -79,7 +79,7 @@ class SharedStore:
         return file_name(key, self.fingerprint)
 
     def __contains__(self, key: str) -> bool:
-        if self.limit == 0 or self.paused:
+        if self.limit == 0 or self.health.paused:
             return False
         return self._asked(lambda: self._files.exists(self.name(key))) is True
 
@@ -90,21 +90,6 @@ class SharedStore:
     def nbytes(self) -> int:
         """Bytes of all files as of the latest look, and of those written since."""
         return self._held
-
-    @property
-    def paused(self) -> bool:
-        """Whether the store is left alone for a while."""
-        return self.health.paused
-
-    @property
-    def failures(self) -> int:
-        """Times that the store could not be used."""
-        return self.health.failures
-
-    @property
-    def damaged(self) -> int:
-        """Files that were there and could not be used."""
-        return self.health.damaged
 
     def get(self, key: str) -> EncodedImage | None:
         """Read a photograph's features; None where there are none that can be used."""
@@ -123,7 +108,7 @@ class SharedStore:
             of reach, others may be told the same.
         """
         found, pause = self.get(key), _POLL_SECONDS
-        while found is None and self.limit and not self.paused:
+        while found is None and self.limit and not self.health.paused:
             leased = self._asked(lambda: self._leases.acquire(_lease(key)))
             # Also with the lease: its last holder may have written between our look and our lease.
             found = self._read(key) if leased is not None else None
@@ -142,7 +127,7 @@ class SharedStore:
     def put(self, key: str, encoded: EncodedImage) -> bool:
         """Write features and let go of the claim on them; whether they were written."""
         try:
-            if self.limit == 0 or self.paused:
+            if self.limit == 0 or self.health.paused:
                 return False
             data = pack(encoded, key, self.fingerprint)
             self._write(self.name(key), data)
@@ -179,7 +164,7 @@ class SharedStore:
         self._leases.close()
 
     def _read(self, key: str) -> EncodedImage | None:
-        if self.limit == 0 or self.paused:
+        if self.limit == 0 or self.health.paused:
             return None
         name = self.name(key)
         data = self._asked(lambda: self._files.read(name))
@@ -198,7 +183,7 @@ class SharedStore:
     def _clean_up(self) -> None:
         """Keep the limit, if nobody else is at it."""
         due = time.monotonic() - self._looked_at > _JANITOR_SECONDS or self._since_look > _UNSEEN * self.limit
-        if self.paused or not due or not self._leases.acquire(_JANITOR):
+        if self.health.paused or not due or not self._leases.acquire(_JANITOR):
             return
         try:
             entries = self._files.entries()

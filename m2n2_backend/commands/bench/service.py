@@ -366,7 +366,7 @@ def count_damaged(segmenter: Segmenter, settings: Settings, cache: Path) -> int:
     disk = Engine(segmenter.backbone, settings.model_copy(update={"cache_dir": cache})).disk
     for path in cache.rglob("*.safetensors"):
         disk.get(path.stem)
-    return disk.damaged
+    return disk.health.damaged
 
 
 def abuse_disk(kind: Abuse, cache: Path) -> None:

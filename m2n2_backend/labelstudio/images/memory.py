@@ -12,8 +12,8 @@ from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.places import Places, download_limits
 from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.shares import Places, download_limits
 
 MAX_ADDRESSES = 20_000
 """Addresses remembered; each takes some hundred bytes."""
@@ -63,7 +63,7 @@ class RememberingMedia:
             reader: Reads what is not known.
             fresh_seconds: See above.
             at_once: Most threads that wait for downloads. Some are kept for Label Studio's own images, and for other
-                hosts and projects; see :func:`~m2n2_backend.worker.places.download_limits`.
+                hosts and projects; see :func:`~m2n2_backend.worker.shares.download_limits`.
             clock: Of what is fresh, and of failures.
         """
         self._reader = reader

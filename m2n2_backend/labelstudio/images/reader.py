@@ -172,7 +172,7 @@ class MediaReader:
             url = self._locate(replace(ref, url=as_browsers_read(ref.url)))
         except (M2N2Error, httpx.InvalidURL, UnicodeError):
             return ""
-        return "" if self._session.is_label_studio(url) else url.raw_host.decode()
+        return self._session.host(url)
 
     def close(self) -> None:
         """Do nothing: no connection outlives a read. A cache around the reader has more to do here."""

@@ -20,7 +20,7 @@ from m2n2_backend.labelstudio.images.spelling import with_slashes
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
-from m2n2_backend.worker.places import FILES_AT_ONCE, Places, download_limits
+from m2n2_backend.worker.shares import FILES_AT_ONCE, Places, download_limits
 
 _FILES = re.compile(r"/data/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/?", re.DOTALL)
 _LABEL_STUDIOS = re.compile(r"/data/(upload|local-files)/|/(presign|resolve)/?$")
@@ -55,6 +55,10 @@ class Session:
     def is_label_studio(self, url: httpx.URL) -> bool:
         """Whether an address is on the Label Studio of the settings."""
         return self.base is not None and _origin(url) == _origin(self.base)
+
+    def host(self, url: httpx.URL) -> str:
+        """The host as it is counted among others; "" for Label Studio."""
+        return "" if self.is_label_studio(url) else url.raw_host.decode()
 
     def takes_token(self, url: httpx.URL) -> bool:
         """Whether the token is sent to an address: to Label Studio's files alone.
@@ -158,9 +162,8 @@ class Session:
         limit: int | None = None,
     ) -> Reply:
         room = FILES_AT_ONCE * self._settings.max_image_bytes
-        host = "" if self.is_label_studio(url) else url.raw_host.decode()
         try:
-            with self._bytes.take(download_limits(room, host), 0) as more:
+            with self._bytes.take(download_limits(room, self.host(url)), 0) as more:
                 return exchange(
                     method,
                     url,
