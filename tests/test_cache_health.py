@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_cause_until_it_can(
         assert str(cache.health.trouble) == told
         assert cache.health.paused
         cache.try_again()
-        assert cache.failures == 2, "it is not tried at every look"
+        assert cache.health.failures == 2, "it is not tried at every look"
 
     now(cache_health.TRY_SECONDS + 1)
     cache.try_again()
