@@ -31,11 +31,7 @@ test-gpu: $(VENV)/installed  ## the tests that need a CUDA device, and skip with
 
 # Warnings are no errors here: old releases warn of each other's future.
 test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest versions that pyproject.toml allows
-	$(LOWEST_VENV)/bin/python -m pytest -W default $(addprefix tests/test_,$(addsuffix .py, \
-		attention band box click_radius color device_errors device_memory empty_prompt flood_fill intact markov min_cut \
-		missing_weights \
-		nearest object_cut postprocess prompts python_api refined registry relations segmenter stable_diffusion threshold \
-		transition upsample vit vit_families weights))
+	$(LOWEST_VENV)/bin/python -m pytest -W default tests/m2n2 tests/backbones tests/test_prompts.py tests/test_python_api.py
 
 e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python -m pytest tests/e2e
@@ -47,7 +43,7 @@ compose-test: podman  ## images and compose.yaml with podman, as root on Debian;
 	docker/compose_test.sh
 
 cluster-test: $(CLUSTER_VENV)/installed  ## replicas on Ray, killed and scaled, a bucket, a load; about ten minutes, out/cluster.json
-	$(CLUSTER_VENV)/bin/python -m pytest tests/test_store.py tests/test_cluster.py tests/cluster
+	$(CLUSTER_VENV)/bin/python -m pytest tests/worker/test_store.py tests/worker/test_cluster.py tests/cluster
 	$(CLUSTER_VENV)/bin/python tests/cluster/load.py out/cluster.json
 
 podman:

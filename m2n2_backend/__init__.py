@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from m2n2_backend.backbones.registry import load_backbone
-    from m2n2_backend.m2n2.method import Method
+    from m2n2_backend.m2n2.hyperparameters import Hyperparameters
     from m2n2_backend.m2n2.segmentation import Segmentation
     from m2n2_backend.m2n2.segmenter import Segmenter
     from m2n2_backend.prompts import Box, Click, Polygon, Scribble
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Box",
     "Click",
-    "Method",
+    "Hyperparameters",
     "Polygon",
     "Scribble",
     "Segmentation",
@@ -33,7 +33,7 @@ __all__ = [
 _PLACES = {
     "Box": "prompts",
     "Click": "prompts",
-    "Method": "m2n2.method",
+    "Hyperparameters": "m2n2.hyperparameters",
     "Polygon": "prompts",
     "Scribble": "prompts",
     "Segmentation": "m2n2.segmentation",

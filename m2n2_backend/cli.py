@@ -99,13 +99,13 @@ def serve(
         from m2n2_backend.server.run import serve as run_server
 
         if cluster:
-            from m2n2_backend.worker.ray_connection import import_ray
-            from m2n2_backend.worker.ray_pool import RayPool
+            from m2n2_backend.worker.cluster.connection import import_ray
+            from m2n2_backend.worker.cluster.pool import RayPool
 
             import_ray()  # a missing Ray is to be heard of before the port is bound
             run_server(settings, RayPool)
-        from m2n2_backend.backbones.names import check_backbone
-        from m2n2_backend.worker.process_pool import ProcessPool
+        from m2n2_backend.backbones.weights.names import check_backbone
+        from m2n2_backend.worker.local.pool import ProcessPool
 
         # Before the port is bound, so that missing weights end the start and not an annotator's click.
         check_backbone(settings.backbone, model=settings.model)
@@ -140,7 +140,7 @@ def cluster_up(
     with _explained():
         settings = _settings(backbone, model, layers, grid, device)
         from m2n2_backend.commands.cluster import up
-        from m2n2_backend.worker.ray_cluster import Size
+        from m2n2_backend.worker.cluster.deployment import Size
 
         up(settings, Size(replicas, most, gpus, cpus), patience=wait, replace=replace, console=console)
 

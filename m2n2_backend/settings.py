@@ -17,7 +17,7 @@ from m2n2_backend.cache_home import cache_home
 from m2n2_backend.errors import SettingsError
 
 if TYPE_CHECKING:
-    from m2n2_backend.m2n2.method import Method
+    from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 
 BackboneName = Literal["auto", "sd2", "sd1", "dinov2", "vit", "color"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -144,11 +144,11 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(64 * 1024**2, ge=1024, description="Largest image file")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Most pixels of an image")
 
-    def method(self) -> Method:
+    def method(self) -> Hyperparameters:
         """The method as the product runs it: these limits of size, specks and segments, refined or the paper's."""
-        from m2n2_backend.m2n2.method import Method  # here, as it loads PyTorch
+        from m2n2_backend.m2n2.hyperparameters import Hyperparameters  # here, as it loads PyTorch
 
-        return Method(
+        return Hyperparameters(
             working_size=self.working_size,
             despeckle=self.despeckle,
             least_cells=self.least_cells,

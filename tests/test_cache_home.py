@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from m2n2_backend.cache_home import cache_home, is_temporary, settle_cache_home
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.settings import load_settings
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPH = ROOT / "m2n2_backend" / "samples" / "cat.jpg"
 NAMED = ("HOME", "XDG_CACHE_HOME", "M2N2_CACHE_DIR", "HF_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR")
 # A user of which the system has heard nothing, who is root or this user elsewhere.

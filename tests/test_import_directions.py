@@ -12,7 +12,7 @@ import m2n2_backend
 
 PACKAGE = Path(m2n2_backend.__file__).parent
 BASE = {"errors", "prompts", "rasters"}
-SHARED = BASE | {"images", "settings", "tls", "folders"}
+SHARED = BASE | {"images", "settings", "tls"}
 
 # What each room may import of the package, beside itself. `cli` stands above all and may import everything; as it is
 # in no list below, nothing here may import it.
@@ -20,28 +20,24 @@ ALLOWED = {
     "errors": set(),
     "rasters": set(),
     "prompts": {"errors", "rasters"},
-    "tiff_tags": set(),
     "logs": set(),
-    "images": {"errors", "tiff_tags"},
+    "images": {"errors"},
     "resources": set(),
-    "cores": set(),
     "overlay": {"prompts"},
     "cache_home": {"errors"},
     "tls": {"errors"},
-    "folders": set(),
     "settings": {"errors", "cache_home", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"images", "overlay"},
     "backbones": BASE | {"m2n2", "settings", "tls"},
-    "worker": SHARED | {"cores", "logs", "m2n2", "backbones"},
+    "worker": SHARED | {"logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
     "labelstudio/contract": BASE | {"images", "worker"},
     "labelstudio/images": SHARED | {"worker"},
     "server": SHARED | {"logs", "worker", "labelstudio"},
-    "evaluation": SHARED | {"cores", "overlay", "m2n2", "backbones"},
+    "evaluation": SHARED | {"overlay", "m2n2", "backbones"},
     "commands": SHARED
     | {
         "cache_home",
-        "cores",
         "overlay",
         "resources",
         "m2n2",
@@ -87,13 +83,13 @@ def test_imports_go_down_only(path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["m2n2", "backbones", "evaluation"])
 def test_the_method_knows_nothing_of_servers(part: str) -> None:
-    roots = {name.split(".")[0] for path in (PACKAGE / part).glob("*.py") for name in imports_of(path)}
+    roots = {name.split(".")[0] for path in (PACKAGE / part).rglob("*.py") for name in imports_of(path)}
 
     assert not roots & {"flask", "gunicorn", "label_studio_sdk", "label_studio_ml", "httpx", "pydantic_settings"}
 
 
 def test_the_method_touches_neither_files_nor_the_network() -> None:
-    roots = {name.split(".")[0] for path in (PACKAGE / "m2n2").glob("*.py") for name in imports_of(path)}
+    roots = {name.split(".")[0] for path in (PACKAGE / "m2n2").rglob("*.py") for name in imports_of(path)}
 
     assert not roots & {"os", "pathlib", "io", "socket", "urllib", "requests", "httpx", "logging", "PIL"}
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from fake_backbone import FakeBackbone, scene
 from PIL import Image
+from repository import ROOT
 from transformers import ViTConfig, ViTModel
 
 import m2n2_backend
-from m2n2_backend import Box, Click, Method, Segmenter, load_backbone
+from m2n2_backend import Box, Click, Hyperparameters, Segmenter, load_backbone
 from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidPrompt, SettingsError
-from m2n2_backend.m2n2.upsample import cell_of_pixels
+from m2n2_backend.m2n2.paper.upsample import cell_of_pixels
 
 DISK, GROUND = Click(22, 30), Click(45, 5, positive=False)
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_importing_the_package_loads_no_torch() -> None:
@@ -77,7 +78,7 @@ def test_an_unknown_backbone_is_answered_with_the_known_ones() -> None:
 
 
 def test_the_maps_of_the_paper_can_be_looked_at() -> None:
-    segmenter = Segmenter(FakeBackbone(), Method(working_size=1024))
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters(working_size=1024))
     state = segmenter.encode(scene())
 
     attention, matrix = segmenter.attention(scene()), segmenter.transition_matrix(state)
@@ -110,7 +111,7 @@ def test_looking_at_a_map_leaves_the_state_as_it_is() -> None:
 
 
 def test_a_baseline_has_no_transition_matrix() -> None:
-    segmenter = Segmenter(FakeBackbone(), Method(relation="kl"))
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters(relation="kl"))
     with pytest.raises(ValueError, match="only the Markov relation"):
         segmenter.transition_matrix(segmenter.encode(scene()))
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 from typer.main import get_command
 
 from m2n2_backend.cli import app
 from m2n2_backend.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

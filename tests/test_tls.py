@@ -106,7 +106,7 @@ def test_a_data_set_is_downloaded_however_the_authority_is_named(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_hub_is_asked_however_the_authority_is_named(hub: str, way: str, tmp_path: Path) -> None:
-    ask = "from m2n2_backend.backbones.hub import listing; print(len(listing('some/whole', 30)), end='')"
+    ask = "from m2n2_backend.backbones.weights.hub import listing; print(len(listing('some/whole', 30)), end='')"
     done = run("-c", ask, HF_ENDPOINT=hub, HF_HOME=str(tmp_path), **WAYS[way])
     assert done.stdout == str(len(Hub.repository)), done.stderr
 
@@ -114,7 +114,8 @@ def test_the_hub_is_asked_however_the_authority_is_named(hub: str, way: str, tmp
 def test_the_environment_is_what_it_was_after_the_hub_was_asked(hub: str, tmp_path: Path) -> None:
     ask = (
         "import os; before = dict(os.environ)\n"
-        "from m2n2_backend.backbones.hub import listing; listing('some/whole', 30); print(before == dict(os.environ))"
+        "from m2n2_backend.backbones.weights.hub import listing; listing('some/whole', 30)\n"
+        "print(before == dict(os.environ))"
     )
     done = run("-c", ask, HF_ENDPOINT=hub, HF_HOME=str(tmp_path), CURL_CA_BUNDLE=AUTHORITY)
     assert done.stdout.strip() == "True", done.stderr
@@ -132,7 +133,7 @@ def test_without_a_name_the_authority_is_refused_and_every_client_says_which_var
         download(
             f"{secured.url}/open/a.png", tmp_path / "a", most=10_000, md5=None, console=Console(file=io.StringIO())
         )
-    ask = "from m2n2_backend.backbones.hub import listing; listing('some/whole', 30)"
+    ask = "from m2n2_backend.backbones.weights.hub import listing; listing('some/whole', 30)"
     assert cure in run("-c", ask, HF_ENDPOINT=hub, HF_HOME=str(tmp_path)).stderr
     check = with_studio(tmp_path, secured)["Label Studio"]
     assert (check.state, cure in check.cure, "start Label Studio" in check.cure) == ("fail", True, False)

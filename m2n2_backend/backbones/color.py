@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
+from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
 
 GRID = 40
 """Cells per side where none is asked for."""

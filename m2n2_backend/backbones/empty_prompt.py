@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from m2n2_backend.backbones.loading import loading, refuse_missing
-from m2n2_backend.backbones.weights import content_hash, loading_options
+from m2n2_backend.backbones.weights.sources import content_hash, loading_options
 from m2n2_backend.errors import BackboneUnavailable
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from m2n2_backend.backbones.device_errors import is_out_of_memory
+from m2n2_backend.backbones.device.errors import is_out_of_memory
 from m2n2_backend.backbones.loading import one_line, refuse_missing
 from m2n2_backend.backbones.self_attention import SelfAttention, Watched, read_layers, watch
 from m2n2_backend.errors import BackboneUnavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from m2n2_backend.backbones.device_errors import is_out_of_memory
+from m2n2_backend.backbones.device.errors import is_out_of_memory
 from m2n2_backend.errors import BackboneUnavailable, M2N2Error
 
 _LONGEST = 240

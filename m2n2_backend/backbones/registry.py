@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.backbones.device_memory import memory_advice, release
-from m2n2_backend.backbones.kept_grid import choice_file, load_with_kept_grid
-from m2n2_backend.backbones.names import check_backbone, check_model, kind_of, repository_of
+from m2n2_backend.backbones.device.kept_grid import choice_file, load_with_kept_grid
+from m2n2_backend.backbones.device.memory import memory_advice, release
 from m2n2_backend.backbones.stable_diffusion import GRID_CHOICES, StableDiffusion
 from m2n2_backend.backbones.vit import VisionTransformer
-from m2n2_backend.backbones.weights import REPOSITORIES, available, resolve, revision_of
+from m2n2_backend.backbones.weights.names import check_backbone, check_model, kind_of, repository_of
+from m2n2_backend.backbones.weights.sources import REPOSITORIES, available, resolve, revision_of
 from m2n2_backend.errors import BackboneUnavailable, OutOfMemory
-from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import BackboneName, Settings, default_cache_dir
 

@@ -20,15 +20,15 @@ from m2n2_backend.backbones.attention_capture import (
     top_attentions,
     weights_label,
 )
-from m2n2_backend.backbones.device_errors import is_out_of_memory
-from m2n2_backend.backbones.device_memory import default_grid, memory_advice, refuse_large_scores
+from m2n2_backend.backbones.device.errors import is_out_of_memory
+from m2n2_backend.backbones.device.memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
 from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.quiet import quiet_diffusers
 from m2n2_backend.backbones.square import squash
-from m2n2_backend.backbones.weights import loading_options, revision_of
+from m2n2_backend.backbones.weights.sources import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable
-from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
+from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
 
 logger = logging.getLogger(__name__)
 

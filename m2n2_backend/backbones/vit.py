@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.backbones.device_memory import memory_advice, refuse_large_scores
+from m2n2_backend.backbones.device.memory import memory_advice, refuse_large_scores
 from m2n2_backend.backbones.exactness import check_layers, check_tokens
 from m2n2_backend.backbones.loading import loading
 from m2n2_backend.backbones.quiet import quiet_transformers
 from m2n2_backend.backbones.self_attention import read_layers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.errors import BackboneUnavailable
-from m2n2_backend.m2n2.attention import AttentionBlock, AttentionFeatures
+from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
 
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,16 +10,16 @@ from rich.table import Table
 
 from m2n2_backend.errors import ClusterUnavailable
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.ray_cluster import (
+from m2n2_backend.worker.cluster.connection import connect, start_cluster
+from m2n2_backend.worker.cluster.deployment import (
     Size,
     application_name,
     deploy,
     deployed,
     remove,
 )
-from m2n2_backend.worker.ray_connection import connect, start_cluster
-from m2n2_backend.worker.ray_pool import STALE_SECONDS, cause_of
-from m2n2_backend.worker.ray_replica import board
+from m2n2_backend.worker.cluster.pool import STALE_SECONDS, cause_of
+from m2n2_backend.worker.cluster.replica import board
 
 HAND_OVER_SECONDS = 10.0
 """For which a new generation serves before the old one goes: web processes look every second who serves."""

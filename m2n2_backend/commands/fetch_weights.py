@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2n2_backend.backbones.registry import kind_of, own_weights, resolve_device
-from m2n2_backend.backbones.weights import REPOSITORIES, resolve
+from m2n2_backend.backbones.weights.sources import REPOSITORIES, resolve
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.settings import Settings
 

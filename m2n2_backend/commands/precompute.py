@@ -11,8 +11,8 @@ from m2n2_backend.errors import SettingsError
 from m2n2_backend.labelstudio import precompute as library
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import wait_until_loaded
-from m2n2_backend.worker.process_pool import ProcessPool
+from m2n2_backend.worker.interface import wait_until_loaded
+from m2n2_backend.worker.local.pool import ProcessPool
 
 
 def precompute(settings: Settings, *, images: Path | None, project: int | None, console: Console) -> bool:

@@ -10,7 +10,7 @@ from m2n2_backend.commands.progress import run_with_progress
 from m2n2_backend.labelstudio.batch import ProjectBatch
 from m2n2_backend.labelstudio.contract.saved_prompts import Source
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.process_pool import ProcessPool
+from m2n2_backend.worker.local.pool import ProcessPool
 
 
 def predict_project(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2n2_backend.backbones.device_memory import memory_advice
+from m2n2_backend.backbones.device.memory import memory_advice
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
@@ -64,7 +64,7 @@ def segment_file(
     if overlay is not None:
         _write_png(overlay, result.overlay(rgb))
     if explain is not None:
-        from m2n2_backend.evaluation.explain import explain as draw_explanation
+        from m2n2_backend.evaluation.report.explain import explain as draw_explanation
 
         draw_explanation(segmenter, rgb, clicks, explain, boxes)
     encode, *each, combine = (1000.0 * float(step) for step in np.diff(marks))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import m2n2_backend
-from m2n2_backend.evaluation.datasets import Sample, data_fingerprint
+from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint
 from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.protocol import ProtocolName
-from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.paper.attention import Backbone
 
 Identity = Mapping[str, Any]
 """Code, libraries and backbone of one process: all processes of a run have to be equal in it."""

@@ -10,13 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from m2n2_backend.backbones.device_memory import memory_advice
+from m2n2_backend.backbones.device.memory import memory_advice
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
-from m2n2_backend.m2n2.attention import Backbone
-from m2n2_backend.m2n2.method import DESPECKLE, LEAST_CELLS, PHOTOGRAPH_SIZE, Method, Relation, with_values
-from m2n2_backend.m2n2.relations import MarkovRelation
+from m2n2_backend.m2n2.hyperparameters import (
+    DESPECKLE,
+    LEAST_CELLS,
+    PHOTOGRAPH_SIZE,
+    Hyperparameters,
+    Relation,
+    with_values,
+)
+from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.semantic_distance import MarkovRelation
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click
 
@@ -75,7 +82,7 @@ class MethodChoice:
     """
 
     name: str
-    hyperparameters: Method | None
+    hyperparameters: Hyperparameters | None
     preset: PresetName = "ours"
 
     @classmethod
@@ -90,7 +97,7 @@ class MethodChoice:
 
         Args:
             name: One of ``METHODS``.
-            values: ``NAME=VALUE`` each, a hyperparameter of :class:`Method`; ``scores.edge=false`` drops a factor of
+            values: ``NAME=VALUE`` each, a field of :class:`Hyperparameters`; ``scores.edge=false`` drops a factor of
                 Eq. 9, ``none`` stands for None.
             preset: ``released`` is what the authors' code does, for ``OF_BOTH_PRESETS``.
 
@@ -107,9 +114,9 @@ class MethodChoice:
             return cls(name, None)
         relation: Relation = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
         flooded = name in ("m2n2", "refined")
-        base = Method(working_size=PHOTOGRAPH_SIZE, half=False, flood_fill=flooded, relation=relation)
+        base = Hyperparameters(working_size=PHOTOGRAPH_SIZE, half=False, flood_fill=flooded, relation=relation)
         if preset == "released":
-            base = replace(Method.released(), flood_fill=flooded)
+            base = replace(Hyperparameters.released(), flood_fill=flooded)
         if name == "refined":
             base = replace(base, refine=True, least_cells=LEAST_CELLS, despeckle=DESPECKLE)
         chosen = with_values(base, values)
@@ -130,7 +137,7 @@ class MethodChoice:
         """
         name = str(fingerprint["name"])
         if name in FRAMEWORK:
-            return cls(name, TypeAdapter(Method).validate_python(fingerprint))
+            return cls(name, TypeAdapter(Hyperparameters).validate_python(fingerprint))
         if name not in CLASSICS:
             raise ValueError(f"unknown method {name}")
         return cls(name, None)

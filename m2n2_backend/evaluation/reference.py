@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.attention import AttentionFeatures
+from m2n2_backend.m2n2.paper.attention import AttentionFeatures
 from m2n2_backend.prompts import Click
 
 TEMPERATURE = 0.65

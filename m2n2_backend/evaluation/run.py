@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.evaluation.datasets import Sample, data_fingerprint, load_samples
+from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint, load_samples
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
 from m2n2_backend.evaluation.journal import Entry, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
@@ -27,7 +27,7 @@ from m2n2_backend.evaluation.workers import (
     group_by_photograph,
     one_torch_thread,
 )
-from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.paper.attention import Backbone
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def evaluate(
     Returns:
         The JSON's content: ``dataset``, ``method``, ``preset``, ``protocol``, ``backbone`` and ``grid`` (None for a
         classic), the figures of ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the
-        samples), ``ipf_residual`` (the largest), ``fingerprint`` (with the whole ``Method`` and the versions of the
+        samples), ``ipf_residual`` (the largest), ``fingerprint`` (with all hyperparameters and the versions of the
         libraries), and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ from run to run.
 
     Raises:
@@ -128,7 +128,7 @@ def _run(
         write_json(options.json, result)
         journal.remove()
     if options.report:
-        from m2n2_backend.evaluation.report import Beside, write_report
+        from m2n2_backend.evaluation.report.build import Beside, write_report
 
         beside = None
         if options.beside:

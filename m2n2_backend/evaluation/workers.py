@@ -14,15 +14,15 @@ import cv2
 import numba
 import torch
 
-from m2n2_backend.cores import usable_cores
+from m2n2_backend.backbones.device.cores import usable_cores
 from m2n2_backend.errors import M2N2Error, SettingsError
-from m2n2_backend.evaluation.datasets import Sample
+from m2n2_backend.evaluation.data.datasets import Sample
 from m2n2_backend.evaluation.fingerprint import Identity, identity
 from m2n2_backend.evaluation.journal import Entry
 from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, SegmenterMethod, start_method
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.sample import evaluate_sample
-from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.paper.attention import Backbone
 
 Group = tuple[Sample, ...]
 """All samples of one photograph, which is encoded once for them."""
@@ -81,7 +81,7 @@ def evaluate_in_processes(
 
     Args:
         groups: Handed out one by one.
-        choice: Method of every process.
+        choice: Hyperparameters of every process.
         load_backbone: Called in each process; has to be picklable.
         jobs: Processes.
         protocol: Of the clicks.

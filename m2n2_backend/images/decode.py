@@ -16,7 +16,7 @@ from m2n2_backend.errors import ImageTooLarge, InvalidImage, M2N2Error
 from m2n2_backend.images import avif, jpeg, png
 from m2n2_backend.images.kinds import format_of, refusal, webp_size
 from m2n2_backend.images.pixels import rgb_of_image
-from m2n2_backend.tiff_tags import bytes_of_tags, numbers
+from m2n2_backend.images.tiff_tags import bytes_of_tags, numbers
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """Decoders that are opened; Pillow's others (EPS, PDF, …) widen the surface for no user."""

@@ -24,7 +24,7 @@ from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import Pool, wait_until_loaded
+from m2n2_backend.worker.interface import Pool, wait_until_loaded
 
 SECONDS = 900.0
 """For one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""

@@ -6,7 +6,7 @@ it is installed. A ``_wsgi.py`` for it:
     from label_studio_ml.api import init_app
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
     from m2n2_backend.settings import load_settings
-    from m2n2_backend.worker.process_pool import ProcessPool
+    from m2n2_backend.worker.local.pool import ProcessPool
 
     settings = load_settings()
     app = init_app(model_class=ml_backend_class(ProcessPool(settings), settings))
@@ -24,7 +24,7 @@ from m2n2_backend.labelstudio.contract.models import PredictRequest, read
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import Pool
+from m2n2_backend.worker.interface import Pool
 
 try:
     from label_studio_ml.model import LabelStudioMLBase

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from m2n2_backend.errors import BackboneUnavailable, M2N2Error, SettingsError
-from m2n2_backend.folders import is_of_a_person
+from m2n2_backend.images.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
@@ -19,11 +19,11 @@ from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.disk import DiskCache
+from m2n2_backend.worker.interface import SourceImage
+from m2n2_backend.worker.local.pool import ProcessPool
 from m2n2_backend.worker.messages import Done, Reply
-from m2n2_backend.worker.pool import SourceImage
-from m2n2_backend.worker.process_pool import ProcessPool
-from m2n2_backend.worker.store import SharedStore, open_store
+from m2n2_backend.worker.store.disk import DiskCache
+from m2n2_backend.worker.store.shared import SharedStore, open_store
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 """Files of a folder that are taken for images."""

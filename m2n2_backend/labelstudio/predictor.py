@@ -19,7 +19,7 @@ from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Subject
+from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Subject
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from m2n2_backend.labelstudio.contract.label_config import LabelConfig
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
-from m2n2_backend.worker.pool import Pool
+from m2n2_backend.worker.interface import Pool
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.transition import Transition
+from m2n2_backend.m2n2.paper.transition import Transition
 from m2n2_backend.prompts import Polygon, Region
 from m2n2_backend.rasters import cell_of
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.cache import ByteCache, Sized
-from m2n2_backend.m2n2.flood_fill import flood_fill, quantize
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.memo_keys import place_key, start_key
-from m2n2_backend.m2n2.method import Method
+from m2n2_backend.m2n2.paper.flood_fill import flood_fill, quantize
+from m2n2_backend.m2n2.paper.threshold import profile
 from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
-from m2n2_backend.m2n2.released import RankedMap, ranked_map
+from m2n2_backend.m2n2.released.steps import RankedMap, ranked_map
 from m2n2_backend.m2n2.state import ImageState, PromptMap
-from m2n2_backend.m2n2.threshold import profile
 from m2n2_backend.prompts import Click, PointPrompt
 from m2n2_backend.rasters import cell_of
 
@@ -55,8 +55,8 @@ def cell_at(state: ImageState, point: Point) -> int:
     return int(cell_of(point[0], rows, height) * width + cell_of(point[1], cols, width))
 
 
-def start_at(method: Method, state: ImageState, place: Place) -> Start:
-    """Where a chain starts: a click's by ``Method.start``, a scribble's in each of its pixels' cells alike."""
+def start_at(method: Hyperparameters, state: ImageState, place: Place) -> Start:
+    """Where a chain starts: a click's by ``Hyperparameters.start``, a scribble's in the cells of all its pixels."""
     if isinstance(place, Stroke):
         cells, count = np.unique(cells_under(state, place), return_counts=True)
         return tuple(zip(cells.tolist(), (count / count.sum()).tolist(), strict=True))
@@ -69,22 +69,22 @@ def start_at(method: Method, state: ImageState, place: Place) -> Start:
     return tuple((row * width + col, down * right) for row, down in rows for col, right in cols if down * right > 0)
 
 
-def prompt_maps(method: Method, state: ImageState, places: Sequence[Place]) -> list[PromptMap]:
+def prompt_maps(method: Hyperparameters, state: ImageState, places: Sequence[Place]) -> list[PromptMap]:
     """M' of each place, from the memo or made now; what the request needs stays, however many clicks it has."""
     return _maps_of(method, state, places, state.clicks, _prompt_map)
 
 
-def ranked_maps(method: Method, state: ImageState, clicks: Sequence[Place]) -> list[RankedMap]:
+def ranked_maps(method: Hyperparameters, state: ImageState, clicks: Sequence[Place]) -> list[RankedMap]:
     """Likewise of clicks alone, as the released rules take them."""
     return _maps_of(method, state, clicks, state.ranked, _ranked_map)
 
 
 def _maps_of(
-    method: Method,
+    method: Hyperparameters,
     state: ImageState,
     places: Sequence[Place],
     memo: ByteCache[M],
-    make: Callable[[Method, Place, NDArray[np.float32]], M],
+    make: Callable[[Hyperparameters, Place, NDArray[np.float32]], M],
 ) -> list[M]:
     keys = {place: place_key(place) for place in places}
     found = {place: memo.get(key) for place, key in keys.items()}
@@ -97,7 +97,9 @@ def _maps_of(
     return [own for place in places if (own := found[place]) is not None]
 
 
-def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dict[Start, NDArray[np.float32]]:
+def cell_maps(
+    method: Hyperparameters, state: ImageState, starts: Iterable[Start]
+) -> dict[Start, NDArray[np.float32]]:
     """M of each start, float32 [h, w]: several in one pass over the matrix where reading it takes the time."""
     keys = {start: start_key(start) for start in starts}
     found = {start: state.cells.get(key) for start, key in keys.items()}
@@ -111,16 +113,16 @@ def cell_maps(method: Method, state: ImageState, starts: Iterable[Start]) -> dic
     return {start: own for start, own in found.items() if own is not None}
 
 
-def maps_together(method: Method, state: ImageState) -> int:
+def maps_together(method: Hyperparameters, state: ImageState) -> int:
     """Chains of new clicks that run together."""
     return method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
 
 
-def _ranked_map(method: Method, place: Place, full: NDArray[np.float32]) -> RankedMap:
+def _ranked_map(method: Hyperparameters, place: Place, full: NDArray[np.float32]) -> RankedMap:
     return ranked_map(full, *index_of(place), flood_fill=method.flood_fill)
 
 
-def _prompt_map(method: Method, place: Place, full: NDArray[np.float32]) -> PromptMap:
+def _prompt_map(method: Hyperparameters, place: Place, full: NDArray[np.float32]) -> PromptMap:
     row, col = index_of(place)
     flooded = flood_fill(full, row, col) if method.flood_fill else quantize(full, float(np.median(full[row, col])))
     return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
-from m2n2_backend.m2n2.refined import Step, distance_of
+from m2n2_backend.m2n2.refine.steps import Step, distance_of
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click, Prompts
 

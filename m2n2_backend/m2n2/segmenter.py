@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.images import rgb_of
-from m2n2_backend.m2n2.attention import Backbone, aggregate
-from m2n2_backend.m2n2.band import WIDTH
 from m2n2_backend.m2n2.box import INNER, box_distance, cells_within, inner_parts, within_boxes
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.memo_keys import prefix_keys
-from m2n2_backend.m2n2.method import Method
-from m2n2_backend.m2n2.nearest import nearest_neighbor
-from m2n2_backend.m2n2.object_cut import SmallCopy, cut_object
+from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
+from m2n2_backend.m2n2.paper.nearest import nearest_neighbor
+from m2n2_backend.m2n2.paper.threshold import choose_threshold
+from m2n2_backend.m2n2.paper.transition import Transition
+from m2n2_backend.m2n2.paper.upsample import JointBilateral, joint_bilateral
 from m2n2_backend.m2n2.places import Place, index_of, level_at
 from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
 from m2n2_backend.m2n2.prompt_maps import (
@@ -32,16 +33,15 @@ from m2n2_backend.m2n2.prompt_maps import (
     start_at,
     working_pixel,
 )
-from m2n2_backend.m2n2.refined import Edge, NewClick, Step, first_step, next_step
-from m2n2_backend.m2n2.relations import MarkovRelation, relation_of
-from m2n2_backend.m2n2.released import best_threshold, nearest_prompt
+from m2n2_backend.m2n2.refine.band import WIDTH
+from m2n2_backend.m2n2.refine.object_cut import SmallCopy, cut_object
+from m2n2_backend.m2n2.refine.steps import Edge, NewClick, Step, first_step, next_step
+from m2n2_backend.m2n2.released.steps import best_threshold, nearest_prompt
+from m2n2_backend.m2n2.released.upsample_solution import solution_bilateral
 from m2n2_backend.m2n2.resize import reduced
 from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
+from m2n2_backend.m2n2.semantic_distance import MarkovRelation, relation_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
-from m2n2_backend.m2n2.threshold import choose_threshold
-from m2n2_backend.m2n2.transition import Transition
-from m2n2_backend.m2n2.upsample import JointBilateral, joint_bilateral
-from m2n2_backend.m2n2.upsample_solution import solution_bilateral
 from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
 
 
@@ -96,9 +96,9 @@ class Segmenter:
         band: The method's ``band``, or the backbone's.
     """
 
-    def __init__(self, backbone: Backbone, method: Method | None = None) -> None:
+    def __init__(self, backbone: Backbone, method: Hyperparameters | None = None) -> None:
         self.backbone = backbone
-        self.method = method or Method()
+        self.method = method or Hyperparameters()
         own = getattr(backbone, "band", WIDTH)
         self.band: float = own if self.method.band is None else self.method.band
 

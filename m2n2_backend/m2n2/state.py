@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.attention import AttentionFeatures
 from m2n2_backend.m2n2.cache import ByteCache
-from m2n2_backend.m2n2.object_cut import SmallCopy
-from m2n2_backend.m2n2.refined import Step
-from m2n2_backend.m2n2.relations import Relation
-from m2n2_backend.m2n2.released import RankedMap
-from m2n2_backend.m2n2.threshold import Profile
-from m2n2_backend.m2n2.upsample import JointBilateral
+from m2n2_backend.m2n2.paper.attention import AttentionFeatures
+from m2n2_backend.m2n2.paper.threshold import Profile
+from m2n2_backend.m2n2.paper.upsample import JointBilateral
+from m2n2_backend.m2n2.refine.object_cut import SmallCopy
+from m2n2_backend.m2n2.refine.steps import Step
+from m2n2_backend.m2n2.released.steps import RankedMap
+from m2n2_backend.m2n2.semantic_distance import Relation
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import MeteredPool, Metrics
 from m2n2_backend.server.status_page import RecentRequests, status_page
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import Pool, Status, WorkerStats
+from m2n2_backend.worker.interface import Pool, Status, WorkerStats
 from m2n2_backend.worker.shares import FILES_AT_ONCE
 
 logger = logging.getLogger(__name__)

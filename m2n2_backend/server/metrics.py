@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.pool import Answer, Pool, SourceImage, Status, Subject, WorkerStats
+from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Status, Subject, WorkerStats
 from m2n2_backend.worker.shares import Places, click_limits
 
 _WORKER = ["worker"]
@@ -77,7 +77,7 @@ class Metrics:
 
 
 class MeteredPool:
-    """A :class:`~m2n2_backend.worker.pool.Pool` whose answers are counted, and which takes so many clicks at once.
+    """A :class:`~m2n2_backend.worker.interface.Pool` that counts its answers and bounds the clicks that it takes at once.
 
     Some places are kept for clicks on images that are prepared, and for other projects; see
     :func:`~m2n2_backend.worker.shares.click_limits`. An image counts as prepared if it is among the images that were
@@ -112,7 +112,7 @@ class MeteredPool:
         subject: Subject | None = None,
         rle: bool = False,
     ) -> Answer:
-        """See :meth:`m2n2_backend.worker.pool.Pool.segment`."""
+        """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         try:
             project = subject.project if subject is not None else None
             is_cold = image.key not in self._warm
@@ -133,19 +133,19 @@ class MeteredPool:
         return answer
 
     def prefetch(self, image: SourceImage) -> bool:
-        """See :meth:`m2n2_backend.worker.pool.Pool.prefetch`."""
+        """See :meth:`m2n2_backend.worker.interface.Pool.prefetch`."""
         return self._pool.prefetch(image)
 
     def status(self) -> Status:
-        """See :meth:`m2n2_backend.worker.pool.Pool.status`."""
+        """See :meth:`m2n2_backend.worker.interface.Pool.status`."""
         return self._pool.status()
 
     def stats(self) -> list[WorkerStats]:
-        """See :meth:`m2n2_backend.worker.pool.Pool.stats`."""
+        """See :meth:`m2n2_backend.worker.interface.Pool.stats`."""
         return self._pool.stats()
 
     def close(self) -> None:
-        """See :meth:`m2n2_backend.worker.pool.Pool.close`."""
+        """See :meth:`m2n2_backend.worker.interface.Pool.close`."""
         self._pool.close()
 
     def _note_warm(self, key: str) -> None:

@@ -23,7 +23,7 @@ from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
-from m2n2_backend.worker.pool import Pool
+from m2n2_backend.worker.interface import Pool
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from m2n2_backend import __version__
-from m2n2_backend.worker.pool import Status, Tier, WorkerStats
+from m2n2_backend.worker.interface import Status, Tier, WorkerStats
 
 KEPT = 50
 """Requests shown."""
@@ -32,7 +32,7 @@ class Seen:
 
     Attributes:
         at: ``time.time()``.
-        route: Method and rule.
+        route: Hyperparameters and rule.
         subject: Project and task, as far as the request told.
         status: HTTP status.
         cause: Of a failure, without secrets; empty otherwise.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.pool import SourceImage, Subject, Tier
+from m2n2_backend.worker.interface import SourceImage, Subject, Tier
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Work:
         image: The photograph.
         prompts: None where the image is only to be encoded.
         seconds: From now on until nobody waits for the answer; infinite where the image is only to be encoded.
-        subject: What the clicks are about; see :class:`~m2n2_backend.worker.pool.Subject`.
+        subject: What the clicks are about; see :class:`~m2n2_backend.worker.interface.Subject`.
         rle: Whether the mask is wanted as Label Studio's brush RLE too.
         to_disk: Whether somebody waits until the image is encoded and written, and wants no more of it. Without it an
             image that is only to be encoded is made ready for clicks that may come, and nobody waits (a prefetch).
@@ -48,7 +48,7 @@ class Done:
         mask: Bits of the mask, eight to a byte, uint8 [ceil(H·W / 8)]; None where nothing was to be segmented.
         shape: (H, W).
         score: Of the mask.
-        timings_ms: Of the parts that ran; see :class:`~m2n2_backend.worker.pool.Answer`.
+        timings_ms: Of the parts that ran; see :class:`~m2n2_backend.worker.interface.Answer`.
         rle: Label Studio's brush RLE of the mask where it was asked for.
     """
 

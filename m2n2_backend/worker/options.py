@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from m2n2_backend.cores import usable_cores
+from m2n2_backend.backbones.device.cores import usable_cores
 from m2n2_backend.settings import Settings
 
 if TYPE_CHECKING:
-    from m2n2_backend.m2n2.attention import Backbone
+    from m2n2_backend.m2n2.paper.attention import Backbone
 
 SECRETS = ("label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_password")
 """Settings that are the web process's alone."""

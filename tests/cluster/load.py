@@ -45,9 +45,9 @@ from m2n2_backend.commands.bench.service import (
 )
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.ray_cluster import Size, deploy, deployed
-from m2n2_backend.worker.ray_replica import board
-from m2n2_backend.worker.replica import resident_bytes
+from m2n2_backend.worker.cluster.deployment import Size, deploy, deployed
+from m2n2_backend.worker.cluster.replica import board
+from m2n2_backend.worker.replica.steps import resident_bytes
 
 SIZE = (320, 240)
 ANNOTATORS, IMAGES, REPLICAS, WEB_PROCESSES = 16, 60, 3, 2

@@ -20,7 +20,7 @@ def ray_machine(cpus: int) -> Iterator[ModuleType]:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    from m2n2_backend.worker.ray_connection import import_ray
+    from m2n2_backend.worker.cluster.connection import import_ray
 
     ray = import_ray()
     ray.init(

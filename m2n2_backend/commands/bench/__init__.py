@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from m2n2_backend import __version__
+from m2n2_backend.backbones.device.cores import usable_cores
 from m2n2_backend.backbones.registry import backbone_loader, device_name
 from m2n2_backend.commands.bench.model import measure_model
 from m2n2_backend.commands.bench.service import Load, measure_service
-from m2n2_backend.cores import usable_cores
 from m2n2_backend.errors import SettingsError
-from m2n2_backend.m2n2.attention import Backbone
+from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import Settings
 

@@ -22,22 +22,22 @@ from numpy.typing import NDArray
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.backbones.device_memory import CPU_GRID, GRIDS
+from m2n2_backend.backbones.device.memory import CPU_GRID, GRIDS
 from m2n2_backend.backbones.random_models import random_stable_diffusion
 from m2n2_backend.commands.bench.refining import measure_refining
 from m2n2_backend.commands.bench.timing import settle, summary, timed
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation import reference
 from m2n2_backend.images import decode_image
-from m2n2_backend.m2n2.attention import Backbone, aggregate
-from m2n2_backend.m2n2.relations import relation_of
+from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
 from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.semantic_distance import relation_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.resources import sample_photograph
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import Engine
-from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.interface import SourceImage
+from m2n2_backend.worker.replica.engine import Engine
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from m2n2_backend.commands.bench.timing import summary, timed
-from m2n2_backend.m2n2.band import open_band
-from m2n2_backend.m2n2.click_radius import click_radius
-from m2n2_backend.m2n2.object_cut import cut_object
 from m2n2_backend.m2n2.prompt_maps import working_pixel
+from m2n2_backend.m2n2.refine.band import open_band
+from m2n2_backend.m2n2.refine.click_radius import click_radius
+from m2n2_backend.m2n2.refine.object_cut import cut_object
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.prompts import Click, Prompts

@@ -40,8 +40,8 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.engine import Engine
-from m2n2_backend.worker.replica import resident_bytes
+from m2n2_backend.worker.replica.engine import Engine
+from m2n2_backend.worker.replica.steps import resident_bytes
 
 Abuse = Literal["damaged", "removed", "full", "readonly"]
 

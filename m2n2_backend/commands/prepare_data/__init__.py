@@ -18,8 +18,8 @@ from m2n2_backend.commands.prepare_data.archive import files_of
 from m2n2_backend.commands.prepare_data.download import download
 from m2n2_backend.commands.progress import counted
 from m2n2_backend.errors import DatasetError
-from m2n2_backend.evaluation.datasets import load_samples
-from m2n2_backend.evaluation.masks import MaskRule, read_label
+from m2n2_backend.evaluation.data.datasets import load_samples
+from m2n2_backend.evaluation.data.masks import MaskRule, read_label
 
 _FBRS = "https://github.com/saic-vul/fbrs_interactive_segmentation/releases/download/v1.0"
 _BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"

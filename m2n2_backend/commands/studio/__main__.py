@@ -12,7 +12,7 @@ from pathlib import Path
 from m2n2_backend.commands.studio import backend, label_studio, project
 from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import M2N2Error, SettingsError
-from m2n2_backend.folders import is_of_a_person
+from m2n2_backend.images.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.resources import label_config, sample_photographs
 

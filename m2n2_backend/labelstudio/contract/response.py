@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
 from m2n2_backend.labelstudio.contract.polygons import outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
-from m2n2_backend.worker.pool import Answer
-from m2n2_backend.worker.rle import brush_rle
+from m2n2_backend.worker.interface import Answer
+from m2n2_backend.worker.replica.rle import brush_rle
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:

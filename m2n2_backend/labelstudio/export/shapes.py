@@ -17,7 +17,7 @@ from m2n2_backend.labelstudio.contract.polygons import joined, outlines
 from m2n2_backend.labelstudio.export.controls import Emitted
 from m2n2_backend.labelstudio.export.regions import Region
 from m2n2_backend.prompts import Polygon
-from m2n2_backend.worker.rle import brush_rle
+from m2n2_backend.worker.replica.rle import brush_rle
 
 Format = Literal["coco", "yolo", "voc", "png", "json"]
 

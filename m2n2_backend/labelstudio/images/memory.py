@@ -12,7 +12,7 @@ from m2n2_backend.errors import ImageUnavailable, M2N2Error, NotReady
 from m2n2_backend.labelstudio.images.download import Clock
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader, Validators
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.interface import SourceImage
 from m2n2_backend.worker.shares import Places, download_limits
 
 MAX_ADDRESSES = 20_000

@@ -20,7 +20,7 @@ from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
 from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
 from m2n2_backend.labelstudio.images.spelling import as_browsers_read
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.pool import SourceImage
+from m2n2_backend.worker.interface import SourceImage
 
 _LONGEST_VALIDATOR = 200
 _BUCKETS = ("s3", "s3a", "gs", "azure-blob")

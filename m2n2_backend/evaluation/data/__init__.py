@@ -1,0 +1,1 @@
+"""Data sets for evaluation: photographs with their true masks."""

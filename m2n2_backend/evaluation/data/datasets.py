@@ -1,0 +1,190 @@
+"""The benchmarks' folders as RITM and SimpleClick lay them out → samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.errors import DatasetError
+from m2n2_backend.evaluation.data.masks import MaskRule, read_indices, read_label, read_rgb
+from m2n2_backend.evaluation.protocol import ProtocolName
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".mat"})
+"""Other files that lie in the folders are passed over."""
+
+SBD_IMAGES = 2857
+"""Images of SBD's validation set; they hold 6671 instances."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Two folders with files of the same stems.
+
+    Attributes:
+        images: Folder of the photographs.
+        masks: Folder of the masks.
+        rule: How masks are read.
+        count: Files of the complete set.
+    """
+
+    images: str
+    masks: str
+    rule: MaskRule
+    count: int = 1
+
+
+LAYOUTS: dict[str, Layout] = {
+    "grabcut": Layout("data_GT", "boundary_GT", "trimap", 50),
+    # 100 objects, but 96 photographs: fewer files than that are certainly too few.
+    "berkeley": Layout("images", "masks", "trimap", 96),
+    "davis": Layout("img", "gt", "nonzero", 345),
+    "coco_mval": Layout("img", "gt", "nonzero", 800),
+    "folder": Layout("images", "masks", "strict"),
+}
+"""Data sets made of image files; SBD alone has ``.mat`` files."""
+
+DATASETS = (*LAYOUTS, "sbd")
+"""Names that ``load_samples`` knows."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One object in one photograph.
+
+    Attributes:
+        name: Stem of the image file; for SBD followed by the object's index.
+        image: Of the photograph.
+        mask: Of the ground truth.
+        rule: How ``mask`` is read.
+        instance: Index of the object in an SBD file: of the instance, or of the class.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    rule: MaskRule
+    instance: int = 0
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Photograph, uint8 [H, W, 3]; raises ``DatasetError``."""
+        return read_rgb(self.image)
+
+    def label(self, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
+
+        Args:
+            size: (H, W) of the photograph.
+
+        Raises:
+            DatasetError: Cannot be read, holds no object, or is of another size than the photograph.
+        """
+        label = read_label(self.mask, self.rule, self.instance)
+        if label.shape != size:
+            raise DatasetError(
+                f"{self.mask} has {label.shape[1]}x{label.shape[0]} pixels, its photograph {size[1]}x{size[0]}"
+            )
+        return label
+
+
+def load_samples(dataset: str, root: Path, limit: int | None = None, protocol: ProtocolName = "ritm") -> list[Sample]:
+    """Find all objects of a data set.
+
+    A root with ``images/`` and ``masks/`` is read as ``folder`` under every name but ``sbd``, so that subsets and
+    converted copies can be used; only the published layouts are checked for completeness.
+
+    Args:
+        dataset: One of ``DATASETS``.
+        root: The folder that holds the layout's two folders.
+        limit: Use the first so many samples.
+        protocol: By ``released`` every value > 0 of a mask image is object, and SBD has an object per class.
+
+    Returns:
+        At least one sample, sorted by name.
+
+    Raises:
+        DatasetError: Unknown name, or files are missing; the message says what is expected where.
+    """
+    if dataset not in DATASETS:
+        raise DatasetError(f"unknown data set {dataset}: there are {', '.join(DATASETS)}")
+    if limit is not None and limit < 1:
+        raise DatasetError(f"a limit of {limit} samples leaves nothing to evaluate")
+    if dataset == "sbd":
+        return _sbd(root, "class" if protocol == "released" else "instance")[:limit]
+    layout = LAYOUTS[dataset]
+    if dataset != "berkeley" and not (root / layout.images).is_dir() and (root / "images").is_dir():
+        layout = LAYOUTS["folder"]
+    if protocol == "released":
+        layout = replace(layout, rule="nonzero")
+    return _paired(dataset, root, layout)[:limit]
+
+
+def data_fingerprint(samples: Iterable[Sample]) -> str:
+    """16 hex digits over the names and sizes of all files of the samples."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        sizes = (sample.image.stat().st_size, sample.mask.stat().st_size)
+        digest.update(f"{sample.name}\0{sizes[0]}\0{sizes[1]}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _paired(dataset: str, root: Path, layout: Layout) -> list[Sample]:
+    images = _by_stem(root / layout.images)
+    masks = _by_stem(root / layout.masks)
+    count = f" ({layout.count} of each)" if layout.count > 1 else ""
+    expected = f"{root} should hold {layout.images}/STEM.* and {layout.masks}/STEM.*{count}"
+    for folder, found in ((layout.images, images), (layout.masks, masks)):
+        if not found:
+            raise DatasetError(f"data set {dataset} not found: {expected}, but there are no files in {folder}/")
+    _refuse_incomplete(dataset, expected, f"in {layout.masks}/", masks, images.keys())
+    _refuse_incomplete(dataset, expected, f"in {layout.images}/", images, masks.keys())
+    if len(images) < layout.count:
+        raise DatasetError(f"data set {dataset} is incomplete: {expected}, but there are {len(images)}")
+    return [Sample(stem, images[stem], masks[stem], layout.rule) for stem in sorted(images)]
+
+
+def _sbd(root: Path, kind: Literal["instance", "class"]) -> list[Sample]:
+    """Every instance, or every class, in a validation image is a sample of its own."""
+    folder = "inst" if kind == "instance" else "cls"
+    expected = f"{root} should hold val.txt ({SBD_IMAGES} names), img/NAME.jpg and {folder}/NAME.mat"
+    try:
+        names = (root / "val.txt").read_text().split()
+    except OSError as error:
+        raise DatasetError(f"data set sbd not found: {expected}, but val.txt cannot be read") from error
+    images, masks = _by_stem(root / "img"), _by_stem(root / folder)
+    _refuse_incomplete("sbd", expected, f"in {folder}/", masks, names)
+    _refuse_incomplete("sbd", expected, "in img/", images, names)
+    if len(names) < SBD_IMAGES:
+        raise DatasetError(f"data set sbd is incomplete: {expected}, but val.txt has {len(names)} names")
+    return [
+        Sample(f"{name}_{index:02d}", images[name], masks[name], kind, index)
+        for name in sorted(names)
+        for index in map(int, np.unique(read_indices(masks[name], kind)))
+        if index > 0
+    ]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Images and .mat files by the part of the name before the last dot; hidden and empty files are none."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    return {
+        path.stem: path
+        for path in files
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.stat().st_size > 0
+    }
+
+
+def _refuse_incomplete(
+    dataset: str, expected: str, where: str, present: Collection[str], wanted: Iterable[str]
+) -> None:
+    missing: Sequence[str] = sorted(set(wanted) - set(present))
+    if missing:
+        names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise DatasetError(
+            f"data set {dataset} is incomplete: {expected}, but {len(missing)} are missing or empty {where}: {names}"
+        )

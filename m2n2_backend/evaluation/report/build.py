@@ -1,0 +1,151 @@
+"""The page of one evaluation: HTML with PNGs beside it, nothing from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.evaluation.clicker import OBJECT
+from m2n2_backend.evaluation.data.datasets import Sample
+from m2n2_backend.evaluation.methods import InteractiveMethod, SegmenterMethod
+from m2n2_backend.evaluation.noc import clicks_per_sample, clicks_to_reach, mean_iou_per_click
+from m2n2_backend.evaluation.protocol import ProtocolName
+from m2n2_backend.evaluation.report import explain as explanation
+from m2n2_backend.evaluation.report.page import Picture, render_page
+from m2n2_backend.evaluation.report.plots import (
+    draw_image,
+    new_figure,
+    plot_iou_per_click,
+    plot_noc_histogram,
+    plural,
+    save,
+)
+from m2n2_backend.evaluation.sample import SampleRun, evaluate_sample
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.overlay import draw_overlay
+from m2n2_backend.prompts import Click
+
+CASES = 4
+"""Samples shown as best, as median and as worst."""
+
+EXPLAINED_CLICKS = 5
+"""Clicks at most whose maps are shown."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another method that was run on the same samples: what ``run.evaluate`` returned, and the method itself."""
+
+    result: Mapping[str, Any]
+    method: InteractiveMethod
+
+
+def write_report(
+    result: Mapping[str, Any],
+    samples: Sequence[Sample],
+    method: InteractiveMethod,
+    out_dir: Path,
+    *,
+    explain: str | None = None,
+    beside: Beside | None = None,
+) -> Path:
+    """Write ``index.html`` and its pictures.
+
+    The JSON holds no masks, so the few samples shown are run once more; equal clicks give equal masks.
+
+    Args:
+        result: What ``run.evaluate`` returns.
+        samples: All of that run.
+        method: The one that was evaluated.
+        out_dir: Made if need be.
+        explain: Sample whose maps are shown, for a method that has maps; the median one by default.
+        beside: Another method's figures, curve and masks on the same samples.
+
+    Returns:
+        The page.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    ious: Mapping[str, Sequence[float]] = result["samples"]
+    protocol: ProtocolName = result["protocol"]
+    by_name = {sample.name: sample for sample in samples}
+    results = {"noc_histogram.png": result} | ({"noc_histogram_beside.png": beside.result} if beside else {})
+    curves = {str(each["method"]): mean_iou_per_click(each["samples"]) for each in results.values()}
+    plot_iou_per_click(curves, out_dir / "iou_per_click.png")
+    for file, each in results.items():
+        counts85, counts90 = (clicks_per_sample(each["samples"], quality) for quality in (0.85, 0.90))
+        plot_noc_histogram(counts85, counts90, out_dir / file)
+    cases = []
+    shown = {str(result["method"]): method} | ({str(beside.result["method"]): beside.method} if beside else {})
+    for title, names in choose_cases(ious).items():
+        file = f"{title}.png"
+        _draw_cases([by_name[name] for name in names], shown, protocol, out_dir / file)
+        caption = f"{title.capitalize()} cases" + (f": {' above '.join(shown)}" if beside else "")
+        cases.append(Picture(file, caption))
+    panels: list[Picture] = []
+    # The panels show levels and score curves, which the released rules do not have.
+    if isinstance(method, SegmenterMethod) and method.segmenter.method.rules == "ours":
+        chosen = by_name[explain or ranked(ious)[len(ious) // 2]]
+        panels = _explain(chosen, method.segmenter, protocol, out_dir / "explain")
+    page = out_dir / "index.html"
+    page.write_text(render_page(result, cases, panels, beside.result if beside else None), encoding="utf-8")
+    return page
+
+
+def ranked(ious: Mapping[str, Sequence[float]]) -> list[str]:
+    """Names from the best sample to the worst: fewest clicks to IoU 0.90, then to 0.85, then the larger mean IoU."""
+    counts85, counts90 = clicks_per_sample(ious, 0.85), clicks_per_sample(ious, 0.90)
+    losses = [1.0 - float(np.mean(values)) for values in ious.values()]
+    return [name for *_, name in sorted(zip(counts90.tolist(), counts85.tolist(), losses, ious, strict=True))]
+
+
+def choose_cases(ious: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    """Names of the ``best``, the ``median`` and the ``worst`` samples, at most ``CASES`` each."""
+    names = ranked(ious)
+    middle = max(0, (len(names) - CASES) // 2)
+    return {"best": names[:CASES], "median": names[middle : middle + CASES], "worst": names[-CASES:]}
+
+
+def _draw_cases(
+    samples: Sequence[Sample], methods: Mapping[str, InteractiveMethod], protocol: ProtocolName, path: Path
+) -> None:
+    """A row of samples for each method, each sample at the click that reaches 0.90, or at the last."""
+    figure = new_figure(4.2 * len(samples), 3.9 * len(methods))
+    axes = np.asarray(figure.subplots(len(methods), len(samples), squeeze=False))
+    for row, (name, method) in zip(axes, methods.items(), strict=True):
+        for panel, sample in zip(row, samples, strict=True):
+            rgb, label, run = _replay(sample, method, protocol)
+            clicks = _until_good(run)
+            mask = method.start(rgb).mask(clicks)
+            iou = run.ious[len(clicks) - 1]
+            reached = "0.90 reached" if iou >= 0.90 else "0.90 never reached"
+            title = f"{sample.name}, {name}: {reached}\nclick {len(clicks)}, IoU {iou:.3f}"
+            draw_image(panel, draw_overlay(rgb, mask, clicks, truth=label == OBJECT), title)
+    save(figure, path)
+
+
+def _replay(
+    sample: Sample, method: InteractiveMethod, protocol: ProtocolName
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], SampleRun]:
+    rgb = sample.rgb()
+    label = sample.label(rgb.shape[:2])
+    return rgb, label, evaluate_sample(method.start(rgb), label, protocol=protocol)
+
+
+def _until_good(run: SampleRun) -> tuple[Click, ...]:
+    """Clicks up to the one that reaches 0.90, or all."""
+    return run.clicks[: clicks_to_reach(run.ious, 0.90)]
+
+
+def _explain(sample: Sample, segmenter: Segmenter, protocol: ProtocolName, folder: Path) -> list[Picture]:
+    """Maps and scores of one sample's first clicks."""
+    rgb, _, run = _replay(sample, SegmenterMethod(segmenter), protocol)
+    clicks = _until_good(run)[:EXPLAINED_CLICKS]
+    files = explanation.explain(segmenter, rgb, clicks, folder)
+    captions = [f"{sample.name} after {plural(len(clicks), 'click')}"]
+    captions += [f"Click {index} of {sample.name}" for index in range(1, len(clicks) + 1)]
+    return [Picture(f"{folder.name}/{path.name}", text) for path, text in zip(files, captions, strict=True)]

@@ -1,0 +1,220 @@
+"""The hyperparameters of the whole path, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from operator import attrgetter
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.m2n2.paper.markov import MAX_ITERATIONS, TAU
+from m2n2_backend.m2n2.paper.threshold import PRIOR, Scores
+from m2n2_backend.m2n2.paper.transition import MAX_SWEEPS, TEMPERATURE, TOLERANCE
+from m2n2_backend.m2n2.paper.upsample import RADIUS, SAMPLES
+from m2n2_backend.m2n2.refine.click_radius import KAPPA
+
+LEAST_CELLS = 4.0
+"""``least_cells`` of the service, and of ``refined`` in an evaluation."""
+
+DESPECKLE = 1e-4
+"""``despeckle`` of the service, and of ``refined`` in an evaluation."""
+
+Relation = Literal["markov", "attention", "kl"]
+
+PHOTOGRAPH_SIZE = 1 << 16
+"""A working size no photograph reaches: masks are computed at the photograph's own size."""
+
+RELEASED_SWEEPS = 200
+"""IPF sweeps of the released code, whatever is left by then."""
+
+_LONGEST = 60  # characters of a name and value in a message
+
+
+def _number(why: str, **limits: Any) -> Any:
+    """Limits of a field, and why, in words that follow "as"."""
+    return Field(description=why, allow_inf_nan=False, **limits)
+
+
+def _count(why: str, **limits: Any) -> Any:
+    return Field(description=why, **limits)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Every choice between attention and mask; the defaults are the paper's where it states one.
+
+    Attributes:
+        relation: ``markov`` is M2N2; the others are the paper's baselines (Sec. 8).
+        temperature: T of Eq. 5 for ``markov``; the baselines use 10 and 2.
+        tolerance: Of IPF, largest |row sum - 1|.
+        max_sweeps: Of IPF.
+        tau: τ of Eq. 6.
+        max_iterations: Of the chain.
+        doublings: k; the chain advances 2^k steps per pass. None decides by device and by how fast the chain mixes.
+        half: Keep the powers of P in 16-bit. None does so on CUDA alone.
+        batch: Chains of new clicks that run together; None decides by device.
+        radius: Of the JBU window, in cells.
+        samples: JBU guidance samples per side of a cell; 0 reads every pixel.
+        flood_fill: False is the paper's "without flood fill".
+        scores: Factors of Eq. 9.
+        prior: Share of the image from which on s_prior is 0.
+        fixed_threshold: Share of each map's maximum that is taken as λ instead of Eq. 8; 0.5 is the first row of
+            the paper's Table 2.
+        least_cells: Thresholds whose segment is smaller than so many cells are no candidates; 0 takes all, as the
+            paper does.
+        working_size: Longest side, in pixels, at which steps 4 to 7 run; larger photographs are reduced for them.
+        despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
+        refine: Answer the clicks in their order, each bounded by its radius, and let color decide in doubt
+            and at the edge; False is the paper's.
+        kappa: A click may change this many times the area of its circle (``click_radius``).
+        cut: After a foreground click color has a say in the whole object (``object_cut``); only with ``refine``.
+        band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
+            None is the backbone's own ``band``, or half a cell where it has none.
+        start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
+            bilinear weights (released code).
+        crossing: How the step at which a cell crosses τ is interpolated; they differ in the first step.
+        ipf: ``plain`` sweeps end with the rows (released code); ``accelerated`` ones need far fewer.
+        jbu: What bilateral upsampling samples at every pixel: the value of its ``cell``, or the bilinear
+            ``solution`` over a disc of 3σ (released code); ``radius`` and ``samples`` are of the former.
+        rules: Of what follows the upsampled map: normalization, candidates, scores and nearest neighbor (see
+            ``released``).
+        half_softmax: Each head's softmax in 16-bit, on CUDA alone (released code).
+    """
+
+    relation: Relation = "markov"
+    temperature: Annotated[float, _number("32-bit numbers do not tell cells apart beyond it", ge=0.01, le=100)] = (
+        TEMPERATURE
+    )
+    tolerance: Annotated[float, _number("it is what a row sum may lack of 1", ge=0, le=1)] = TOLERANCE
+    max_sweeps: Annotated[int, _count("each sweep reads the whole matrix", ge=1, le=10_000)] = MAX_SWEEPS
+    tau: Annotated[float, _number("it is a share of a chain's largest probability", gt=0, lt=1)] = TAU
+    max_iterations: Annotated[int, _count("each step reads the whole matrix", ge=1, le=10_000)] = MAX_ITERATIONS
+    doublings: Annotated[int | None, _count("each keeps one more matrix and doubles a block", ge=0, le=6)] = None
+    half: bool | None = None
+    batch: Annotated[int | None, _count("all chains that run together are held at once", ge=1, le=64)] = None
+    radius: Annotated[
+        int, _count("the table grows with its square, and cells further away weigh nothing", ge=1, le=4)
+    ] = RADIUS
+    samples: Annotated[int, _count("a cell has hardly more pixels a side; 0 reads all of them", ge=0, le=64)] = (
+        SAMPLES
+    )
+    flood_fill: bool = True
+    scores: Scores = field(default_factory=Scores)
+    prior: Annotated[float, _number("it is a share of the image", gt=0, le=1)] = PRIOR
+    fixed_threshold: Annotated[float | None, _number("it is a share of the map's maximum", gt=0, le=1)] = None
+    least_cells: Annotated[float, _number("it is meant for segments of a few cells", ge=0, le=100)] = 0.0
+    working_size: Annotated[
+        int, _count("a smaller photograph shows nothing, and larger ones do not exist", ge=16, le=PHOTOGRAPH_SIZE)
+    ] = 1024
+    despeckle: Annotated[float, _number("it is a share of the image", ge=0, le=1)] = 0.0
+    refine: bool = False
+    kappa: Annotated[float, _number("it is a number of circles that fit into a photograph", gt=0, le=1e6)] = KAPPA
+    cut: bool = True
+    band: Annotated[float | None, _number("every pixel in the band is decided on its own", ge=0, le=4)] = None
+    start: Literal["cell", "bilinear"] = "cell"
+    crossing: Literal["interpolated", "released"] = "interpolated"
+    ipf: Literal["accelerated", "plain"] = "accelerated"
+    jbu: Literal["cell", "solution"] = "cell"
+    rules: Literal["ours", "released"] = "ours"
+    half_softmax: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning, and make numbers of other libraries Python's.
+
+        Raises:
+            SettingsError: A value out of its range or of another type, or the released rules with something that the
+                released code lacks.
+        """
+        if not isinstance(self.scores, Scores):
+            raise SettingsError(f"scores={_text(self.scores)}: Scores(…) is wanted")
+        for name, wanted in hyperparameter_types().items():
+            given = attrgetter(name)(self)
+            value = _checked(f"{name}={_text(given)}", given, wanted)
+            outer, _, inner = name.partition(".")
+            object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
+        lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
+        if self.rules == "released" and lacking:
+            raise SettingsError(f"rules=released has no {', '.join(lacking)}: the released code does nothing like it")
+
+    @classmethod
+    def released(cls) -> Hyperparameters:
+        """The authors' released code, with which the paper's figures were made, in every step after the model.
+
+        Its backbones prepare the image in their own way too: ``load_backbone(…, released=True)``.
+        """
+        return cls(
+            tolerance=0.0,
+            max_sweeps=RELEASED_SWEEPS,
+            doublings=0,
+            half=False,
+            working_size=PHOTOGRAPH_SIZE,
+            start="bilinear",
+            crossing="released",
+            ipf="plain",
+            jbu="solution",
+            rules="released",
+            half_softmax=True,
+        )
+
+
+def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparameters:
+    """The same method but for the hyperparameters named.
+
+    Args:
+        method: To start from.
+        values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last one of a
+            name counts.
+
+    Raises:
+        SettingsError: An unknown name, or a value of another type or out of its range.
+    """
+    for text in values:
+        name, equals, value = text.partition("=")
+        known = hyperparameter_types()
+        if not equals or name not in known:
+            raise SettingsError(f"{text}: NAME=VALUE is wanted, with one of {', '.join(known)} for NAME")
+        parsed = _checked(text, None if value.lower() == "none" else value, known[name])
+        outer, _, inner = name.partition(".")
+        method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
+    return method
+
+
+def hyperparameter_types() -> dict[str, Any]:
+    """Types of all hyperparameters by name, with their limits; those of ``scores`` as ``scores.edge`` and so on."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(Hyperparameters, include_extras=True).items():
+        inner = get_type_hints(hint) if is_dataclass(hint) else {}
+        types |= {f"{name}.{own}": type_ for own, type_ in inner.items()} or {name: hint}
+    return types
+
+
+def _checked(text: str, value: object, wanted: Any) -> Any:
+    """The value of a hyperparameter as Python's own type.
+
+    Args:
+        text: Name and value as a message shows them.
+        value: What was given.
+        wanted: Type and limits.
+
+    Raises:
+        SettingsError: The value has another type, or is out of its range; the message says why.
+    """
+    try:
+        return TypeAdapter(wanted).validate_python(value)
+    except ValidationError as error:
+        reasons = [each.description for each in getattr(wanted, "__metadata__", ())]
+        message = error.errors()[0]["msg"]
+        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        sentence = f"{shown}: {message[0].lower()}{message[1:]}"
+        raise SettingsError(", as ".join([sentence, *reasons])) from error
+
+
+def _text(value: object) -> str:
+    """A value in one line."""
+    try:
+        return " ".join(str(value).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"

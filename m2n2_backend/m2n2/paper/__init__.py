@@ -1,0 +1,1 @@
+"""The paper, one step to a file (Eq. 1 to 11)."""

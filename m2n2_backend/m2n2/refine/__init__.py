@@ -1,0 +1,1 @@
+"""What follows the paper's rule: each click changes what it was about, and color settles the edge."""

@@ -1,0 +1,1 @@
+"""The steps as the authors' released code takes them."""

@@ -1,0 +1,131 @@
+"""How far each cell is from a prompt: the paper's Markov map and its two baselines (Sec. 3.3, 4, 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters
+from m2n2_backend.m2n2.paper.markov import markov_maps
+from m2n2_backend.m2n2.paper.transition import Transition, transition_matrix
+
+ATTENTION_TEMPERATURE = 10.0
+"""T of Attention-NN (Sec. 8)."""
+
+KL_TEMPERATURE = 2.0
+"""T of KL-NN (Sec. 8)."""
+
+KL_CLIP = 1e-5
+"""Least attention in KL-NN (Sec. 8)."""
+
+
+class Relation(Protocol):
+    """Start distributions over the cells → a map that grows with the semantic distance."""
+
+    def maps(self, starts: torch.Tensor) -> torch.Tensor:
+        """Float32 [c, n], rows sum to 1 → float32 [c, n], finite, ≥ 0."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        ...
+
+
+@dataclass(frozen=True)
+class MarkovRelation:
+    """Markov-iteration-maps: M2N2 itself."""
+
+    transition: Transition
+    tau: float
+    max_iterations: int
+    released: bool = False
+
+    def maps(self, starts: torch.Tensor) -> torch.Tensor:
+        """See :func:`m2n2_backend.m2n2.paper.markov.markov_maps`."""
+        return markov_maps(
+            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, released=self.released
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the powers."""
+        return self.transition.nbytes
+
+
+@dataclass(frozen=True)
+class AttentionRelation:
+    """Attention-NN: the prompt's own attention row after temperature, negated.
+
+    Attributes:
+        attention: float32 [n, n], rows sum to 1.
+    """
+
+    attention: torch.Tensor
+
+    def maps(self, starts: torch.Tensor) -> torch.Tensor:
+        """Largest attention of the row minus the attention, float32 [c, n]."""
+        rows = starts @ self.attention
+        return rows.amax(dim=1, keepdim=True) - rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        return self.attention.nbytes
+
+
+@dataclass(frozen=True)
+class DivergenceRelation:
+    """KL-NN: symmetric KL divergence between the prompt's attention row and every row.
+
+    Attributes:
+        attention: float32 [n, n], after temperature and clipping to [1e-5, 1].
+        logarithm: Its natural logarithm.
+    """
+
+    attention: torch.Tensor
+    logarithm: torch.Tensor
+
+    @staticmethod
+    def of(attention: torch.Tensor) -> DivergenceRelation:
+        """Clip the attention (after temperature) and keep its logarithm."""
+        clipped = attention.clamp(KL_CLIP, 1.0)
+        return DivergenceRelation(clipped, clipped.log())
+
+    def maps(self, starts: torch.Tensor) -> torch.Tensor:
+        """KL(a‖b) + KL(b‖a) in nats = Σ (a - b)(log a - log b), float32 [c, n]."""
+        rows = starts @ self.attention
+        logs = rows.log()
+        own = (rows * logs).sum(dim=1, keepdim=True)
+        each = (self.attention * self.logarithm).sum(dim=1)
+        return (own + each - rows @ self.logarithm.T - logs @ self.attention.T).clamp_(min=0.0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both matrices."""
+        return self.attention.nbytes + self.logarithm.nbytes
+
+
+def tempered(attention: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Eq. 5: softmax over each row of log(A)/T, a new float32 [n, n]."""
+    return torch.softmax(attention.log() / temperature, dim=1)
+
+
+def relation_of(attention: torch.Tensor, method: Hyperparameters) -> Relation:
+    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
+    if method.relation == "attention":
+        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
+    if method.relation == "kl":
+        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
+    transition = transition_matrix(
+        attention,
+        temperature=method.temperature,
+        tolerance=method.tolerance,
+        max_sweeps=method.max_sweeps,
+        doublings=method.doublings,
+        half=method.half,
+        plain=method.ipf == "plain",
+    )
+    return MarkovRelation(transition, method.tau, method.max_iterations, method.crossing == "released")

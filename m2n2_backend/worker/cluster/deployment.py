@@ -1,0 +1,180 @@
+"""What is deployed in the Ray cluster, and which of it serves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from m2n2_backend import __version__
+from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cluster.connection import connect, import_ray
+from m2n2_backend.worker.options import WorkerOptions, load
+from m2n2_backend.worker.replica.queue import PREFETCHES
+
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.paper.attention import Backbone
+
+DEPLOYMENT = "replica"
+
+_PREFIX = "m2n2-"
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+# Places of a replica on the ring. With the router's own 100 of eight replicas the busiest has a fifth more keys than
+# its share, with these 5 % more.
+_RING_PLACES = 1000
+_HEALTH_PERIOD_SECONDS, _HEALTH_TIMEOUT_SECONDS = 5.0, 30.0
+_GRACE_SECONDS = 30.0
+_LOAD_ATTEMPTS = 3  # of one replica, before a generation counts as failed
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a cluster is asked for.
+
+    Attributes:
+        replicas: Of the model; the first number where they are scaled automatically.
+        most: Replicas at the highest load; as many as ``replicas`` if None.
+        gpus: Of each replica; a fraction shares one.
+        cpus: Of each replica; also its threads, unless ``M2N2_THREADS`` says otherwise.
+    """
+
+    replicas: int = 1
+    most: int | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One generation of replicas, as Ray Serve describes it.
+
+    Attributes:
+        name: Of Serve's application: it tells the options apart that decide about masks.
+        state: Serve's word, such as ``RUNNING``, ``DEPLOYING`` or ``DEPLOY_FAILED``.
+        message: Of a failure, perhaps with a traceback; else empty or a remark.
+        deployed_at: Seconds since the epoch.
+        replicas: Number of replicas by their state, such as ``RUNNING`` or ``STARTING``.
+    """
+
+    name: str
+    state: str
+    message: str
+    deployed_at: float
+    replicas: Mapping[str, int]
+
+
+def application_name(settings: Settings) -> str:
+    """A name that changes with whatever decides about masks, so that a new generation stands beside the old one."""
+    decisive = ("backbone", "model", "layers", "grid", "device", "working_size", "despeckle", "least_cells", "refine")
+    text = repr([__version__, *(getattr(settings, name) for name in decisive)])
+    return _PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> str:
+    """Deploy these settings beside what is there, or change the number of its replicas, and return at once.
+
+    Args:
+        settings: Of the replicas; what only web processes may know does not travel.
+        size: Number of replicas and what each gets.
+        load: Settings and device → backbone; a function that every node can import.
+
+    Returns:
+        The application's name.
+    """
+    ray = connect(settings.ray_address)
+    from m2n2_backend.worker.cluster.replica import RayReplica
+
+    name = application_name(settings)
+    ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
+    ray.serve.run_many(
+        [ray.serve.RunTarget(bound(RayReplica, settings, size, load), name=name, route_prefix=None)],
+        wait_for_applications_running=False,
+    )
+    return name
+
+
+def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> Any:
+    """Ray Serve's application of these settings.
+
+    Args:
+        body: The class that is to live in the cluster.
+        settings: Of the replicas; what only web processes may know does not travel.
+        size: Number of replicas and what each gets.
+        load: Settings and device → backbone.
+    """
+    threads = settings.threads or max(1, int(size.cpus))
+    options = WorkerOptions.of(
+        settings.model_copy(update={"threads": threads}),
+        settings.device,
+        on_device=max(1, round(1 / size.gpus)) if 0 < size.gpus < 1 else 1,
+        load=load,
+    )
+    return import_ray().serve.deployment(**_deployment_options(settings, size))(body).bind(options)
+
+
+def deployed(ray: ModuleType) -> list[Deployed]:
+    """All generations, the newest first; those of other projects in the same cluster are left out."""
+    found = [
+        Deployed(
+            name,
+            application.status.value,
+            "\n".join([application.message, *(each.message for each in application.deployments.values())]),
+            application.last_deployed_time_s,
+            {
+                str(state): number
+                for deployment in application.deployments.values()
+                for state, number in deployment.replica_states.items()
+                if number
+            },
+        )
+        for name, application in ray.serve.status().applications.items()
+        if name.startswith(_PREFIX)
+    ]
+    return sorted(found, key=lambda each: -each.deployed_at)
+
+
+def remove(ray: ModuleType, name: str) -> None:
+    """Take a generation down; what is under way there may end."""
+    ray.serve.delete(name)
+
+
+def serving(generations: list[Deployed], before: str | None) -> Deployed | None:
+    """Who answers clicks: the newest generation that is ready, until then whoever did before; None if nobody can.
+
+    Args:
+        generations: As :func:`deployed` gives them.
+        before: Name of the one that served last.
+    """
+    able = [each for each in generations if each.replicas.get("RUNNING")]
+    ready = [each for each in able if each.state == "RUNNING"]
+    kept = [each for each in able if each.name == before]
+    return next(iter([*ready, *kept, *able]), None)
+
+
+def _deployment_options(settings: Settings, size: Size) -> dict[str, Any]:
+    from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+
+    most = size.most or size.replicas
+    options: dict[str, Any] = {
+        "name": DEPLOYMENT,
+        "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
+        # Beyond what a replica's queue takes, or requests would wait in Ray's router, where nothing is superseded and
+        # a prefetch stands before a click; the replica refuses what is too much.
+        "max_ongoing_requests": 4 * (settings.queue + PREFETCHES),
+        # A busy replica's images stay with it: elsewhere they would be prepared once more.
+        "request_router_config": RequestRouterConfig(
+            request_router_class=_ROUTER,
+            request_router_kwargs={"num_fallback_replicas": 0, "num_virtual_nodes": _RING_PLACES},
+        ),
+        "health_check_period_s": _HEALTH_PERIOD_SECONDS,
+        "health_check_timeout_s": _HEALTH_TIMEOUT_SECONDS,
+        "graceful_shutdown_timeout_s": _GRACE_SECONDS,
+        "max_constructor_retry_count": _LOAD_ATTEMPTS,
+    }
+    if most > size.replicas:
+        options["autoscaling_config"] = AutoscalingConfig(min_replicas=size.replicas, max_replicas=most)
+    else:
+        options["num_replicas"] = size.replicas
+    return options

@@ -1,0 +1,1 @@
+"""One model with its queue and caches, wherever it lives."""

@@ -1,0 +1,1 @@
+"""Features that outlive a process: files in a folder, or behind any fsspec address."""

@@ -1,0 +1,208 @@
+"""What a cluster needs and Ray is not asked for: its absence, who serves, the board, the figures that are shown."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from repository import ROOT
+from typer.testing import CliRunner
+
+from m2n2_backend.cli import app
+from m2n2_backend.errors import ClusterUnavailable, SettingsError
+from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.server.status_page import status_page
+from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.cluster.connection import connect, own_address
+from m2n2_backend.worker.cluster.deployment import Deployed, Size, application_name, serving
+from m2n2_backend.worker.cluster.pool import cause_of, loading_of
+from m2n2_backend.worker.cluster.replica import FORGOTTEN_SECONDS, Board, Report
+from m2n2_backend.worker.interface import Status, Tier, WorkerStats
+from m2n2_backend.worker.messages import Figures
+from m2n2_backend.worker.options import WorkerOptions
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_SERVE_LOG_TO_STDERR", "0")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_missing_ray_is_an_error_that_names_the_extra() -> None:
+    with pytest.raises(SettingsError, match=r'pip install "m2n2-backend\[cluster\]"'):
+        connect(None)
+
+
+def test_a_machines_own_address_is_the_one_on_the_way_to_the_head() -> None:
+    assert own_address("127.0.0.1:6379") == "127.0.0.1"
+
+
+@pytest.mark.parametrize("address", ["head", "head:port", "nosuchhost.invalid:6379"])
+def test_an_address_that_is_none_is_named_with_its_setting(address: str) -> None:
+    with pytest.raises(ClusterUnavailable, match=f"M2N2_RAY_ADDRESS={address}"):
+        own_address(address)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    "command", [["cluster", "up"], ["cluster", "status"], ["cluster", "down"], ["serve", "--cluster"]]
+)
+def test_each_command_says_so_and_ends_with_1(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command])
+    assert result.exit_code == 1
+    assert "m2n2-backend[cluster]" in result.output
+
+
+def generation(name: str, at: float, state: str, running: int) -> Deployed:
+    return Deployed(name, state, "", at, {"RUNNING": running} if running else {"STARTING": 2})
+
+
+def test_the_old_generation_serves_until_the_new_one_is_ready() -> None:
+    old = generation("old", 1.0, "RUNNING", 2)
+    assert serving([generation("new", 2.0, "DEPLOYING", 1), old], "old") == old
+    new = generation("new", 2.0, "RUNNING", 2)
+    assert serving([new, old], "old") == new
+
+
+def test_a_generation_whose_number_of_replicas_changes_goes_on_serving() -> None:
+    changing = generation("own", 2.0, "DEPLOYING", 1)
+    assert serving([changing], "own") == changing
+
+
+def test_a_generation_that_failed_leaves_the_old_one_serving() -> None:
+    old = generation("old", 1.0, "RUNNING", 2)
+    assert serving([generation("new", 2.0, "DEPLOY_FAILED", 0), old], "old") == old
+
+
+def test_nobody_serves_where_no_replica_runs() -> None:
+    assert serving([generation("new", 2.0, "DEPLOYING", 0)], None) is None
+
+
+def test_what_changes_masks_is_a_generation_of_its_own_and_what_does_not_is_none(tmp_path: Path) -> None:
+    one = load_settings(backbone="color", cache_dir=tmp_path)
+    assert application_name(one) != application_name(one.model_copy(update={"grid": 56}))
+    assert application_name(one) == application_name(one.model_copy(update={"queue": 3, "store": "s3://elsewhere"}))
+
+
+def test_the_cause_of_a_failed_generation_is_the_models_own_sentence() -> None:
+    message = (
+        "deploying failed\nTraceback\n  File x\nm2n2_backend.errors.BackboneUnavailable: no weights: fetch them\n"
+    )
+    assert cause_of(Deployed("new", "DEPLOY_FAILED", message, 0.0, {})) == "no weights: fetch them"
+    assert cause_of(Deployed("new", "RUNNING", message, 0.0, {})) == ""
+
+
+def test_replicas_that_load_are_told_with_their_number_and_time() -> None:
+    assert loading_of(generation("new", 100.0, "DEPLOYING", 0), 135.0) == "2 replicas, loading for 35 s"
+    assert loading_of(None, 135.0) == ""
+
+
+def report(name: str, waiting: int = 0) -> Report:
+    return Report("app", name, "192.0.2.7", 1, "color-1", "color", "cpu", Figures(waiting=waiting))
+
+
+def test_the_board_has_the_latest_report_of_each_replica_and_its_age() -> None:
+    now = [0.0]
+    board = Board(lambda: now[0])
+    board.put(report("a", 1))
+    now[0] = 2.0
+    board.put(report("b"))
+    board.put(report("a", 5))
+    now[0] = 3.0
+    assert board.read() == [(report("a", 5), 1.0), (report("b"), 1.0)]
+
+
+def test_the_board_forgets_replicas_that_are_silent_for_long_and_those_that_leave() -> None:
+    now = [0.0]
+    board = Board(lambda: now[0])
+    board.put(report("a"))
+    board.put(report("b"))
+    board.remove("b")
+    assert [each.replica for each, _ in board.read()] == ["a"]
+    now[0] = FORGOTTEN_SECONDS + 1
+    assert board.read() == []
+
+
+def test_what_a_replica_is_started_with_holds_no_secret() -> None:
+    settings = load_settings(label_studio_api_key="token-1234", basic_auth_user="me", basic_auth_password="pass-1234")
+    sent = pickle.dumps(WorkerOptions.of(settings, "cpu"))
+    assert b"token-1234" not in sent
+    assert b"pass-1234" not in sent
+
+
+class OneReplica:
+    """A pool of one replica elsewhere."""
+
+    def stats(self) -> list[WorkerStats]:
+        tiers = {"memory": Tier(3, 9, 1, 0, 0, 0)}
+        return [
+            WorkerStats("H200", True, 2, 0, 0, 0, 0, 7, 0.2, 5, tiers, name="abcd1234", node="192.0.2.7", silence=1.5)
+        ]
+
+    def status(self) -> Status:
+        return Status("ready", "v", "b", "d")
+
+
+def test_metrics_and_status_page_show_each_replica_by_name_with_node_and_age() -> None:
+    pool = OneReplica()
+    metrics = Metrics(pool).render().decode()  # type: ignore[arg-type]
+    assert 'm2n2_worker_encoded_total{worker="abcd1234"} 7.0' in metrics
+    assert 'm2n2_worker_silence{worker="abcd1234"} 1.5' in metrics
+    assert 'm2n2_cache_bytes{tier="memory",worker="abcd1234"} 3.0' in metrics
+    page = status_page(pool.status(), pool.stats(), [])
+    assert "H200 abcd1234 on 192.0.2.7, 2 s ago" in page
+
+
+DOCKER = ROOT / "docker"
+
+
+def ray_services() -> dict[str, dict[str, Any]]:
+    services = yaml.safe_load((DOCKER / "compose.cluster.yaml").read_text())["services"]
+    return {name: service for name, service in services.items() if "RAY_AUTH_MODE" in service.get("environment", {})}
+
+
+def test_every_process_of_ray_in_compose_asks_for_the_token_and_publishes_no_port() -> None:
+    services = ray_services()
+    assert set(services) == {"ray-head", "ray-worker", "deploy", "web"}
+    for service in services.values():
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert service["environment"]["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")
+        assert "ports" not in service
+        assert service["read_only"] is True
+    assert "--include-dashboard=false" in services["ray-head"]["command"]
+
+
+def test_every_variable_of_the_clusters_compose_files_stands_in_an_example() -> None:
+    used = set().union(*(set(re.findall(r"\$\{(\w+)", path.read_text())) for path in DOCKER.glob("compose.cluster*")))
+    examples = "".join((DOCKER / name).read_text() for name in (".env.example", "cluster.env.example"))
+    named = set(re.findall(r"^(\w+)=", examples, re.MULTILINE))
+    # Of the image, as for compose.yaml; the model's device follows from the file.
+    assert used - named <= {"M2N2_DEVICE"}
+
+
+def test_only_web_processes_are_given_label_studios_token() -> None:
+    having = {name for name, service in ray_services().items() if "LABEL_STUDIO_API_KEY" in service["environment"]}
+    assert having == {"web"}
+
+
+def test_kuberays_service_asks_for_the_token_and_names_an_application_there_is() -> None:
+    service, web, _ = yaml.safe_load_all((DOCKER / "rayservice.yaml").read_text())
+    assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token", "secretName": "m2n2-ray"}
+    serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+    [application] = serve["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert set(application["args"]) <= {field.name for field in fields(Size)}
+    assert application["name"].startswith(application_name(load_settings())[:5]), "or web processes pass it over"
+    [container] = web["spec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
