@@ -77,7 +77,7 @@ class Metrics:
 
 
 class MeteredPool:
-    """A :class:`~m2n2_backend.worker.interface.Pool` that counts its answers and bounds the clicks that it takes at once.
+    """A :class:`~m2n2_backend.worker.interface.Pool` that counts its answers and bounds its clicks.
 
     Some places are kept for clicks on images that are prepared, and for other projects; see
     :func:`~m2n2_backend.worker.shares.click_limits`. An image counts as prepared if it is among the images that were

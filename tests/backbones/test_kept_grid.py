@@ -14,10 +14,10 @@ from tiny_models import save_stable_diffusion
 
 from m2n2_backend.backbones import registry
 from m2n2_backend.backbones.device import memory as device_memory
-from m2n2_backend.backbones.weights import sources as weights
 from m2n2_backend.backbones.device.kept_grid import keep_first
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
+from m2n2_backend.backbones.weights import sources as weights
 from m2n2_backend.commands import bench
 from m2n2_backend.commands.segment import segment_file
 from m2n2_backend.prompts import Click

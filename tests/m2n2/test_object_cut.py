@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from fake_backbone import FakeBackbone
+from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.places import Stroke

@@ -3,10 +3,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from fake_backbone import FakeBackbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from fake_backbone import FakeBackbone
 
 from m2n2_backend.backbones.color import BAND, ColorAffinity
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters

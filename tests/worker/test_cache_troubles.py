@@ -12,9 +12,9 @@ from test_disk_cache import encoded
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.interface import Tier, Trouble, WorkerStats, cache_troubles
+from m2n2_backend.worker.store import health as cache_health
 from m2n2_backend.worker.store.files import SharedFiles
 from m2n2_backend.worker.store.shared import SharedStore
-from m2n2_backend.worker.store import health as cache_health
 
 LIMIT = 10**8
 WRITTEN = "images are encoded again after a restart"

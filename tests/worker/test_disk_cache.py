@@ -17,8 +17,8 @@ from repository import SUPPORT
 
 from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
 from m2n2_backend.m2n2.state import EncodedImage
-from m2n2_backend.worker.store.disk import DiskCache, pack, unpack
 from m2n2_backend.worker.store import disk
+from m2n2_backend.worker.store.disk import DiskCache, pack, unpack
 
 LIMIT = 10**8
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from m2n2_backend.backbones.weights.intact import POINTER, damaged_files, first_finding
 from m2n2_backend.backbones.weights import hub
+from m2n2_backend.backbones.weights.intact import POINTER, damaged_files, first_finding
 from m2n2_backend.errors import BackboneUnavailable
 
 logger = logging.getLogger(__name__)

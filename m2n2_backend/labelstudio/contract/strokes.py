@@ -31,11 +31,8 @@ _HEAD = 32 + 5 + 4 * 4  # bits before the first run: count of values, bits of a 
 def alpha_of_code(code: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The last channel of Label Studio's run-length code, uint8 [height, width].
 
-    The format is described in :func:`m2n2_backend.worker.replica.rle.brush_rle`. The SDK's decoder makes a text of all
-    bits and an array of all channels.
-
-    Raises:
-        InvalidPrompt: It is of an image of another size, or is damaged.
+    :func:`m2n2_backend.worker.replica.rle.brush_rle` describes the format. The SDK's decoder makes a text of all bits
+    and an array of all channels.
     """
     count = _CHANNELS * width * height
     if int.from_bytes(code[:4], "big") != count:
