@@ -19,7 +19,7 @@ from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
 from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Subject
+from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Subject, Work
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Predictor:
         self, image: SourceImage, prompts: Prompts, request: InteractiveRequest, deadline: float, subject: Subject
     ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
-        return self.pool.segment(image, prompts, deadline=deadline, subject=subject, rle=is_brush)
+        return self.pool.segment(Work(image, prompts, deadline - time.monotonic(), subject, rle=is_brush))
 
 
 def _check_size(image: SourceImage, request: InteractiveRequest) -> None:

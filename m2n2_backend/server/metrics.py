@@ -11,8 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from m2n2_backend.errors import ImageNeeded
-from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Status, Subject, WorkerStats
+from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Status, Work, WorkerStats
 from m2n2_backend.worker.shares import Places, click_limits
 
 _WORKER = ["worker"]
@@ -64,9 +63,9 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def segmented(self, prompts: Prompts, answer: Answer | None, error: Exception | None) -> None:
+    def segmented(self, work: Work, answer: Answer | None, error: Exception | None) -> None:
         """Count one object: its answer, or the error it ended with."""
-        kind = "box" if prompts.boxes else "clicks"
+        kind = "box" if work.prompts is not None and work.prompts.boxes else "clicks"
         self._segments.labels(kind, "ok" if error is None else type(error).__name__).inc()
         for part, milliseconds in (answer.timings_ms if answer else {}).items():
             self._parts.labels(part).observe(milliseconds / 1000.0)
@@ -103,33 +102,25 @@ class MeteredPool:
         self._lock = threading.Lock()
         self._warm: OrderedDict[str, None] = OrderedDict()
 
-    def segment(
-        self,
-        image: SourceImage,
-        prompts: Prompts,
-        *,
-        deadline: float,
-        subject: Subject | None = None,
-        rle: bool = False,
-    ) -> Answer:
+    def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         try:
-            project = subject.project if subject is not None else None
-            is_cold = image.key not in self._warm
+            project = work.subject.project if work.subject is not None else None
+            is_cold = work.image.key not in self._warm
             places = click_limits(self._at_once, project, is_cold=is_cold)
             files = click_limits(self._most_bytes, project, is_cold=True)
-            size = len(image.data or b"") if is_cold else 0
+            size = len(work.image.data or b"") if is_cold else 0
             with self._places.take(places), self._files.take(files, size):
-                answer = self._pool.segment(image, prompts, deadline=deadline, subject=subject, rle=rle)
+                answer = self._pool.segment(work)
         except ImageNeeded:
             with self._lock:
-                self._warm.pop(image.key, None)
+                self._warm.pop(work.image.key, None)
             raise  # the same object is asked for once more, with its image
         except Exception as error:
-            self._metrics.segmented(prompts, None, error)
+            self._metrics.segmented(work, None, error)
             raise
-        self._metrics.segmented(prompts, answer, None)
-        self._note_warm(image.key)
+        self._metrics.segmented(work, answer, None)
+        self._note_warm(work.image.key)
         return answer
 
     def prefetch(self, image: SourceImage) -> bool:

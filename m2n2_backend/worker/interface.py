@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,34 @@ class Subject:
         """Whether a request about this one makes a waiting request about the other obsolete."""
         mine, theirs = (self.project, self.task, self.label), (other.project, other.task, other.label)
         return mine == theirs and bool(other.prompts) and other.prompts <= self.prompts
+
+
+@dataclass(frozen=True)
+class Work:
+    """An image to segment, or to encode only.
+
+    Attributes:
+        image: The photograph.
+        prompts: Clicks and boxes in pixels of the natural image; None where the image is only to be encoded.
+        seconds: Time until nobody waits for the answer, from the moment the work is handed over; infinite where the
+            image is only to be encoded.
+        subject: What the clicks are about; a newer request may then answer for one that still waits.
+        rle: Whether the mask is wanted as Label Studio's brush RLE too.
+        to_disk: Whether a caller waits until the image is encoded and written, and wants no more of it. Without it an
+            image that is only to be encoded is made ready for clicks that may come, and nobody waits (a prefetch).
+    """
+
+    image: SourceImage
+    prompts: Prompts | None
+    seconds: float = math.inf
+    subject: Subject | None = None
+    rle: bool = False
+    to_disk: bool = False
+
+    @property
+    def is_prefetch(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.prompts is None and not self.to_disk
 
 
 @dataclass(frozen=True)
@@ -219,28 +248,13 @@ def model_version(fingerprint: str | None) -> str:
 class Pool(Protocol):
     """The seam between web process and model: one process here, or a cluster."""
 
-    def segment(
-        self,
-        image: SourceImage,
-        prompts: Prompts,
-        *,
-        deadline: float,
-        subject: Subject | None = None,
-        rle: bool = False,
-    ) -> Answer:
+    def segment(self, work: Work) -> Answer:
         """Segment one object.
 
-        Args:
-            image: The photograph.
-            prompts: Clicks and boxes in pixels of the natural image.
-            deadline: ``time.monotonic()`` after which nobody waits for the answer.
-            subject: What the clicks are about; a newer request may then answer for one that still waits.
-            rle: Whether the mask is wanted as brush RLE too.
-
         Raises:
-            ImageNeeded: ``image.data`` is None and no cache has the image: ask again with its data.
-            InvalidImage: ``image`` cannot be decoded.
-            ImageTooLarge: ``image`` has more pixels than the settings allow.
+            ImageNeeded: The image's ``data`` is None and no cache has the image: ask again with its data.
+            InvalidImage: The image cannot be decoded.
+            ImageTooLarge: The image has more pixels than the settings allow.
             InvalidPrompt: A prompt lies outside the image or none is foreground.
             NotReady: Too many requests wait, the deadline passed (``DeadlinePassed``), or the image brought the model
                 down again and again (``ImageRefused``).

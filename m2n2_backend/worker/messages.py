@@ -1,4 +1,4 @@
-"""What is asked of a replica and what it says, wherever it runs: plain values that can be sent to another process."""
+"""What a replica says, wherever it runs: plain values that can be sent to another process."""
 
 from __future__ import annotations
 
@@ -9,35 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.prompts import Prompts
-from m2n2_backend.worker.interface import SourceImage, Subject, Tier
-
-
-@dataclass(frozen=True)
-class Work:
-    """An image to segment, or to encode only.
-
-    Attributes:
-        image: The photograph.
-        prompts: None where the image is only to be encoded.
-        seconds: From now on until nobody waits for the answer; infinite where the image is only to be encoded.
-        subject: What the clicks are about; see :class:`~m2n2_backend.worker.interface.Subject`.
-        rle: Whether the mask is wanted as Label Studio's brush RLE too.
-        to_disk: Whether somebody waits until the image is encoded and written, and wants no more of it. Without it an
-            image that is only to be encoded is made ready for clicks that may come, and nobody waits (a prefetch).
-    """
-
-    image: SourceImage
-    prompts: Prompts | None
-    seconds: float = math.inf
-    subject: Subject | None = None
-    rle: bool = False
-    to_disk: bool = False
-
-    @property
-    def is_prefetch(self) -> bool:
-        """Whether nobody waits for it."""
-        return self.prompts is None and not self.to_disk
+from m2n2_backend.worker.interface import Tier
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -30,7 +29,7 @@ from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.cluster.deployment import Size, deploy, deployed, remove
 from m2n2_backend.worker.cluster.pool import RayPool
-from m2n2_backend.worker.interface import Answer, SourceImage
+from m2n2_backend.worker.interface import Answer, SourceImage, Work
 
 # Ray and what it brings warn of what is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,7 +68,7 @@ def image(number: int, *, with_data: bool = True) -> SourceImage:
 
 
 def ask(pool: RayPool, number: int, prompts: Prompts = ONE) -> Answer:
-    return pool.segment(image(number), prompts, deadline=time.monotonic() + PATIENCE)
+    return pool.segment(Work(image(number), prompts, PATIENCE))
 
 
 def alone(settings: Settings, number: int) -> np.ndarray:
@@ -103,18 +102,17 @@ def test_images_are_spread_over_the_replicas_and_each_is_encoded_once(pool: RayP
 
 
 def test_errors_travel_as_what_they_are(pool: RayPool) -> None:
-    deadline = time.monotonic() + PATIENCE
     with pytest.raises(ImageNeeded):
-        pool.segment(image(90, with_data=False), ONE, deadline=deadline)
+        pool.segment(Work(image(90, with_data=False), ONE, PATIENCE))
     with pytest.raises(InvalidImage):
-        pool.segment(SourceImage("ff00", b"no image"), ONE, deadline=deadline)
+        pool.segment(Work(SourceImage("ff00", b"no image"), ONE, PATIENCE))
     with pytest.raises(InvalidPrompt, match="outside"):
         ask(pool, 1, Prompts((Click(5000, 5000),)))
 
 
 def test_a_deadline_that_has_passed_is_told(pool: RayPool) -> None:
     with pytest.raises(DeadlinePassed):
-        pool.segment(image(91), ONE, deadline=time.monotonic())
+        pool.segment(Work(image(91), ONE, 0.0))
 
 
 def test_a_prefetched_image_is_encoded_before_its_click(pool: RayPool, settings: Settings) -> None:

@@ -30,10 +30,10 @@ from label_studio_fakes import DiscPool, settings
 from m2n2_backend.server.run import serve
 
 class Loud(DiscPool):
-    def segment(self, *args, **kwargs):
+    def segment(self, work):
         print("segmenting", file=sys.stderr, flush=True)
         time.sleep(1)
-        return super().segment(*args, **kwargs)
+        return super().segment(work)
 
     def close(self):
         print("pool closed", file=sys.stderr, flush=True)

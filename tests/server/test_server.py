@@ -13,9 +13,8 @@ from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from waiting import until
 
-from m2n2_backend.prompts import Prompts
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
-from m2n2_backend.worker.interface import Answer, SourceImage
+from m2n2_backend.worker.interface import Answer, Work
 
 
 @pytest.fixture
@@ -251,10 +250,10 @@ class BlockedPool(DiscPool):
         self.entered = threading.Event()
         self.go_on = threading.Event()
 
-    def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
+    def segment(self, work: Work) -> Answer:
         self.entered.set()
         assert self.go_on.wait(60)
-        return super().segment(image, prompts, **more)
+        return super().segment(work)
 
 
 def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:
@@ -289,12 +288,12 @@ class ColdPool(DiscPool):
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def segment(self, image: SourceImage, prompts: Prompts, **more: Any) -> Answer:
-        if image.key not in self.known:
+    def segment(self, work: Work) -> Answer:
+        if work.image.key not in self.known:
             self._waiting.add(threading.get_ident())
             assert self.go_on.wait(60)
             self._waiting.remove(threading.get_ident())
-        return super().segment(image, prompts, **more)
+        return super().segment(work)
 
 
 def cold_click(number: int, project: str) -> dict[str, Any]:

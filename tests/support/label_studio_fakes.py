@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from m2n2_backend.images import decode_image
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.interface import Answer, SourceImage, Status, Subject, Tier, WorkerStats
+from m2n2_backend.worker.interface import Answer, SourceImage, Status, Subject, Tier, Work, WorkerStats
 
 
 def labels(*names: str) -> str:
@@ -88,22 +87,16 @@ class DiscPool:
         self.encode_seconds = 0.5
         self.known: dict[str, tuple[int, ...]] = {}
 
-    def segment(
-        self,
-        image: SourceImage,
-        prompts: Prompts,
-        *,
-        deadline: float,
-        subject: Subject | None = None,
-        rle: bool = False,
-    ) -> Answer:
+    def segment(self, work: Work) -> Answer:
+        image, prompts = work.image, work.prompts
+        assert prompts is not None
         self.calls.append((image, prompts))
-        self.subjects.append(subject)
+        self.subjects.append(work.subject)
         if self.state == "loading":
             raise NotReady("the model is still loading")
         if self.state == "failed":
             raise BackboneUnavailable("no weights: run m2n2-backend fetch-weights")
-        if time.monotonic() >= deadline:
+        if work.seconds <= 0:
             raise NotReady("the deadline passed")
         if image.data is None and image.key not in self.known:
             raise ImageNeeded("the file is needed")

@@ -19,7 +19,7 @@ from waitress import wasyncore
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.receiving import Listener
-from m2n2_backend.worker.interface import Answer
+from m2n2_backend.worker.interface import Answer, Work
 
 BODY = 2_000_000
 CREDENTIALS = ("annotator", "sesame")
@@ -36,9 +36,9 @@ class HeldPool(DiscPool):
         self.gate = threading.Event()
         self.gate.set()
 
-    def segment(self, *arguments: Any, **named: Any) -> Answer:
+    def segment(self, work: Work) -> Answer:
         assert self.gate.wait(60)
-        return super().segment(*arguments, **named)
+        return super().segment(work)
 
 
 class Web:

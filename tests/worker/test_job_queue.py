@@ -6,8 +6,8 @@ import pytest
 
 from m2n2_backend.errors import NotReady
 from m2n2_backend.prompts import Click, Prompts
-from m2n2_backend.worker.interface import SourceImage, Subject
-from m2n2_backend.worker.messages import Done, Figures, Reply, Work
+from m2n2_backend.worker.interface import SourceImage, Subject, Work
+from m2n2_backend.worker.messages import Done, Figures, Reply
 from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES, Job, JobQueue
 
 REPLY = Reply(Done(None, (0, 0), 0.0, {}), Figures())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from programs import program
 from small_data_set import write_data
-from waiting import soon, until
+from waiting import LAST_RESORT_SECONDS, until
 
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, InvalidImage, InvalidPrompt, NotReady
@@ -25,7 +25,7 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.resources import sample_photograph
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.interface import SourceImage
+from m2n2_backend.worker.interface import SourceImage, Work
 from m2n2_backend.worker.local.pool import ProcessPool
 
 ONE = Prompts((Click(225, 110),))
@@ -65,7 +65,7 @@ def alone(settings: Settings, prompts: Prompts) -> np.ndarray:
 def test_a_mask_is_the_one_computed_without_pool_and_caches(
     prompts: Prompts, pool: ProcessPool, settings: Settings
 ) -> None:
-    answer = pool.segment(sample(), prompts, deadline=soon())
+    answer = pool.segment(Work(sample(), prompts, LAST_RESORT_SECONDS))
 
     assert answer.mask.dtype == np.bool_
     assert np.array_equal(answer.mask, alone(settings, prompts))
@@ -80,7 +80,7 @@ def test_twenty_simultaneous_first_clicks_encode_once_and_get_the_masks_they_wou
     before = pool.stats()[0].encoded
 
     with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(lambda each: pool.segment(image, each, deadline=soon()), prompts))
+        answers = list(threads.map(lambda each: pool.segment(Work(image, each, LAST_RESORT_SECONDS)), prompts))
 
     assert pool.stats()[0].encoded == before + 1
     for index in (0, 9, 19):
@@ -88,8 +88,8 @@ def test_twenty_simultaneous_first_clicks_encode_once_and_get_the_masks_they_wou
 
 
 def test_an_image_that_was_sent_once_is_not_needed_again(pool: ProcessPool) -> None:
-    first = pool.segment(sample(), ONE, deadline=soon())
-    again = pool.segment(sample(with_data=False), ONE, deadline=soon())
+    first = pool.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
+    again = pool.segment(Work(sample(with_data=False), ONE, LAST_RESORT_SECONDS))
 
     assert np.array_equal(first.mask, again.mask)
     assert set(again.timings_ms) == {"wait", "segment"}
@@ -97,7 +97,7 @@ def test_an_image_that_was_sent_once_is_not_needed_again(pool: ProcessPool) -> N
 
 def test_an_image_that_nobody_sent_is_asked_for(pool: ProcessPool) -> None:
     with pytest.raises(ImageNeeded):
-        pool.segment(source(b"never seen", with_data=False), ONE, deadline=soon())
+        pool.segment(Work(source(b"never seen", with_data=False), ONE, LAST_RESORT_SECONDS))
 
 
 def test_a_prefetched_image_is_not_encoded_by_its_first_click(pool: ProcessPool) -> None:
@@ -110,14 +110,14 @@ def test_a_prefetched_image_is_not_encoded_by_its_first_click(pool: ProcessPool)
     until(lambda: not worker.is_working_on(image.key))
     assert pool.stats()[0].encoded == before + 1
 
-    answer = pool.segment(source(image.data or b"", with_data=False), ONE, deadline=soon())
+    answer = pool.segment(Work(source(image.data or b"", with_data=False), ONE, LAST_RESORT_SECONDS))
 
     assert "encode" not in answer.timings_ms
     assert pool.stats()[0].encoded == before + 1
 
 
 def test_the_model_version_and_the_status_say_what_decides_the_mask(pool: ProcessPool) -> None:
-    answer = pool.segment(sample(), ONE, deadline=soon())
+    answer = pool.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
     status = pool.status()
 
     assert answer.model_version == status.model_version
@@ -128,11 +128,11 @@ def test_the_model_version_and_the_status_say_what_decides_the_mask(pool: Proces
 
 def test_bad_input_is_refused_and_the_next_request_answered(pool: ProcessPool) -> None:
     with pytest.raises(InvalidImage):
-        pool.segment(source(b"no image"), ONE, deadline=soon())
+        pool.segment(Work(source(b"no image"), ONE, LAST_RESORT_SECONDS))
     with pytest.raises(InvalidPrompt, match="512x512"):
-        pool.segment(sample(), Prompts((Click(512, 3),)), deadline=soon())
+        pool.segment(Work(sample(), Prompts((Click(512, 3),)), LAST_RESORT_SECONDS))
 
-    assert pool.segment(sample(), ONE, deadline=soon()).mask.any()
+    assert pool.segment(Work(sample(), ONE, LAST_RESORT_SECONDS)).mask.any()
 
 
 def test_a_refused_click_leaves_nothing_of_its_image_in_memory(pool: ProcessPool) -> None:
@@ -142,7 +142,7 @@ def test_a_refused_click_leaves_nothing_of_its_image_in_memory(pool: ProcessPool
     gc.disable()
     try:
         with pytest.raises(InvalidImage):
-            pool.segment(image, ONE, deadline=soon())
+            pool.segment(Work(image, ONE, LAST_RESORT_SECONDS))
         del image
         end = time.monotonic() + 10
         while left() is not None and time.monotonic() < end:
@@ -153,11 +153,11 @@ def test_a_refused_click_leaves_nothing_of_its_image_in_memory(pool: ProcessPool
 
 
 def test_a_passed_deadline_says_that_the_model_was_busy(pool: ProcessPool) -> None:
-    pool.segment(sample(), ONE, deadline=soon())
+    pool.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
     before = pool.stats()[0].timed_out
 
     with pytest.raises(NotReady, match="busy until the deadline"):
-        pool.segment(sample(), ONE, deadline=time.monotonic())
+        pool.segment(Work(sample(), ONE, 0.0))
     assert pool.stats()[0].timed_out == before + 1, "once, whoever noticed"
 
 
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_loaded_answers_with_the_cure(tmp_path: Path) -> 
     broken = ProcessPool(load_settings(backbone="sd2", model=str(tmp_path), device="cpu", cache_dir=tmp_path))
     try:
         with pytest.raises(BackboneUnavailable, match="--model"):
-            broken.segment(sample(), ONE, deadline=soon())
+            broken.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
         assert broken.status().state == "failed"
         assert "--model" in broken.status().detail
     finally:
@@ -191,12 +191,12 @@ def test_a_model_that_cannot_be_loaded_answers_with_the_cure(tmp_path: Path) -> 
 
 def test_a_closed_pool_says_that_it_is_shutting_down_and_leaves_no_process(settings: Settings) -> None:
     closed = ProcessPool(settings)
-    closed.segment(sample(), ONE, deadline=soon())
+    closed.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
     pid = closed.pids[0]
     closed.close()
 
     with pytest.raises(NotReady, match="shutting down"):
-        closed.segment(sample(), ONE, deadline=soon())
+        closed.segment(Work(sample(), ONE, LAST_RESORT_SECONDS))
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -204,9 +204,11 @@ def test_a_closed_pool_says_that_it_is_shutting_down_and_leaves_no_process(setti
 def test_photographs_in_turn_never_get_each_others_masks(pool: ProcessPool, tmp_path: Path) -> None:
     files = [path.read_bytes() for path in sorted((write_data(tmp_path) / "images").iterdir())[:4]]
     prompts = Prompts((Click(10, 10),))
-    first = [pool.segment(source(data), prompts, deadline=soon()).mask for data in files]
+    first = [pool.segment(Work(source(data), prompts, LAST_RESORT_SECONDS)).mask for data in files]
 
     with ThreadPoolExecutor(8) as threads:
-        rounds = list(threads.map(lambda data: pool.segment(source(data), prompts, deadline=soon()).mask, files * 8))
+        rounds = list(
+            threads.map(lambda data: pool.segment(Work(source(data), prompts, LAST_RESORT_SECONDS)).mask, files * 8)
+        )
 
     assert all(np.array_equal(mask, first[index % 4]) for index, mask in enumerate(rounds))

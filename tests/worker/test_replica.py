@@ -19,8 +19,8 @@ from m2n2_backend.m2n2.places import Place
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.interface import SourceImage, Subject
-from m2n2_backend.worker.messages import Done, InWork, Reply, Work
+from m2n2_backend.worker.interface import SourceImage, Subject, Work
+from m2n2_backend.worker.messages import Done, InWork, Reply
 from m2n2_backend.worker.replica.engine import Engine, Photo, Step
 from m2n2_backend.worker.replica.queue import PREFETCHES, Job
 from m2n2_backend.worker.replica.rle import brush_rle

@@ -23,7 +23,7 @@ from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.awake import AwakeClock
-from m2n2_backend.worker.interface import Answer, SourceImage
+from m2n2_backend.worker.interface import Answer, SourceImage, Work
 from m2n2_backend.worker.local.handle import Died
 from m2n2_backend.worker.local.pool import ProcessPool
 from m2n2_backend.worker.local.supervisor import (
@@ -35,7 +35,7 @@ from m2n2_backend.worker.local.supervisor import (
     USEFUL_SECONDS,
     Supervisor,
 )
-from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Loading, Ready, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Loading, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.quarantine import REFUSED_SECONDS
 from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES
@@ -161,8 +161,7 @@ class Rig:
 
     def ask(self, name: str, *, seconds: float = 90.0, prompts: Prompts = ONE) -> Future[Answer]:
         """A click, handed to a worker where there is one."""
-        image, deadline = SourceImage(name, b"file"), self.now + seconds
-        return self.askers.submit(self.pool.segment, image, prompts, deadline=deadline)
+        return self.askers.submit(self.pool.segment, Work(SourceImage(name, b"file"), prompts, seconds))
 
     def name_for(self, device: int, *, count: int = 1) -> Any:
         """Names of images whose place is on a device; one, or a list."""
@@ -753,6 +752,6 @@ def test_a_closed_pool_answers_everybody_and_lets_its_workers_end(make: Make) ->
     with pytest.raises(NotReady, match="shutting down"):
         asked.result(120)
     with pytest.raises(NotReady, match="shutting down"):
-        rig.pool.segment(SourceImage("b", b""), ONE, deadline=rig.now + 90)
+        rig.pool.segment(Work(SourceImage("b", b""), ONE, 90.0))
     until(lambda: child.was_told_to_end)
     assert not child.killed.is_set()

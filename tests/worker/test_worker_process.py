@@ -20,12 +20,12 @@ import pytest
 from faulty_backbone import BROKEN, CRASH, PLAIN, loader, picture
 from gated_backbone import Gates
 from programs import program
-from waiting import soon, until
+from waiting import LAST_RESORT_SECONDS, until
 
 from m2n2_backend.errors import ImageRefused
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.interface import SourceImage
+from m2n2_backend.worker.interface import SourceImage, Work
 from m2n2_backend.worker.local.handle import Died, ProcessChild
 from m2n2_backend.worker.local.pool import ProcessPool
 from m2n2_backend.worker.messages import Loading
@@ -60,7 +60,7 @@ def pool(running: ProcessPool) -> ProcessPool:
 
 
 def test_a_worker_uses_as_many_threads_as_it_may(pool: ProcessPool, folder: Path) -> None:
-    assert pool.segment(source(), ONE, deadline=soon()).mask[22, 30]
+    assert pool.segment(Work(source(), ONE, LAST_RESORT_SECONDS)).mask[22, 30]
 
     found = [(folder / f"threads-{pid}").read_text() for pid in pool.pids]
     assert found == ["1 1", "1 1"]
@@ -68,10 +68,12 @@ def test_a_worker_uses_as_many_threads_as_it_may(pool: ProcessPool, folder: Path
 
 def test_while_a_killed_worker_is_replaced_the_other_answers_for_it(pool: ProcessPool) -> None:
     pids, images = pool.pids, [source(tail=bytes([number])) for number in range(6)]
-    masks = [pool.segment(image, ONE, deadline=soon()).mask for image in images]
+    masks = [pool.segment(Work(image, ONE, LAST_RESORT_SECONDS)).mask for image in images]
     os.kill(pids[0], signal.SIGKILL)
 
-    again = [pool.segment(SourceImage(image.key, image.data), ONE, deadline=soon()).mask for image in images]
+    again = [
+        pool.segment(Work(SourceImage(image.key, image.data), ONE, LAST_RESORT_SECONDS)).mask for image in images
+    ]
 
     assert all((one == other).all() for one, other in zip(masks, again, strict=True))
     until(lambda: pool.status().state == "ready")
@@ -85,7 +87,7 @@ def test_a_stopped_worker_is_not_ready_until_it_goes_on(pool: ProcessPool) -> No
         until(lambda: not pool.stats()[0].alive)
         assert pool.status().state == "degraded"
         for number in range(6):
-            assert pool.segment(source(tail=bytes([number])), ONE, deadline=soon()).mask.any()
+            assert pool.segment(Work(source(tail=bytes([number])), ONE, LAST_RESORT_SECONDS)).mask.any()
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -98,12 +100,12 @@ def test_a_click_in_a_silence_is_answered_when_the_worker_goes_on_and_no_step_is
         closing(ProcessPool(settings, load=gated_backbone.loader(tmp_path))) as pool,
         ThreadPoolExecutor() as threads,
     ):
-        clicks = [threads.submit(pool.segment, source(), ONE, deadline=soon())]
+        clicks = [threads.submit(pool.segment, Work(source(), ONE, LAST_RESORT_SECONDS))]
         until(lambda: gates.reached("encode"))
         os.kill(pool.pids[0], signal.SIGSTOP)
         stopped_at = time.monotonic()
         until(lambda: not pool.stats()[0].alive)
-        clicks.append(threads.submit(pool.segment, source(tail=b"2"), ONE, deadline=soon()))
+        clicks.append(threads.submit(pool.segment, Work(source(tail=b"2"), ONE, LAST_RESORT_SECONDS)))
         until(lambda: pool.stats()[0].waiting == 2)
         stopped = time.monotonic() - stopped_at
         os.kill(pool.pids[0], signal.SIGCONT)
@@ -190,11 +192,11 @@ def test_an_image_that_brings_its_worker_down_does_so_twice(color: tuple[int, in
 
     for _ in range(3):
         with pytest.raises(ImageRefused, match="2 times"):
-            pool.segment(source(color), ONE, deadline=soon())
+            pool.segment(Work(source(color), ONE, LAST_RESORT_SECONDS))
 
     until(lambda: pool.status().state == "ready")
     assert sum(worker.restarts for worker in pool.stats()) == before + 2
-    assert pool.segment(source(), ONE, deadline=soon()).mask.any()
+    assert pool.segment(Work(source(), ONE, LAST_RESORT_SECONDS)).mask.any()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a stopped process with its parent")

@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from m2n2_backend.errors import DeadlinePassed, NotReady
-from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
@@ -18,12 +18,12 @@ from m2n2_backend.worker.interface import (
     Answer,
     SourceImage,
     Status,
-    Subject,
+    Work,
     WorkerStats,
     cache_troubles,
     model_version,
 )
-from m2n2_backend.worker.messages import Done, Reply, Work
+from m2n2_backend.worker.messages import Done, Reply
 from m2n2_backend.worker.quarantine import Poison
 
 logger = logging.getLogger(__name__)
@@ -71,22 +71,14 @@ class RayPool:
         self._watcher = threading.Thread(target=self._watch, name="cluster", daemon=True)
         self._watcher.start()
 
-    def segment(
-        self,
-        image: SourceImage,
-        prompts: Prompts,
-        *,
-        deadline: float,
-        subject: Subject | None = None,
-        rle: bool = False,
-    ) -> Answer:
+    def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
-        cause = ""
+        image, deadline, cause = work.image, time.monotonic() + work.seconds, ""
         for _ in range(ATTEMPTS):
             if (refusal := self._poison.refusal(image.key)) is not None:
                 raise refusal
             seconds = deadline - time.monotonic()
-            response = self._send(Work(image, prompts, seconds, subject, rle))
+            response = self._send(replace(work, seconds=seconds))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
                 self._poison.survived(image.key)

@@ -16,14 +16,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, NotReady
-from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.interface import (
     Answer,
     SourceImage,
     Status,
-    Subject,
+    Work,
     WorkerStats,
     cache_troubles,
     model_version,
@@ -31,7 +30,7 @@ from m2n2_backend.worker.interface import (
 from m2n2_backend.worker.local.devices import find_devices
 from m2n2_backend.worker.local.request import Request
 from m2n2_backend.worker.local.supervisor import BACK_OFF, RELOAD_SECONDS, Supervisor
-from m2n2_backend.worker.messages import Done, Figures, InWork, Ready, Reply, Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.quarantine import Poison
 from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES
@@ -95,18 +94,11 @@ class ProcessPool:
         else:
             threading.Thread(target=self._look_for_devices, name="worker-starter", daemon=True).start()
 
-    def segment(
-        self,
-        image: SourceImage,
-        prompts: Prompts,
-        *,
-        deadline: float,
-        subject: Subject | None = None,
-        rle: bool = False,
-    ) -> Answer:
+    def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
-        request = Request(Work(image, prompts, 0.0, subject, rle), deadline, next(self._numbers))
-        if (refusal := self._poison.refusal(image.key, prompts)) is not None:
+        deadline = self._clock() + work.seconds
+        request = Request(work, deadline, next(self._numbers))
+        if (refusal := self._poison.refusal(work.image.key, work.prompts)) is not None:
             raise refusal
         self._dispatch(request)
         try:

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from m2n2_backend.worker.messages import InWork, Ready, Reply, Work
+from m2n2_backend.worker.interface import Work
+from m2n2_backend.worker.messages import InWork, Ready, Reply
 
 if TYPE_CHECKING:
     from m2n2_backend.worker.local.supervisor import Supervisor

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from m2n2_backend.errors import DeadlinePassed, NotReady
-from m2n2_backend.worker.messages import Reply, Work
+from m2n2_backend.worker.interface import Work
+from m2n2_backend.worker.messages import Reply
 from m2n2_backend.worker.shares import MOST, part
 
 PREFETCHES = 16

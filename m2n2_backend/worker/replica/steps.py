@@ -21,7 +21,8 @@ from m2n2_backend.backbones.device.errors import is_broken_device
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, M2N2Error, NotReady
 from m2n2_backend.m2n2.state import EncodedImage
 from m2n2_backend.worker.awake import AwakeClock
-from m2n2_backend.worker.messages import Done, Figures, InWork, Reply, Work
+from m2n2_backend.worker.interface import Work
+from m2n2_backend.worker.messages import Done, Figures, InWork, Reply
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.replica.engine import Engine, Photo, Step
 from m2n2_backend.worker.replica.queue import Job, JobQueue, deadline_passed
