@@ -10,16 +10,11 @@ from rich.table import Table
 
 from m2n2_backend.errors import ClusterUnavailable
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cluster.board import STALE_SECONDS, board
 from m2n2_backend.worker.cluster.connection import connect, start_cluster
-from m2n2_backend.worker.cluster.deployment import (
-    Size,
-    application_name,
-    deploy,
-    deployed,
-    remove,
-)
-from m2n2_backend.worker.cluster.pool import STALE_SECONDS, cause_of
-from m2n2_backend.worker.cluster.replica import board
+from m2n2_backend.worker.cluster.deployment import Size, application_name, deployed, remove
+from m2n2_backend.worker.cluster.pool import cause_of
+from m2n2_backend.worker.cluster.replica import deploy
 
 HAND_OVER_SECONDS = 10.0
 """For which a new generation serves before the old one goes: web processes look every second who serves."""

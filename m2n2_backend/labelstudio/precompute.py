@@ -22,8 +22,7 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import SourceImage
 from m2n2_backend.worker.local.pool import ProcessPool
 from m2n2_backend.worker.messages import Done, Reply
-from m2n2_backend.worker.store.disk import DiskCache
-from m2n2_backend.worker.store.shared import SharedStore, open_store
+from m2n2_backend.worker.store.features import FeatureStore, open_store
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 """Files of a folder that are taken for images."""
@@ -112,7 +111,7 @@ class _UnderWay:
 
 
 def _begin(
-    name: str, where: Path | ImageRef, media: RememberingMedia, store: DiskCache | SharedStore, pool: ProcessPool
+    name: str, where: Path | ImageRef, media: RememberingMedia, store: FeatureStore, pool: ProcessPool
 ) -> _UnderWay | Outcome:
     """Read an image and have it encoded, or say at once what becomes of it."""
     try:

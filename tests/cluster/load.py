@@ -45,8 +45,9 @@ from m2n2_backend.commands.bench.service import (
 )
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.cluster.deployment import Size, deploy, deployed
-from m2n2_backend.worker.cluster.replica import board
+from m2n2_backend.worker.cluster.board import board
+from m2n2_backend.worker.cluster.deployment import Size, deployed
+from m2n2_backend.worker.cluster.replica import deploy
 from m2n2_backend.worker.replica.steps import resident_bytes
 
 SIZE = (320, 240)

@@ -27,8 +27,9 @@ from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.cluster.deployment import Size, deploy, deployed, remove
+from m2n2_backend.worker.cluster.deployment import Size, deployed, remove
 from m2n2_backend.worker.cluster.pool import RayPool
+from m2n2_backend.worker.cluster.replica import deploy
 from m2n2_backend.worker.interface import Answer, SourceImage, Work
 
 # Ray and what it brings warn of what is theirs.

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_disk_cache import encoded
+from stored_features import cache_in, encoded
 from test_replica import Rig, click, done
 from waiting import until
 
 from m2n2_backend.worker.replica import steps as replica
 from m2n2_backend.worker.store import health as cache_health
-from m2n2_backend.worker.store.disk import DiskCache
+from m2n2_backend.worker.store.features import FeatureStore
 
-LIMIT = 10**8
 WRITTEN = "images are encoded again after a restart"
 
 
@@ -79,7 +78,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_cause_until_it_can(
     way: str, tmp_path: Path, now: Callable[[float], None]
 ) -> None:
     break_it, cause = WAYS[way]
-    cache = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+    cache = cache_in(tmp_path / "cache")
     assert cache.health.trouble is None
 
     with break_it(tmp_path / "cache"):
@@ -107,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_its_cause_until_it_can(
 def test_whatever_the_disk_says_costs_no_click_and_is_told(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: Callable[[float], None]
 ) -> None:
-    cache = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+    cache = cache_in(tmp_path / "cache")
     cache.put("aa11", encoded())
 
     def fail(*_: object, **__: object) -> Any:
@@ -122,7 +121,7 @@ def test_whatever_the_disk_says_costs_no_click_and_is_told(
         assert not cache.put("aa12", encoded())
         assert f"cannot be written ({os.strerror(number)})" in str(cache.health.trouble)
         assert "aa11" not in cache
-        again = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+        again = cache_in(tmp_path / "cache")
         assert os.strerror(number) in str(again.health.trouble), "a worker starts all the same"
 
     now(cache_health.TRY_SECONDS + 1)
@@ -134,7 +133,7 @@ def test_whatever_the_disk_says_costs_no_click_and_is_told(
 def test_a_disk_with_room_for_a_little_is_not_taken_for_cured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: Callable[[float], None]
 ) -> None:
-    cache, real = DiskCache(tmp_path / "cache", "model 1", LIMIT), Path.write_bytes
+    cache, real = cache_in(tmp_path / "cache"), Path.write_bytes
     large = encoded(cells=200)
 
     def full(self: Path, data: bytes) -> int:
@@ -156,14 +155,14 @@ def test_a_disk_with_room_for_a_little_is_not_taken_for_cured(
 
 
 def test_a_full_disk_is_noticed_before_the_first_image(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+    cache = cache_in(tmp_path / "cache")
     with a_file_in_its_place(tmp_path / "cache"):
         cache.try_again()
         assert "cannot be written" in str(cache.health.trouble)
 
 
 def test_a_folder_that_is_removed_while_running_is_made_again(tmp_path: Path) -> None:
-    cache = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+    cache = cache_in(tmp_path / "cache")
     cache.put("aa11", encoded())
     shutil.rmtree(tmp_path / "cache")
 
@@ -176,7 +175,7 @@ def test_a_folder_that_is_removed_while_running_is_made_again(tmp_path: Path) ->
 def test_files_that_cannot_be_removed_are_told_until_they_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: Callable[[float], None]
 ) -> None:
-    cache = DiskCache(tmp_path / "cache", "model 1", 20_000)
+    cache = cache_in(tmp_path / "cache", limit=20_000)
 
     def fail(_: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -198,7 +197,7 @@ def test_files_that_cannot_be_removed_are_told_until_they_can(
 def test_the_log_has_one_line_for_each_cause_and_one_for_the_cure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, now: Callable[[float], None]
 ) -> None:
-    cache = DiskCache(tmp_path / "cache", "model 1", LIMIT)
+    cache = cache_in(tmp_path / "cache")
     with a_file_in_its_place(tmp_path / "cache"):
         for number in range(5):
             cache.put(f"aa{number}", encoded())
@@ -235,8 +234,8 @@ def test_a_worker_notices_a_full_disk_by_itself_and_its_cure_too(
 
 def test_a_disk_that_is_too_slow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rig, gate = Rig(tmp_path), threading.Event()
-    write = DiskCache.put
-    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(120) and write(*arguments))
+    write = FeatureStore.put
+    monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(120) and write(*arguments))
     for number in range(replica.WRITES_WAITING + 2):
         done(rig.replica.submit(click(number)))
     assert "cannot be written (too slow: 8 images wait)" in str(rig.replica.figures().tiers["disk"].trouble)

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from label_studio_fakes import CountingMedia, DiscPool, settings
-from test_disk_cache import encoded
+from stored_features import LIMIT, encoded
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.worker.interface import Tier, Trouble, WorkerStats, cache_troubles
 from m2n2_backend.worker.store import health as cache_health
-from m2n2_backend.worker.store.files import SharedFiles
-from m2n2_backend.worker.store.shared import SharedStore
+from m2n2_backend.worker.store.features import FeatureStore
+from m2n2_backend.worker.store.files import Files, FolderFiles, open_files
+from m2n2_backend.worker.store.health import SHARED
 
-LIMIT = 10**8
 WRITTEN = "images are encoded again after a restart"
 
 
-class Bucket(SharedFiles):
+class Bucket(FolderFiles):
     """A store whose service can be taken away, and whose rights can be taken back."""
 
     reachable = writable = True
@@ -33,10 +33,17 @@ class Bucket(SharedFiles):
         self._require(self.reachable, "EndpointConnectionError: could not connect")
         return super().read(name)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> int | None:
+        self._require_writable()
+        return super().write(name, data)
+
+    def try_out(self, size: int) -> None:
+        self._require_writable()
+        super().try_out(size)
+
+    def _require_writable(self) -> None:
         self._require(self.reachable, "EndpointConnectionError: could not connect")
         self._require(self.writable, "ClientError: AccessDenied")
-        super().write(name, data)
 
     @staticmethod
     def _require(allowed: bool, cause: str) -> None:
@@ -44,9 +51,13 @@ class Bucket(SharedFiles):
             raise OSError(cause)
 
 
+def shared(files: Files) -> FeatureStore:
+    return FeatureStore(files, "model 1", LIMIT, terms=SHARED)
+
+
 def test_a_store_out_of_reach_is_told_until_it_is_back(tmp_path: Path, now: Callable[[float], None]) -> None:
-    files = Bucket(str(tmp_path))
-    store = SharedStore(files, "model 1", LIMIT)
+    files = Bucket(tmp_path)
+    store = shared(files)
     files.reachable = False
     assert store.get("aa11") is None
     told = str(store.health.trouble)
@@ -61,18 +72,18 @@ def test_a_store_out_of_reach_is_told_until_it_is_back(tmp_path: Path, now: Call
     store.try_again()
     assert store.health.trouble is None
     assert store.put("aa11", encoded())
-    assert [entry.name.endswith(".safetensors") for entry in files.entries() if "lease" not in entry.name] == [True]
+    assert [entry.name.endswith(".safetensors") for entry in files.entries()] == [True]
     store.close()
     assert not [entry.name for entry in files.entries() if "try" in entry.name]
 
 
 def test_a_store_that_may_only_be_read_is_told_and_read(tmp_path: Path) -> None:
-    writer = SharedStore(SharedFiles(str(tmp_path)), "model 1", LIMIT)
+    writer = shared(FolderFiles(tmp_path))
     writer.put("aa11", encoded())
     writer.close()
-    files = Bucket(str(tmp_path))
+    files = Bucket(tmp_path)
     files.writable = False
-    store = SharedStore(files, "model 1", LIMIT)
+    store = shared(files)
     store.try_again()
 
     assert "cannot be written (ClientError: AccessDenied)" in str(store.health.trouble)
@@ -80,7 +91,7 @@ def test_a_store_that_may_only_be_read_is_told_and_read(tmp_path: Path) -> None:
 
 
 def test_the_password_in_a_stores_address_is_told_to_nobody() -> None:
-    store = SharedStore(SharedFiles("memory://me:secret-word@host/x"), "model 1", LIMIT)
+    store = shared(open_files("memory://me:secret-word@host/x"))
     store.health.failed("reached", OSError("no route"))
     assert "secret-word" not in str(store.health.trouble)
 

@@ -20,13 +20,15 @@ from m2n2_backend.errors import ClusterUnavailable, SettingsError
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.server.status_page import status_page
 from m2n2_backend.settings import load_settings
+from m2n2_backend.worker.cluster.board import FORGOTTEN_SECONDS, LONGEST_CLAIM_SECONDS, STALE_SECONDS, Board, Report
+from m2n2_backend.worker.cluster.claims import BoardClaims
 from m2n2_backend.worker.cluster.connection import connect, own_address
 from m2n2_backend.worker.cluster.deployment import Deployed, Size, application_name, serving
 from m2n2_backend.worker.cluster.pool import cause_of, loading_of
-from m2n2_backend.worker.cluster.replica import FORGOTTEN_SECONDS, Board, Report
 from m2n2_backend.worker.interface import Status, Tier, WorkerStats
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.quarantine import DEATHS, REFUSED_SECONDS
 
 
 @pytest.fixture
@@ -89,9 +91,22 @@ def test_nobody_serves_where_no_replica_runs() -> None:
 
 
 def test_what_changes_masks_is_a_generation_of_its_own_and_what_does_not_is_none(tmp_path: Path) -> None:
-    one = load_settings(backbone="color", cache_dir=tmp_path)
-    assert application_name(one) != application_name(one.model_copy(update={"grid": 56}))
-    assert application_name(one) == application_name(one.model_copy(update={"queue": 3, "store": "s3://elsewhere"}))
+    one = load_settings(backbone="vit", model="some/vit", cache_dir=tmp_path)
+    changes = {
+        "backbone": "dinov2",
+        "model": "other/vit",
+        "layers": (5,),
+        "grid": 56,
+        "device": "cpu",
+        "working_size": 512,
+        "despeckle": 0.0,
+        "least_cells": 1.0,
+        "refine": False,
+    }
+    names = {application_name(one.model_copy(update={name: value})) for name, value in changes.items()}
+    assert len(names | {application_name(one)}) == len(changes) + 1
+    alike = {"queue": 3, "store": "s3://elsewhere", "cache_dir": tmp_path / "other", "disk_cache": 0, "threads": 2}
+    assert application_name(one) == application_name(one.model_copy(update=alike))
 
 
 def test_the_cause_of_a_failed_generation_is_the_models_own_sentence() -> None:
@@ -108,12 +123,20 @@ def test_replicas_that_load_are_told_with_their_number_and_time() -> None:
 
 
 def report(name: str, waiting: int = 0) -> Report:
-    return Report("app", name, "192.0.2.7", 1, "color-1", "color", "cpu", Figures(waiting=waiting))
+    return Report("app", name, f"actor {name}", "192.0.2.7", 1, "color-1", "color", "cpu", Figures(waiting=waiting))
 
 
-def test_the_board_has_the_latest_report_of_each_replica_and_its_age() -> None:
-    now = [0.0]
-    board = Board(lambda: now[0])
+@pytest.fixture
+def now() -> list[float]:
+    return [0.0]
+
+
+@pytest.fixture
+def board(now: list[float]) -> Board:
+    return Board(lambda: now[0])
+
+
+def test_the_board_has_the_latest_report_of_each_replica_and_its_age(board: Board, now: list[float]) -> None:
     board.put(report("a", 1))
     now[0] = 2.0
     board.put(report("b"))
@@ -122,15 +145,107 @@ def test_the_board_has_the_latest_report_of_each_replica_and_its_age() -> None:
     assert board.read() == [(report("a", 5), 1.0), (report("b"), 1.0)]
 
 
-def test_the_board_forgets_replicas_that_are_silent_for_long_and_those_that_leave() -> None:
-    now = [0.0]
-    board = Board(lambda: now[0])
+def test_the_board_forgets_replicas_that_are_silent_for_long_and_those_that_leave(
+    board: Board, now: list[float]
+) -> None:
     board.put(report("a"))
     board.put(report("b"))
-    board.remove("b")
+    board.remove("actor b")
     assert [each.replica for each, _ in board.read()] == ["a"]
     now[0] = FORGOTTEN_SECONDS + 1
     assert board.read() == []
+
+
+def test_of_many_that_claim_an_image_one_gets_it_until_it_lets_go(board: Board) -> None:
+    assert [board.take("k", f"actor {name}") for name in "aabc"] == [True, True, False, False]
+    board.release("k", "actor b")
+    assert not board.take("k", "actor b"), "who does not hold a claim cannot end it"
+    board.release("k", "actor a")
+    assert board.take("k", "actor b")
+
+
+def test_a_claim_lasts_while_its_holder_reports_and_ends_soon_after_it_falls_silent(
+    board: Board, now: list[float]
+) -> None:
+    board.take("k", "actor a")
+    for _ in range(10):
+        now[0] += 0.9 * STALE_SECONDS
+        assert not board.take("k", "actor b")
+        board.put(report("a"))
+    now[0] += STALE_SECONDS
+    assert board.take("k", "actor b")
+    assert not board.take("k", "actor a")
+
+
+def test_a_claim_of_a_replica_that_hangs_ends_although_it_reports(board: Board, now: list[float]) -> None:
+    board.take("k", "actor a")
+    now[0] = LONGEST_CLAIM_SECONDS - 1
+    board.put(report("a"))
+    assert not board.take("k", "actor b")
+    now[0] += 1
+    assert board.take("k", "actor b")
+
+
+def test_claims_of_a_replica_that_died_or_left_end_at_once(board: Board) -> None:
+    board.put(report("a"))
+    board.take("k", "actor a")
+    board.take("l", "actor a")
+    board.died("k", "actor a")
+    assert board.take("l", "actor b")
+    board.remove("actor b")
+    assert board.take("l", "actor c")
+
+
+def test_an_image_that_brings_replicas_down_is_refused_whichever_web_process_asks(
+    board: Board, now: list[float]
+) -> None:
+    assert board.suspects() == set()
+    for death in range(1, DEATHS):
+        assert board.died("k", f"actor {death}") is None
+        assert board.died("k", f"actor {death}") is None, "two web processes waited for one replica"
+    assert board.suspects() == {"k"}
+    refusal = board.died("k", "actor z")
+    assert f"down {DEATHS} times" in str(refusal)
+    assert str(board.refusal("k")) == str(pickle.loads(pickle.dumps(refusal)))
+    assert board.refusal("another") is None
+    now[0] = REFUSED_SECONDS + 1
+    assert board.refusal("k") is None
+    assert board.suspects() == set()
+
+
+def test_an_image_that_is_answered_is_no_suspect_any_more(board: Board) -> None:
+    board.died("k", "actor a")
+    board.survived("k")
+    assert board.suspects() == set()
+    assert board.died("k", "actor b") is None
+
+
+def test_without_a_board_every_image_may_be_encoded() -> None:
+    claims = BoardClaims("actor a")
+    assert claims.take("k")
+    claims.release("k")
+    claims.close()
+
+
+class Lost:
+    """A board whose actor cannot be called."""
+
+    asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked += 1
+        raise RuntimeError("the head is away")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_board_that_does_not_answer_is_asked_once_and_costs_no_click() -> None:
+    claims, board = BoardClaims("actor a"), Lost()
+    claims.board = board
+    assert claims.take("k")
+    assert claims.take("l")
+    claims.release("k")
+    assert board.asked <= 1
+    assert claims.board is None
 
 
 def test_what_a_replica_is_started_with_holds_no_secret() -> None:

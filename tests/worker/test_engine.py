@@ -77,7 +77,7 @@ def test_masks_are_the_same_whichever_tier_they_come_from(tmp_path: Path) -> Non
 def test_features_of_a_file_that_was_decoded_otherwise_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2n2_backend.worker.store.shared.DECODING", 1)
+    monkeypatch.setattr("m2n2_backend.worker.store.features.DECODING", 1)
     parts(engine(tmp_path), source())
     assert parts(engine(tmp_path), without_data(source())) == {"load", "prepare", "segment"}
     monkeypatch.undo()

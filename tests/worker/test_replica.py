@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
+from stored_features import SharedBoard
 from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
@@ -25,9 +26,9 @@ from m2n2_backend.worker.replica.engine import Engine, Photo, Step
 from m2n2_backend.worker.replica.queue import PREFETCHES, Job
 from m2n2_backend.worker.replica.rle import brush_rle
 from m2n2_backend.worker.replica.steps import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
-from m2n2_backend.worker.store.disk import DiskCache
-from m2n2_backend.worker.store.files import SharedFiles
-from m2n2_backend.worker.store.shared import SharedStore
+from m2n2_backend.worker.store.features import Claims, FeatureStore
+from m2n2_backend.worker.store.files import FolderFiles
+from m2n2_backend.worker.store.health import SHARED
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
@@ -72,12 +73,14 @@ def error(future: Future[Reply]) -> Exception:
 class Rig:
     """A replica on a model that can be held back."""
 
-    def __init__(self, folder: Path, *, like_accelerator: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, like_accelerator: bool = False, claims: Claims | None = None, **settings: Any
+    ) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
         self.began: list[InWork] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
-        self.engine = Engine(self.backbone, self.settings)
+        self.engine = Engine(self.backbone, self.settings, claims)
         self.engine.warm_up()
         if like_accelerator:
             self.engine._on_cpu, self.engine._maps_limit = False, 2**30
@@ -513,8 +516,8 @@ def test_twenty_first_clicks_on_one_image_run_the_model_once(make: Make) -> None
 
 def test_a_slow_disk_is_in_no_clicks_way(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     rig, gate = make(), threading.Event()
-    write = DiskCache.put
-    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    write = FeatureStore.put
+    monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
     for number in range(12):
         assert done(rig.replica.submit(click(number))).mask is not None, "more than may wait for the disk"
 
@@ -593,17 +596,17 @@ def test_images_are_evicted_and_read_again_without_a_wrong_mask(make: Make) -> N
 def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to_other_machines(
     make: Make, tmp_path: Path
 ) -> None:
-    rig = make(store=str(tmp_path / "store"))
-    other = SharedStore(SharedFiles(str(tmp_path / "store")), rig.engine.disk.fingerprint, 10**8)
+    shared = SharedBoard()
+    rig = make(store=str(tmp_path / "store"), claims=shared.claims("one"))
+    files, fingerprint = FolderFiles(tmp_path / "store"), rig.engine.disk.fingerprint
+    other = FeatureStore(files, fingerprint, 10**8, terms=SHARED, claims=shared.claims("other"))
     first = rig.held(click(1))
     given_up = rig.replica.submit(click(2, seconds=10.0))
-    lease = tmp_path / "store" / "leases" / source(2).key
-    until(lease.exists)  # it is loaded, and waits for the model
+    until(lambda: shared.is_claimed(source(2).key))  # it is loaded, and waits for the model
 
     rig.clock.now += 11.0
     assert isinstance(error(given_up), DeadlinePassed)
     assert other.claim(source(2).key) is None
-    other.close()
 
     rig.backbone.gate.set()
     done(first)
@@ -617,8 +620,8 @@ def to_disk(name: int) -> Work:
 def test_an_image_for_the_disk_is_answered_when_it_is_written_and_nothing_else_is_made_of_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, gate, write = make(), threading.Event(), DiskCache.put
-    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    rig, gate, write = make(), threading.Event(), FeatureStore.put
+    monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
     filling = rig.replica.submit(to_disk(1))
     until(lambda: rig.replica._unwritten)
     done(rig.replica.submit(click(2)))  # there was time to answer
@@ -654,8 +657,8 @@ def test_two_files_for_the_disk_with_the_same_bytes_are_one_run_of_the_model(mak
 def test_the_model_waits_for_a_slow_disk_where_the_disk_is_what_it_runs_for(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, gate, write = make(), threading.Event(), DiskCache.put
-    monkeypatch.setattr(DiskCache, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
+    rig, gate, write = make(), threading.Event(), FeatureStore.put
+    monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
     filling = [rig.replica.submit(to_disk(number)) for number in range(WRITES_WAITING + 5)]
     until(lambda: len(rig.encoded) >= WRITES_WAITING + 1)  # one more is at the writer
     done(rig.replica.submit(click(99)))  # its features go nowhere

@@ -20,7 +20,7 @@ from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.settings import Settings, unknown_names
 from m2n2_backend.tls import tls_context
-from m2n2_backend.worker.store.shared import open_store
+from m2n2_backend.worker.store.features import open_store
 
 
 def check_machine(settings: Settings) -> Iterator[Check]:

@@ -1,16 +1,18 @@
-"""What is deployed in the Ray cluster, and which of it serves."""
+"""How replicas are deployed in the Ray cluster, what is deployed there, and which of it serves."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from m2n2_backend import __version__
+from m2n2_backend.images import DECODING
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.cluster.connection import connect, import_ray
+from m2n2_backend.worker.cluster.connection import import_ray
 from m2n2_backend.worker.options import WorkerOptions, load
 from m2n2_backend.worker.replica.queue import PREFETCHES
 
@@ -34,10 +36,10 @@ class Size:
     """How much of a cluster is asked for.
 
     Attributes:
-        replicas: Of the model; the first number where they are scaled automatically.
+        replicas: Number of replicas; the least number where they are scaled automatically.
         most: Replicas at the highest load; as many as ``replicas`` if None.
-        gpus: Of each replica; a fraction shares one.
-        cpus: Of each replica; also its threads, unless ``M2N2_THREADS`` says otherwise.
+        gpus: GPUs of each replica; replicas with a fraction share one.
+        cpus: CPUs of each replica, and its threads unless ``M2N2_THREADS`` says otherwise.
     """
 
     replicas: int = 1
@@ -51,9 +53,9 @@ class Deployed:
     """One generation of replicas, as Ray Serve describes it.
 
     Attributes:
-        name: Of Serve's application: it tells the options apart that decide about masks.
+        name: Name of Serve's application, which changes with whatever decides about masks.
         state: Serve's word, such as ``RUNNING``, ``DEPLOYING`` or ``DEPLOY_FAILED``.
-        message: Of a failure, perhaps with a traceback; else empty or a remark.
+        message: Cause of a failure, perhaps with a traceback; else empty or a remark.
         deployed_at: Seconds since the epoch.
         replicas: Number of replicas by their state, such as ``RUNNING`` or ``STARTING``.
     """
@@ -67,32 +69,14 @@ class Deployed:
 
 def application_name(settings: Settings) -> str:
     """A name that changes with whatever decides about masks, so that a new generation stands beside the old one."""
-    decisive = ("backbone", "model", "layers", "grid", "device", "working_size", "despeckle", "least_cells", "refine")
-    text = repr([__version__, *(getattr(settings, name) for name in decisive)])
+    from m2n2_backend.backbones.registry import backbone_loader  # here, as it loads PyTorch
+
+    loading = backbone_loader(settings)
+    assert isinstance(loading, partial), "what a backbone is loaded with can be told"
+    # The folder of the cache keeps the choice of a grid between two starts; it does not decide by itself.
+    chosen = {name: value for name, value in loading.keywords.items() if name != "cache_dir"}
+    text = repr([__version__, DECODING, asdict(settings.method()), loading.args, chosen])
     return _PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> str:
-    """Deploy these settings beside what is there, or change the number of its replicas, and return at once.
-
-    Args:
-        settings: Of the replicas; what only web processes may know does not travel.
-        size: Number of replicas and what each gets.
-        load: Settings and device → backbone; a function that every node can import.
-
-    Returns:
-        The application's name.
-    """
-    ray = connect(settings.ray_address)
-    from m2n2_backend.worker.cluster.replica import RayReplica
-
-    name = application_name(settings)
-    ray.serve.start(proxy_location="Disabled")  # no HTTP of Serve's own: handles are the only way in
-    ray.serve.run_many(
-        [ray.serve.RunTarget(bound(RayReplica, settings, size, load), name=name, route_prefix=None)],
-        wait_for_applications_running=False,
-    )
-    return name
 
 
 def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> Any:
@@ -100,7 +84,7 @@ def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, 
 
     Args:
         body: The class that is to live in the cluster.
-        settings: Of the replicas; what only web processes may know does not travel.
+        settings: Settings of the replicas; what only web processes may know does not travel.
         size: Number of replicas and what each gets.
         load: Settings and device → backbone.
     """
@@ -136,16 +120,19 @@ def deployed(ray: ModuleType) -> list[Deployed]:
 
 
 def remove(ray: ModuleType, name: str) -> None:
-    """Take a generation down; what is under way there may end."""
+    """Take a generation down; it may still finish what is under way."""
     ray.serve.delete(name)
 
 
 def serving(generations: list[Deployed], before: str | None) -> Deployed | None:
-    """Who answers clicks: the newest generation that is ready, until then whoever did before; None if nobody can.
+    """The generation that answers clicks: the newest that is ready, until then the one that did before.
 
     Args:
-        generations: As :func:`deployed` gives them.
-        before: Name of the one that served last.
+        generations: What :func:`deployed` returns.
+        before: Name of the generation that served last.
+
+    Returns:
+        None if no generation can answer.
     """
     able = [each for each in generations if each.replicas.get("RUNNING")]
     ready = [each for each in able if each.state == "RUNNING"]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from m2n2_backend.errors import DeadlinePassed, NotReady
+from m2n2_backend.errors import DeadlinePassed, ImageRefused, NotReady
 from m2n2_backend.settings import Settings
+from m2n2_backend.worker.cluster.board import STALE_SECONDS, Report, board
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
-from m2n2_backend.worker.cluster.replica import Report, board
 from m2n2_backend.worker.interface import (
     Answer,
     SourceImage,
@@ -24,35 +23,33 @@ from m2n2_backend.worker.interface import (
     model_version,
 )
 from m2n2_backend.worker.messages import Done, Reply
-from m2n2_backend.worker.quarantine import Poison
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""Times a click is sent: once more to the successor of a replica that died."""
-
-STALE_SECONDS = 5.0
-"""A replica whose figures are older than this is not counted as alive."""
+"""How often a click is sent: once more to the successor of a replica that died."""
 
 _LOOK_SECONDS = 1.0
-_DEATHS_KEPT = 1024
 _ANSWER_SECONDS = 10.0
+_REFUSAL_SECONDS = 2.0
 _SILENCE_SECONDS = 15.0
 _NOTHING = "nothing is deployed in the cluster yet: m2n2-backend cluster up"
 
 
 class RayPool:
-    """A :class:`~m2n2_backend.worker.interface.Pool` of replicas in a cluster. Threads share it; it keeps no state.
+    """A :class:`~m2n2_backend.worker.interface.Pool` of replicas in a cluster. Threads share it.
 
     Any number of web processes may have one: all see the same ring of replicas, and so send an image to the same one.
+    What they must know together is on the board. A pool keeps the latest look at the cluster, at most a few seconds
+    old, and counts the deadlines that passed here.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Join the cluster and look who serves.
+        """Join the cluster and look which generation serves.
 
         Raises:
             SettingsError: Ray is not installed.
-            ClusterUnavailable: There is no cluster to join.
+            ClusterUnavailable: No cluster can be joined.
         """
         self._settings = settings
         self._ray = connect(settings.ray_address)
@@ -63,8 +60,7 @@ class RayPool:
         self._reports: list[tuple[Report, float]] = []
         self._seen_at = time.monotonic()
         self._timed_out = 0
-        self._poison = Poison(time.monotonic)
-        self._deaths: deque[tuple[str, str | None]] = deque(maxlen=_DEATHS_KEPT)
+        self._suspects = set[str]()  # images that are asked about at the board before they are sent
         self._board: Any = None
         self._closed = threading.Event()
         self._look()
@@ -74,14 +70,15 @@ class RayPool:
     def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         image, deadline, cause = work.image, time.monotonic() + work.seconds, ""
+        refusal = self._refusal(image.key)
         for _ in range(ATTEMPTS):
-            if (refusal := self._poison.refusal(image.key)) is not None:
+            if refusal is not None:
                 raise refusal
             seconds = deadline - time.monotonic()
             response = self._send(replace(work, seconds=seconds))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
-                self._poison.survived(image.key)
+                self._survived(image.key)
                 return _answer(reply, fingerprint)
             except TimeoutError:
                 response.cancel()
@@ -90,12 +87,12 @@ class RayPool:
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
                 logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
-                self._count_death(image.key, error)
+                refusal = self._count_death(image.key, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
     def prefetch(self, image: SourceImage) -> bool:
         """See :meth:`m2n2_backend.worker.interface.Pool.prefetch`."""
-        if self._poison.is_suspect(image.key):
+        if image.key in self._suspects:
             return False
         try:
             self._send(Work(image, None))
@@ -107,8 +104,9 @@ class RayPool:
         """See :meth:`m2n2_backend.worker.interface.Pool.status`."""
         living = self._living()
         silence = time.monotonic() - self._seen_at
-        told = f"the cluster has not answered for {silence:.0f} s" if silence > _SILENCE_SECONDS else ""
-        generation, trouble = self._generation, told or self._trouble
+        generation, trouble = self._generation, self._trouble
+        if silence > _SILENCE_SECONDS:
+            trouble = f"the cluster has not answered for {silence:.0f} s"
         version = model_version(living[0].fingerprint if living else None)
         if generation is None or not living:
             state = "failed" if trouble else "loading"
@@ -157,7 +155,7 @@ class RayPool:
         """Begin work at the replica that has the image.
 
         Raises:
-            NotReady: Nobody serves.
+            NotReady: No replica can answer.
         """
         handle = self._handle
         if handle is None:
@@ -166,13 +164,33 @@ class RayPool:
             )
         return handle.options(session_id=work.image.key).submit.remote(work)
 
-    def _count_death(self, key: str, error: Exception) -> None:
-        """Note an image that was in work when a replica died, once however many waited for it."""
-        actor = getattr(error, "actor_id", None)
-        if not isinstance(error, self._ray.exceptions.ActorDiedError) or (key, actor) in self._deaths:
-            return
-        self._deaths.append((key, actor))
-        self._poison.died(key)
+    def _refusal(self, key: str) -> ImageRefused | None:
+        """Why an image may not be sent now. The board is asked about suspects only; other clicks do not wait."""
+        where = self._board
+        if where is None or key not in self._suspects:
+            return None
+        return self._told(where.refusal.remote(key))
+
+    def _count_death(self, key: str, error: Exception) -> ImageRefused | None:
+        """Tell the board of an image that was in work when a replica died; why it may not be sent again."""
+        where, actor = self._board, getattr(error, "actor_id", None)
+        if where is None or actor is None or not isinstance(error, self._ray.exceptions.ActorDiedError):
+            return None
+        self._suspects.add(key)
+        return self._told(where.died.remote(key, actor))
+
+    def _survived(self, key: str) -> None:
+        if key in self._suspects and (where := self._board) is not None:
+            where.survived.remote(key)
+            self._suspects.discard(key)
+
+    def _told(self, answer: Any) -> ImageRefused | None:
+        """What the board answers; None where it does not, as without it nothing is refused."""
+        try:
+            return self._ray.get(answer, timeout=_REFUSAL_SECONDS)  # type: ignore[no-any-return]
+        except self._ray.exceptions.RayError as error:
+            logger.warning("deaths of replicas cannot be counted: %s", type(error).__name__)
+            return None
 
     def _is_serving(self, report: Report) -> bool:
         return self._generation is not None and report.application == self._generation.name
@@ -186,7 +204,7 @@ class RayPool:
             self._look()
 
     def _look(self) -> None:
-        """Ask the cluster who serves and how they are."""
+        """Ask the cluster which generation serves, and how its replicas are."""
         try:
             generations = deployed(self._ray)
             before = self._generation.name if self._generation else None
@@ -197,8 +215,10 @@ class RayPool:
             self._generation, self._newest = now, next(iter(generations), None)
             causes = [cause for each in generations if (cause := cause_of(each))]
             self._trouble = causes[0] if causes else _NOTHING if not generations else ""
-            self._board = self._board or board()
-            self._reports = self._ray.get(self._board.read.remote(), timeout=_ANSWER_SECONDS)
+            where = self._board or board()
+            asked = [where.read.remote(), where.suspects.remote()]
+            self._reports, self._suspects = self._ray.get(asked, timeout=_ANSWER_SECONDS)
+            self._board = where
             self._seen_at = time.monotonic()
         except Exception as error:  # whatever Ray raises while its head is away: the next look may succeed
             self._board = None
@@ -214,19 +234,14 @@ def _answer(reply: Reply, fingerprint: str) -> Answer:
 
 
 def loading_of(generation: Deployed | None, now: float) -> str:
-    """How long a generation has been loading, in words; empty where there is none.
-
-    Args:
-        generation: The newest.
-        now: Seconds since the epoch.
-    """
+    """How long a generation has been loading at ``now`` (seconds since the epoch), in words; empty without one."""
     if generation is None:
         return ""
     return f"{sum(generation.replicas.values())} replicas, loading for {max(0.0, now - generation.deployed_at):.0f} s"
 
 
 def cause_of(generation: Deployed) -> str:
-    """Why a generation has failed, in a line; empty where it has not."""
+    """Why a generation has failed, in one line; empty where it has not."""
     if generation.state not in ("DEPLOY_FAILED", "UNHEALTHY"):
         return ""
     lines = [line.strip() for line in generation.message.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What runs in the Ray cluster: a replica in an actor, and the board on which all replicas put their figures."""
+"""What runs in the Ray cluster: a replica in an actor, and how it gets there."""
 
 from __future__ import annotations
 
@@ -6,86 +6,29 @@ import asyncio
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.logs import log_to_stderr
-from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.cluster.connection import NAMESPACE, import_ray
-from m2n2_backend.worker.cluster.deployment import Size, bound
+from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.cluster.board import Report, board
+from m2n2_backend.worker.cluster.claims import BoardClaims
+from m2n2_backend.worker.cluster.connection import connect, import_ray
+from m2n2_backend.worker.cluster.deployment import Size, application_name, bound
 from m2n2_backend.worker.interface import Work
-from m2n2_backend.worker.messages import Figures, Reply
-from m2n2_backend.worker.options import WorkerOptions
+from m2n2_backend.worker.messages import Reply
+from m2n2_backend.worker.options import WorkerOptions, load
+
+if TYPE_CHECKING:
+    from m2n2_backend.m2n2.paper.attention import Backbone
 
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
-"""Between two reports of a replica."""
+"""Time between two reports of a replica."""
 
-FORGOTTEN_SECONDS = 60.0
-"""After which a replica that reports no more is taken off the board."""
-
-_BOARD = "board"
 _ANSWER_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Report:
-    """A replica, and its figures of one moment.
-
-    Attributes:
-        application: Its generation.
-        replica: Its id.
-        node: Address of its machine.
-        pid: Of its process there.
-        fingerprint: Of the backbone.
-        backbone: In words.
-        device: In words.
-        figures: Of the moment.
-    """
-
-    application: str
-    replica: str
-    node: str
-    pid: int
-    fingerprint: str
-    backbone: str
-    device: str
-    figures: Figures
-
-
-class Board:
-    """The latest report of every replica. A handle cannot ask one replica, so they tell by themselves."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._reports: dict[str, tuple[Report, float]] = {}
-
-    def put(self, report: Report) -> None:
-        """Take a replica's report in the place of its last one."""
-        self._reports[report.replica] = report, self._clock()
-
-    def remove(self, replica: str) -> None:
-        """A replica that ends as it should says so."""
-        self._reports.pop(replica, None)
-
-    def read(self) -> list[tuple[Report, float]]:
-        """All reports with their ages in seconds."""
-        now = self._clock()
-        self._reports = {
-            replica: (report, at) for replica, (report, at) in self._reports.items() if now - at < FORGOTTEN_SECONDS
-        }
-        return [(report, now - at) for report, at in self._reports.values()]
-
-
-def board() -> Any:
-    """Ray's handle of the board, which is made where there is none."""
-    ray = import_ray()
-    options = {"name": _BOARD, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-    return ray.remote(Board).options(**options, num_cpus=0, max_restarts=-1).remote()
 
 
 class RayReplica:
@@ -95,7 +38,7 @@ class RayReplica:
         """Load the model.
 
         Raises:
-            BackboneUnavailable: It cannot be loaded; the message names cause and cure.
+            BackboneUnavailable: The model cannot be loaded; the message names cause and cure.
         """
         ray = import_ray()
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -105,14 +48,17 @@ class RayReplica:
 
         log_to_stderr(options.settings.log_level)
         quiet_downloads()
-        # Ends the actor: what is under way goes to the successor, and Ray starts another one with a fresh context.
-        self._replica = load_replica(options, on_broken=lambda: os._exit(BROKEN))
+        actor = str(ray.get_runtime_context().get_actor_id())
+        self._claims = BoardClaims(actor)
+        # `on_broken` ends the actor: what is under way goes to the successor, and Ray starts another actor.
+        self._replica = load_replica(options, claims=self._claims, on_broken=lambda: os._exit(BROKEN))
         backbone = self._replica.engine.backbone
         context = ray.serve.get_replica_context()
         self._fingerprint = backbone.fingerprint
         self._identity: dict[str, Any] = {
             "application": context.app_name,
             "replica": context.replica_id.unique_id,
+            "actor": actor,
             "node": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "fingerprint": backbone.fingerprint,
@@ -123,19 +69,15 @@ class RayReplica:
         threading.Thread(target=self._report_all, name="reports", daemon=True).start()
 
     async def submit(self, work: Work) -> tuple[Reply, str]:
-        """Do work.
-
-        Returns:
-            The reply, errors as values, and the fingerprint of the backbone.
-        """
+        """Do work; returns the reply, errors as values, and the fingerprint of the backbone."""
         reply = await asyncio.wrap_future(self._replica.submit(work))
         return reply, self._fingerprint
 
     def check_health(self) -> None:
-        """Called by Serve, which puts another replica in the place of one that raises or does not answer.
+        """Serve calls this, and replaces a replica that raises or does not answer.
 
         Raises:
-            BackboneUnavailable: The device is broken, or a step has hung.
+            BackboneUnavailable: The device is broken, or a step hangs.
         """
         figures = self._replica.figures()
         if self._replica.broken:
@@ -144,32 +86,53 @@ class RayReplica:
             raise BackboneUnavailable(f"a step of the model has been running for {figures.age:.0f} s")
 
     def __del__(self) -> None:
-        """Called by Serve when the replica is no longer needed and nothing is under way."""
+        """Serve calls this when the replica is no longer needed and nothing is under way."""
         if hasattr(self, "_closed"):
             self._closed.set()
             self._replica.close()
 
     def _report_all(self) -> None:
+        """Body of a thread: tell the board how the replica is, for as long as it lives."""
         ray = import_ray()
         where = None
         while True:
             try:
                 where = where or board()
                 if self._closed.is_set():
-                    where.remove.remote(self._identity["replica"])
+                    where.remove.remote(self._identity["actor"])
                     return
                 report = Report(**self._identity, figures=self._replica.figures())
                 ray.get(where.put.remote(report), timeout=_ANSWER_SECONDS)
-            except (
-                Exception
-            ) as error:  # whatever Ray raises while its head is away: without reports it counts as dead
+            except Exception as error:  # whatever Ray raises while its head is away
                 where = None
                 logger.warning("figures cannot be reported: %s", type(error).__name__)
+            self._claims.board = where
             self._closed.wait(REPORT_SECONDS)
 
 
+def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> str:
+    """Deploy these settings beside what is there, or change the number of replicas, and return at once.
+
+    Args:
+        settings: Settings of the replicas; what only web processes may know does not travel.
+        size: Number of replicas and what each gets.
+        load: Settings and device → backbone; a function that every node can import.
+
+    Returns:
+        The application's name.
+    """
+    ray = connect(settings.ray_address)
+    name = application_name(settings)
+    ray.serve.start(proxy_location="Disabled")  # without HTTP of Serve's own, handles are the only way in
+    ray.serve.run_many(
+        [ray.serve.RunTarget(bound(RayReplica, settings, size, load), name=name, route_prefix=None)],
+        wait_for_applications_running=False,
+    )
+    return name
+
+
 def application(args: Mapping[str, str]) -> Any:
-    """What a file of Ray Serve's, such as ``docker/rayservice.yaml``, names as its application.
+    """The application that a configuration file of Ray Serve, such as ``docker/rayservice.yaml``, names.
 
     Args:
         args: Fields of :class:`~m2n2_backend.worker.cluster.deployment.Size`; the settings come from the environment.

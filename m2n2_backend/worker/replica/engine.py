@@ -30,9 +30,8 @@ from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import SourceImage, Tier
-from m2n2_backend.worker.store.disk import DiskCache
+from m2n2_backend.worker.store.features import Claims, FeatureStore, open_store
 from m2n2_backend.worker.store.health import CacheHealth
-from m2n2_backend.worker.store.shared import SharedStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Engine:
         slowest_encode: Seconds of the slowest time.
     """
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    def __init__(self, backbone: Backbone, settings: Settings, claims: Claims | None = None) -> None:
         """Set up empty tiers, but for the disk's.
 
         Args:
@@ -138,7 +137,7 @@ class Engine:
         self._tables = ByteCache[JointBilateral](in_memory // 2 - self._maps_limit)
         self._next_state = 0  # bytes that the next state is expected to take
         self._kernels: AbstractContextManager[object] = nullcontext()
-        self.disk = open_store(settings, backbone.fingerprint)
+        self.disk = open_store(settings, backbone.fingerprint, claims)
 
     def warm_up(self, share: float = 1.0, *, clicks: bool = True) -> None:
         """Compile and load every kernel, so that the first annotator does not wait for it, and measure.
@@ -408,7 +407,7 @@ class Engine:
         logger.warning("dropped %d prepared images to try again%s", count, lowered)
 
 
-def _tier(cache: ByteCache[ImageState] | DiskCache | SharedStore) -> Tier:
+def _tier(cache: ByteCache[ImageState] | FeatureStore) -> Tier:
     return Tier(cache.nbytes, cache.limit, len(cache), cache.hits, cache.misses, cache.evictions)
 
 

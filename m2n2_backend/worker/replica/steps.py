@@ -27,6 +27,7 @@ from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.replica.engine import Engine, Photo, Step
 from m2n2_backend.worker.replica.queue import Job, JobQueue, deadline_passed
 from m2n2_backend.worker.replica.rle import brush_rle
+from m2n2_backend.worker.store.features import Claims
 from m2n2_backend.worker.store.health import TRY_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -409,12 +410,17 @@ def _logging_errors(words: str) -> Iterator[None]:
 
 
 def load_replica(
-    options: WorkerOptions, *, began: Began = lambda in_work: None, on_broken: Callable[[], None] = lambda: None
+    options: WorkerOptions,
+    *,
+    claims: Claims | None = None,
+    began: Began = lambda in_work: None,
+    on_broken: Callable[[], None] = lambda: None,
 ) -> Replica:
     """Load the model and warm it up.
 
     Args:
         options: Backbone, device, limits, share of the machine.
+        claims: Who encodes what among replicas that share a store.
         began: See :data:`Began`.
         on_broken: See :class:`Replica`.
 
@@ -425,7 +431,7 @@ def load_replica(
     torch.set_num_threads(options.threads)
     numba.set_num_threads(min(options.threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        engine = Engine(options.load(options.settings, options.device), options.settings)
+        engine = Engine(options.load(options.settings, options.device), options.settings, claims)
         engine.warm_up(1.0 / options.on_device, clicks=options.clicks)
     except M2N2Error as error:
         raise BackboneUnavailable(str(error)) from error
