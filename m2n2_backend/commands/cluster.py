@@ -17,20 +17,21 @@ from m2n2_backend.worker.cluster.pool import cause_of
 from m2n2_backend.worker.cluster.replica import deploy
 
 HAND_OVER_SECONDS = 10.0
-"""For which a new generation serves before the old one goes: web processes look every second who serves."""
+"""Time for which a new generation serves before the old one goes. Web processes look every second which serves."""
 
 _LOOK_SECONDS = 1.0
 
 
 def up(settings: Settings, size: Size, *, patience: float, replace: bool, console: Console) -> None:
-    """Deploy the settings' model and wait until it serves; what served before goes afterwards.
+    """Deploy the settings' model and wait until it serves; what served before is taken down afterwards.
 
     Args:
-        settings: Of the replicas, and the cluster's address; a local one is started where there is none.
-        size: Of the deployment.
-        patience: Seconds after which waiting for the model is given up; what served before goes on serving.
-        replace: Whether what served before goes first, where there is no room for both.
-        console: For progress.
+        settings: Settings of the replicas, and the cluster's address; without an address, a cluster of this machine
+            is started where none runs.
+        size: Number of replicas and what each gets.
+        patience: Seconds after which this gives up waiting for the model; what served before goes on serving.
+        replace: Whether what served before is taken down first, because there is no room for both.
+        console: Shows progress.
 
     Raises:
         SettingsError: Ray is not installed.
@@ -74,15 +75,15 @@ def status(settings: Settings, console: Console) -> None:
         memory = figures.tiers["memory"].entries if "memory" in figures.tiers else 0
         troubles |= {f"{report.node}: {tier.trouble}" for tier in figures.tiers.values() if tier.trouble}
         counted = (figures.waiting, figures.encoded, memory, figures.rss // 2**20)
-        told = f"{age:.0f} s ago" + (" (silent)" if age > STALE_SECONDS else "")
-        table.add_row(report.replica, report.node, report.device, *map(str, counted), told)
+        reported = f"{age:.0f} s ago" + (" (silent)" if age > STALE_SECONDS else "")
+        table.add_row(report.replica, report.node, report.device, *map(str, counted), reported)
     console.print(table)
     for sentence in sorted(troubles):
         console.print(sentence, soft_wrap=True, markup=False)
 
 
 def down(settings: Settings, console: Console) -> None:
-    """Take everything of ours down; Ray itself goes on.
+    """Take down all our generations, and the board; Ray itself goes on.
 
     Raises:
         SettingsError: Ray is not installed.

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -16,17 +17,19 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed; make cluster-test has it", allow_module_level=True)
 
-from counted import load_counted, load_never, model_runs
+from counted import HELD, KILLER, entered, hold, load_counted, load_never, model_runs
 from ray_machine import ray_machine
 from waiting import until
 
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.commands.bench.model import jpeg, photograph
-from m2n2_backend.errors import DeadlinePassed, ImageNeeded, InvalidImage, InvalidPrompt
+from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, InvalidImage, InvalidPrompt, NotReady
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.cluster.board import STALE_SECONDS, board
+from m2n2_backend.worker.cluster.claims import BoardClaims
 from m2n2_backend.worker.cluster.deployment import Size, deployed, remove
 from m2n2_backend.worker.cluster.pool import RayPool
 from m2n2_backend.worker.cluster.replica import deploy
@@ -63,8 +66,8 @@ def pool(ray: ModuleType, settings: Settings) -> Iterator[RayPool]:
     pool.close()
 
 
-def image(number: int, *, with_data: bool = True) -> SourceImage:
-    data = jpeg(photograph(SIZE, number))
+def image(number: int, *, with_data: bool = True, size: tuple[int, int] = SIZE) -> SourceImage:
+    data = jpeg(photograph(size, number))
     return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
 
 
@@ -151,6 +154,61 @@ def test_a_replica_that_is_killed_costs_no_answer_and_no_second_run_of_the_model
             and victim.replica not in {worker.name for worker in pool.stats() if worker.alive}
         )
     )
+
+
+def test_an_image_that_another_replica_encodes_is_waited_for_until_that_falls_silent(
+    pool: RayPool, settings: Settings
+) -> None:
+    elsewhere, before = BoardClaims("a replica that dies"), model_runs(settings.cache_dir).total()
+    elsewhere.board, start = board(), time.monotonic()
+    assert elsewhere.take(image(70).key)
+
+    assert np.array_equal(ask(pool, 70).mask, alone(settings, 70))
+    assert time.monotonic() - start >= STALE_SECONDS
+    assert model_runs(settings.cache_dir).total() == before + 1
+
+
+def test_the_image_of_a_replica_that_is_killed_while_it_encodes_is_encoded_by_another_one(
+    pool: RayPool, settings: Settings
+) -> None:
+    before, held = model_runs(settings.cache_dir).total(), image(71, size=HELD)
+    hold(settings.cache_dir, held=True)
+    with ThreadPoolExecutor(1) as annotators:
+        answer = annotators.submit(pool.segment, Work(held, Prompts((Click(40, 30),)), PATIENCE))
+        until(lambda: entered(settings.cache_dir))
+        os.kill(entered(settings.cache_dir)[0], signal.SIGKILL)
+        until(lambda: len(entered(settings.cache_dir)) == 2)
+        hold(settings.cache_dir, held=False)
+        assert answer.result(PATIENCE).mask.shape == HELD[::-1]
+    assert model_runs(settings.cache_dir).total() == before + 1
+    until(lambda: pool.status().state == "ready")
+
+
+def test_an_image_that_kills_its_replica_takes_two_of_them_however_many_web_processes_there_are(
+    pool: RayPool, settings: Settings
+) -> None:
+    killer, before = image(72, size=KILLER), len(entered(settings.cache_dir))
+    work, other = Work(killer, Prompts((Click(40, 30),)), PATIENCE), RayPool(settings)
+    with pytest.raises(NotReady, match="2 times with this image"):
+        pool.segment(work)
+    until(lambda: killer.key in other._suspects & pool._suspects)
+
+    for each in (other, pool):
+        with pytest.raises(ImageRefused, match="down 2 times"):
+            each.segment(work)
+        assert not each.prefetch(killer)
+    other.close()
+    assert len(entered(settings.cache_dir)) - before == 2
+    until(lambda: pool.status().state == "ready")
+
+
+def test_clicks_are_answered_while_the_board_is_lost_and_it_fills_again(
+    pool: RayPool, settings: Settings, ray: ModuleType
+) -> None:
+    ray.kill(board())
+    assert np.array_equal(ask(pool, 73).mask, alone(settings, 73))
+    until(lambda: pool.status().state == "ready" and all(worker.silence < STALE_SECONDS for worker in pool.stats()))
+    assert len(pool.stats()) == 2
 
 
 def test_a_new_model_serves_when_it_is_ready_and_the_old_one_until_then(

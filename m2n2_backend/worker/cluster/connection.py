@@ -1,4 +1,4 @@
-"""How a process and a machine get into the Ray cluster."""
+"""How a process and a machine join the Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from m2n2_backend.errors import ClusterUnavailable, SettingsError
 NAMESPACE = "m2n2"
 
 OBJECT_STORE_BYTES = 200 * 1024**2
-"""Of a node: images on their way to a replica lie there, and nothing else."""
+"""Size of a node's object store, which holds nothing but images on their way to a replica."""
 
 LOOPBACK = "127."
-"""How addresses begin that no other machine can use; Ray's nodes have none of them."""
+"""Start of addresses that no other machine can use, and that Ray's nodes therefore never have."""
 
 
 def import_ray() -> ModuleType:
-    """Ray with Ray Serve, token authentication on unless the environment says otherwise.
+    """Ray with Ray Serve; token authentication is on unless the environment says otherwise.
 
     Raises:
-        SettingsError: It is not installed.
+        SettingsError: Ray is not installed.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # a line for every request; there are files
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # otherwise a line for every request; files have them too
     try:
         import ray
         import ray.serve
@@ -41,17 +41,17 @@ def import_ray() -> ModuleType:
 
 
 def connect(address: str | None) -> ModuleType:
-    """Join the cluster; nothing is done where that has happened before.
+    """Join the cluster, unless this process has joined it before.
 
-    Where an address is given and no node of that cluster runs on this machine, one without CPUs and GPUs is started:
-    nothing is computed here then, but Ray needs it. It stays; ``ray stop`` ends it.
+    Where an address is given and no node of that cluster runs on this machine, a node without CPUs and GPUs is
+    started: nothing is computed here then, but Ray needs it. It stays until ``ray stop`` ends it.
 
     Args:
-        address: Of the head; the cluster of this machine if None.
+        address: Address of the head; None means the cluster of this machine.
 
     Raises:
         SettingsError: Ray is not installed.
-        ClusterUnavailable: There is no cluster, or it does not answer or refuses the token.
+        ClusterUnavailable: The cluster does not exist, does not answer, or refuses the token.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -67,18 +67,18 @@ def start_node(options: Sequence[str]) -> None:
     """Start a node of a cluster on this machine, in the background.
 
     Raises:
-        ClusterUnavailable: It cannot be started; the message holds the last words of Ray.
+        ClusterUnavailable: The node cannot be started; the message ends with Ray's last output.
     """
     _run_ray("start", *options, f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")
 
 
 def start_cluster(cpus: int) -> None:
-    """Start a cluster of this machine alone, with a token if this user has none yet.
+    """Start a cluster of this machine alone, and make a token if this user does not have one yet.
 
-    Its ports are open to other machines, as Ray knows no other way; they answer to nobody without the token.
+    Ray cannot keep its ports closed to other machines; they answer to nobody without the token.
 
     Raises:
-        ClusterUnavailable: It cannot be started.
+        ClusterUnavailable: The cluster cannot be started.
     """
     _run_ray("get-auth-token", "--generate")
     start_node(["--head", "--include-dashboard=false", f"--num-cpus={cpus}"])
@@ -86,7 +86,7 @@ def start_cluster(cpus: int) -> None:
 
 def _run_ray(*words: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", *words]
-    # A node outlives this process, and so must not be in its group, which a terminal or systemd signals as a whole.
+    # A node outlives this process, so it must not be in the group that a terminal or systemd signals as a whole.
     done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode:
         last = " ".join((done.stderr or done.stdout).split())[-400:]
@@ -96,14 +96,14 @@ def _run_ray(*words: str) -> None:
 def own_address(head: str) -> str:
     """This machine's address as the head sees it: replicas send their answers there.
 
-    Ray itself asks for the way to the internet; where there is none it takes an address that others may not reach,
-    and a replica that cannot give its answer away hangs.
+    Ray itself takes the address on the way to the internet. Without internet that may be one which other machines
+    cannot reach, and a replica that cannot deliver its answer hangs.
 
     Args:
         head: ``host:port``.
 
     Raises:
-        ClusterUnavailable: It is none, or there is no way to it.
+        ClusterUnavailable: ``head`` is not an address, or cannot be reached.
     """
     host, _, port = head.rpartition(":")
     try:
@@ -112,18 +112,20 @@ def own_address(head: str) -> str:
             probe.connect(where)  # sends nothing
             return str(probe.getsockname()[0])
     except (OSError, ValueError) as error:
-        raise ClusterUnavailable(f"M2N2_RAY_ADDRESS={head} is no HOST:PORT that can be reached: {error}") from error
+        raise ClusterUnavailable(
+            f"M2N2_RAY_ADDRESS={head} is not a HOST:PORT that can be reached: {error}"
+        ) from error
 
 
 def _node_runs_here(address: str) -> bool:
-    """Whether processes of this machine can join; another one tries it, as without a node Ray ends whoever does."""
+    """Whether processes of this machine can join. Another process tries it, because without a node Ray ends it."""
     program = "import ast, ray, sys; ray.init(**ast.literal_eval(sys.argv[1]))"
     command = [sys.executable, "-c", program, repr(_joining(address))]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _joining(address: str | None) -> dict[str, Any]:
-    """How a process joins a cluster."""
+    """Arguments of ``ray.init`` with which a process joins a cluster."""
     options = {
         "address": address or "auto",
         "namespace": NAMESPACE,
@@ -145,4 +147,4 @@ def _join(ray: ModuleType, address: str | None) -> None:
         raise ClusterUnavailable(f"no Ray cluster at {address or 'this machine'}: {cause}") from error
     finally:
         if handler is not None:
-            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the server's place
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced the server's own

@@ -56,8 +56,8 @@ class Claims(Protocol):
 class FeatureStore:
     """Features of photographs, by the hash of their files.
 
-    A file carries a checksum of its contents. A damaged file is removed and counts as absent. No method raises because
-    of the disk or the network; without them the model runs again.
+    A file carries a checksum of its contents. A damaged one is removed and counts as absent. No method raises
+    an error of the disk or the network; without them the model runs again.
     """
 
     def __init__(
