@@ -191,7 +191,7 @@ def test_an_image_that_kills_its_replica_takes_two_of_them_however_many_web_proc
     work, other = Work(killer, Prompts((Click(40, 30),)), PATIENCE), RayPool(settings)
     with pytest.raises(NotReady, match="2 times with this image"):
         pool.segment(work)
-    until(lambda: killer.key in other._suspects & pool._suspects)
+    until(lambda: killer.key in other._quarantine.suspects & pool._quarantine.suspects)
 
     for each in (other, pool):
         with pytest.raises(ImageRefused, match="down 2 times"):

@@ -175,6 +175,9 @@ def test_a_claim_lasts_while_its_holder_reports_and_ends_soon_after_it_falls_sil
     now[0] += STALE_SECONDS
     assert board.take("k", "actor b")
     assert not board.take("k", "actor a")
+    now[0] += STALE_SECONDS
+    board.read()
+    assert not board._claims, "nobody asks for some images again"
 
 
 def test_a_claim_of_a_replica_that_hangs_ends_although_it_reports(board: Board, now: list[float]) -> None:
@@ -301,7 +304,7 @@ def test_every_variable_of_the_clusters_compose_files_stands_in_an_example() -> 
     used = set().union(*(set(re.findall(r"\$\{(\w+)", path.read_text())) for path in DOCKER.glob("compose.cluster*")))
     examples = "".join((DOCKER / name).read_text() for name in (".env.example", "cluster.env.example"))
     named = set(re.findall(r"^(\w+)=", examples, re.MULTILINE))
-    # Of the image, as for compose.yaml; the model's device follows from the file.
+    # The image sets it, as for compose.yaml; the model's device follows from the file.
     assert used - named <= {"M2N2_DEVICE"}
 
 

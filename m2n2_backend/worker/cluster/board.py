@@ -82,6 +82,7 @@ class Board:
     def read(self) -> list[tuple[Report, float]]:
         """All reports with their ages in seconds."""
         now = self._clock()
+        self._claims = {key: held for key, held in self._claims.items() if self._is_at_work(*held)}
         self._reports = {
             actor: (report, at) for actor, (report, at) in self._reports.items() if now - at < FORGOTTEN_SECONDS
         }

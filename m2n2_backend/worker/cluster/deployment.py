@@ -23,17 +23,17 @@ DEPLOYMENT = "replica"
 
 _PREFIX = "m2n2-"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-# Places of a replica on the ring. With the router's own 100 of eight replicas the busiest has a fifth more keys than
-# its share, with these 5 % more.
+# Places of each replica on the ring. With the router's own 100, the busiest of eight replicas has a fifth more keys
+# than its share; with 1000 it has 5 % more.
 _RING_PLACES = 1000
 _HEALTH_PERIOD_SECONDS, _HEALTH_TIMEOUT_SECONDS = 5.0, 30.0
 _GRACE_SECONDS = 30.0
-_LOAD_ATTEMPTS = 3  # of one replica, before a generation counts as failed
+_LOAD_ATTEMPTS = 3  # for one replica, before a generation counts as failed
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a cluster is asked for.
+    """How much of a cluster a deployment asks for.
 
     Attributes:
         replicas: Number of replicas; the least number where they are scaled automatically.
@@ -83,7 +83,7 @@ def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, 
     """Ray Serve's application of these settings.
 
     Args:
-        body: The class that is to live in the cluster.
+        body: The class of the actors.
         settings: Settings of the replicas; what only web processes may know does not travel.
         size: Number of replicas and what each gets.
         load: Settings and device → backbone.
@@ -147,10 +147,10 @@ def _deployment_options(settings: Settings, size: Size) -> dict[str, Any]:
     options: dict[str, Any] = {
         "name": DEPLOYMENT,
         "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
-        # Beyond what a replica's queue takes, or requests would wait in Ray's router, where nothing is superseded and
-        # a prefetch stands before a click; the replica refuses what is too much.
+        # More than a replica's queue takes; the replica refuses what is too much. Otherwise requests would wait in
+        # Ray's router, where none is superseded and a prefetch may stand before a click.
         "max_ongoing_requests": 4 * (settings.queue + PREFETCHES),
-        # A busy replica's images stay with it: elsewhere they would be prepared once more.
+        # A busy replica keeps its images: another replica would have to prepare them once more.
         "request_router_config": RequestRouterConfig(
             request_router_class=_ROUTER,
             request_router_kwargs={"num_fallback_replicas": 0, "num_virtual_nodes": _RING_PLACES},

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from m2n2_backend.errors import DeadlinePassed, ImageRefused, NotReady
+from m2n2_backend.errors import DeadlinePassed, NotReady
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cluster.board import STALE_SECONDS, Report, board
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
+from m2n2_backend.worker.cluster.quarantine import BoardQuarantine
 from m2n2_backend.worker.interface import (
     Answer,
     SourceImage,
@@ -31,7 +32,6 @@ ATTEMPTS = 2
 
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
-_REFUSAL_SECONDS = 2.0
 _SILENCE_SECONDS = 15.0
 _NOTHING = "nothing is deployed in the cluster yet: m2n2-backend cluster up"
 
@@ -60,8 +60,7 @@ class RayPool:
         self._reports: list[tuple[Report, float]] = []
         self._seen_at = time.monotonic()
         self._timed_out = 0
-        self._suspects = set[str]()  # images that are asked about at the board before they are sent
-        self._board: Any = None
+        self._quarantine = BoardQuarantine()
         self._closed = threading.Event()
         self._look()
         self._watcher = threading.Thread(target=self._watch, name="cluster", daemon=True)
@@ -70,7 +69,7 @@ class RayPool:
     def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         image, deadline, cause = work.image, time.monotonic() + work.seconds, ""
-        refusal = self._refusal(image.key)
+        refusal = self._quarantine.refusal(image.key)
         for _ in range(ATTEMPTS):
             if refusal is not None:
                 raise refusal
@@ -78,7 +77,8 @@ class RayPool:
             response = self._send(replace(work, seconds=seconds))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
-                self._survived(image.key)
+                if cause or image.key in self._quarantine.suspects:
+                    self._quarantine.survived(image.key)
                 return _answer(reply, fingerprint)
             except TimeoutError:
                 response.cancel()
@@ -87,12 +87,12 @@ class RayPool:
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
                 logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
-                refusal = self._count_death(image.key, error)
+                refusal = self._quarantine.died(image.key, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
     def prefetch(self, image: SourceImage) -> bool:
         """See :meth:`m2n2_backend.worker.interface.Pool.prefetch`."""
-        if image.key in self._suspects:
+        if image.key in self._quarantine.suspects:
             return False
         try:
             self._send(Work(image, None))
@@ -164,34 +164,6 @@ class RayPool:
             )
         return handle.options(session_id=work.image.key).submit.remote(work)
 
-    def _refusal(self, key: str) -> ImageRefused | None:
-        """Why an image may not be sent now. The board is asked about suspects only; other clicks do not wait."""
-        where = self._board
-        if where is None or key not in self._suspects:
-            return None
-        return self._told(where.refusal.remote(key))
-
-    def _count_death(self, key: str, error: Exception) -> ImageRefused | None:
-        """Tell the board of an image that was in work when a replica died; why it may not be sent again."""
-        where, actor = self._board, getattr(error, "actor_id", None)
-        if where is None or actor is None or not isinstance(error, self._ray.exceptions.ActorDiedError):
-            return None
-        self._suspects.add(key)
-        return self._told(where.died.remote(key, actor))
-
-    def _survived(self, key: str) -> None:
-        if key in self._suspects and (where := self._board) is not None:
-            where.survived.remote(key)
-            self._suspects.discard(key)
-
-    def _told(self, answer: Any) -> ImageRefused | None:
-        """What the board answers; None where it does not, as without it nothing is refused."""
-        try:
-            return self._ray.get(answer, timeout=_REFUSAL_SECONDS)  # type: ignore[no-any-return]
-        except self._ray.exceptions.RayError as error:
-            logger.warning("deaths of replicas cannot be counted: %s", type(error).__name__)
-            return None
-
     def _is_serving(self, report: Report) -> bool:
         return self._generation is not None and report.application == self._generation.name
 
@@ -215,13 +187,13 @@ class RayPool:
             self._generation, self._newest = now, next(iter(generations), None)
             causes = [cause for each in generations if (cause := cause_of(each))]
             self._trouble = causes[0] if causes else _NOTHING if not generations else ""
-            where = self._board or board()
+            where = self._quarantine.board or board()
             asked = [where.read.remote(), where.suspects.remote()]
-            self._reports, self._suspects = self._ray.get(asked, timeout=_ANSWER_SECONDS)
-            self._board = where
+            self._reports, self._quarantine.suspects = self._ray.get(asked, timeout=_ANSWER_SECONDS)
+            self._quarantine.board = where
             self._seen_at = time.monotonic()
         except Exception as error:  # whatever Ray raises while its head is away: the next look may succeed
-            self._board = None
+            self._quarantine.board = None
             self._trouble = f"the cluster does not answer: {type(error).__name__}"
             logger.warning("the cluster does not answer: %s", " ".join(str(error).split())[:300])
 
