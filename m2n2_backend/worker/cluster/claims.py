@@ -26,6 +26,7 @@ class BoardClaims:
     def __init__(self, actor: str) -> None:
         """Claim for the actor with this id."""
         self.board: Any = None
+        self._asked: Any = None  # the latest board that may hold a claim of ours
         self._actor = actor
 
     def take(self, key: str) -> bool:
@@ -33,6 +34,7 @@ class BoardClaims:
         where = self.board
         if where is None:
             return True
+        self._asked = where
         try:
             return bool(import_ray().get(where.take.remote(key, self._actor), timeout=_ANSWER_SECONDS))
         except Exception as error:  # whatever Ray raises
@@ -42,7 +44,7 @@ class BoardClaims:
 
     def release(self, key: str) -> None:
         """See :class:`~m2n2_backend.worker.store.features.Claims`."""
-        if (where := self.board) is not None:
+        if (where := self._asked) is not None:  # a question that was not answered in time may still be granted
             with suppress(Exception):  # the claim ends with the replica, or by its age
                 where.release.remote(key, self._actor)
 
