@@ -77,7 +77,7 @@ def test_a_store_out_of_reach_is_told_until_it_is_back(tmp_path: Path, now: Call
     assert not [entry.name for entry in files.entries() if "try" in entry.name]
 
 
-def test_a_store_that_may_only_be_read_is_told_and_read(tmp_path: Path) -> None:
+def test_a_store_that_may_only_be_read_is_told_and_read(tmp_path: Path, now: Callable[[float], None]) -> None:
     writer = shared(FolderFiles(tmp_path))
     writer.put("aa11", encoded())
     writer.close()
@@ -87,6 +87,10 @@ def test_a_store_that_may_only_be_read_is_told_and_read(tmp_path: Path) -> None:
     store.try_again()
 
     assert "cannot be written (ClientError: AccessDenied)" in str(store.health.trouble)
+    assert store.get("aa11") is not None
+    now(SHARED.pause_seconds + 1)
+    assert not store.put("bb22", encoded())
+    assert store.health.paused
     assert store.get("aa11") is not None
 
 
