@@ -80,14 +80,7 @@ def application_name(settings: Settings) -> str:
 
 
 def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> Any:
-    """Ray Serve's application of these settings.
-
-    Args:
-        body: The class of the actors.
-        settings: Settings of the replicas; what only web processes may know does not travel.
-        size: Number of replicas and what each gets.
-        load: Settings and device → backbone.
-    """
+    """Ray Serve's application of actors of class ``body``. Settings that only web processes may know do not travel."""
     threads = settings.threads or max(1, int(size.cpus))
     options = WorkerOptions.of(
         settings.model_copy(update={"threads": threads}),

@@ -111,15 +111,9 @@ class RayReplica:
 
 
 def deploy(settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> str:
-    """Deploy these settings beside what is there, or change the number of replicas, and return at once.
+    """Deploy these settings beside what is there, or change the number of replicas; returns the name at once.
 
-    Args:
-        settings: Settings of the replicas; what only web processes may know does not travel.
-        size: Number of replicas and what each gets.
-        load: Settings and device → backbone; a function that every node can import.
-
-    Returns:
-        The application's name.
+    ``load`` makes the backbone from settings and device; every node must be able to import it.
     """
     ray = connect(settings.ray_address)
     name = application_name(settings)

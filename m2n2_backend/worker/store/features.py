@@ -246,11 +246,7 @@ class FeatureStore:
 def open_store(settings: Settings, fingerprint: str, claims: Claims | None = None) -> FeatureStore:
     """The tier that outlives the process: the shared one that the settings name, or a folder of this machine.
 
-    Args:
-        settings: Address or folder, limit, and the working size, which decides what is kept.
-        fingerprint: The backbone's own.
-        claims: Who encodes what among the replicas that share the store; unused for a folder of this machine, where
-            each image belongs to one worker.
+    A folder of this machine needs no claims, because each image belongs to one worker here.
 
     Raises:
         SettingsError: The address cannot be opened here.
