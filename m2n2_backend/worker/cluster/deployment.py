@@ -80,7 +80,7 @@ def application_name(settings: Settings) -> str:
 
 
 def bound(body: type, settings: Settings, size: Size, load: Callable[[Settings, str], Backbone] = load) -> Any:
-    """Ray Serve's application of actors of class ``body``. Settings that only web processes may know do not travel."""
+    """Ray Serve's application of actors of class ``body``. Settings for web processes alone do not travel."""
     threads = settings.threads or max(1, int(size.cpus))
     options = WorkerOptions.of(
         settings.model_copy(update={"threads": threads}),
