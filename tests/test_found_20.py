@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from fake_backbone import FakeBackbone
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))  # its stood-in processes
 from test_supervision import Make, make, nothing  # noqa: F401
 from waiting import until
 
 from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady
-from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.prompts import Box, Click, Prompts, Scribble
 from m2n2_backend.worker.messages import Figures, Reply
 
 KILLER = Prompts((Click(1, 3),))
@@ -41,3 +46,36 @@ def test_only_a_mask_says_that_prompts_are_harmless(make: Make, said: Exception)
 
     with pytest.raises(ImageRefused, match="these clicks"):
         rig.ask("image", prompts=KILLER, seconds=1).result(120)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("factor", [1, 8])
+def test_background_clicks_leave_something_of_every_box(refine: bool, factor: int) -> None:
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters(refine=refine, working_size=96))
+    height, width = 80 * factor, 96 * factor
+    rgb = cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8), (width, height))
+    state, random = segmenter.encode(rgb), np.random.default_rng(1)
+    for _ in range(60):
+        x, y = int(random.integers(width - 12)), int(random.integers(height - 12))
+        box = Box(x, y, x + 2 + int(random.integers(10)), y + 1 + int(random.integers(10)))
+        clicks = [Click(int(random.integers(x, box.x1)), int(random.integers(y, box.y1)), positive=False)] * 2
+        stroke = Scribble.along([(x, y), (box.x1 - 2, y)], 1, positive=False)
+        for prompts in (clicks, [stroke]):
+            result = segmenter.segment(state, prompts, box)
+            outside = result.mask.copy()
+            outside[box.y0 : box.y1, box.x0 : box.x1] = False
+            assert result.mask.any(), (box, prompts)
+            assert not outside.any()
+            if prompts is clicks and refine:
+                assert not result.mask[clicks[0].y, clicks[0].x]
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_box_all_of_which_is_background_is_answered_with_nothing_and_a_score_of_0(refine: bool) -> None:
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters(refine=refine))
+    state = segmenter.encode(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+    result = segmenter.segment(state, [Click(9, 9, positive=False)], Box(9, 9, 10, 10))
+
+    assert not result.mask.any()
+    assert result.score == 0.0
