@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,7 +23,10 @@ from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotRe
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts, Scribble
-from m2n2_backend.worker.messages import Figures, Reply
+from m2n2_backend.worker.cluster.pool import RayPool
+from m2n2_backend.worker.interface import SourceImage, Work
+from m2n2_backend.worker.messages import Done, Figures, Reply
+from m2n2_backend.worker.quarantine import Poison
 
 KILLER = Prompts((Click(1, 3),))
 
@@ -79,3 +87,47 @@ def test_a_box_all_of_which_is_background_is_answered_with_nothing_and_a_score_o
 
     assert not result.mask.any()
     assert result.score == 0.0
+
+
+class _Died(Exception):
+    actor_id = "replica"
+
+
+class _Response:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self, timeout_s: float) -> None:
+        raise self.error
+
+
+def test_a_cluster_refuses_the_prompts_that_bring_replicas_down_and_not_the_image() -> None:
+    lives = itertools.count()
+
+    def dies(work: Work) -> _Response:
+        error = _Died("the actor died")
+        error.actor_id = str(next(lives))
+        return _Response(error)
+
+    class Serving(RayPool):
+        def __init__(self) -> None:
+            self._poison = Poison(time.monotonic)
+            self._deaths = deque(maxlen=10)
+            errors = SimpleNamespace(RayError=_Died, ActorDiedError=_Died, RayServeException=_Died)
+            self._ray = SimpleNamespace(exceptions=errors, serve=SimpleNamespace(exceptions=errors))
+            self._send = dies
+
+    pool = Serving()
+    with pytest.raises(NotReady, match="2 times with this image"):
+        pool.segment(Work(SourceImage("image", None), KILLER, 60))
+    with pytest.raises(ImageRefused, match="these clicks"):
+        pool.segment(Work(SourceImage("image", None), KILLER, 60))
+
+    other = Prompts((Click(40, 40),))
+    assert pool._poison.refusal("image", other) is None, "everybody else may click on it"
+    done = Done(np.packbits(np.eye(4, dtype=bool)), (4, 4), 0.5, {})
+    for reply in (ImageNeeded("its file is needed"), done):
+        pool._send = lambda work, reply=reply: SimpleNamespace(result=lambda timeout_s: (Reply(reply, Figures()), "m"))
+        with suppress(ImageNeeded):
+            pool.segment(Work(SourceImage("image", None), other, 60))
+        assert pool._poison.is_suspect("image") == (reply is not done)

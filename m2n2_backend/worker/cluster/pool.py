@@ -75,13 +75,14 @@ class RayPool:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         image, deadline, cause = work.image, time.monotonic() + work.seconds, ""
         for _ in range(ATTEMPTS):
-            if (refusal := self._poison.refusal(image.key)) is not None:
+            if (refusal := self._poison.refusal(image.key, work.prompts)) is not None:
                 raise refusal
             seconds = deadline - time.monotonic()
             response = self._send(replace(work, seconds=seconds))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
-                self._poison.survived(image.key)
+                if isinstance(reply.result, Done):
+                    self._poison.survived(image.key, work.prompts)
                 return _answer(reply, fingerprint)
             except TimeoutError:
                 response.cancel()
@@ -90,7 +91,7 @@ class RayPool:
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
                 logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
-                self._count_death(image.key, error)
+                self._count_death(work, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
     def prefetch(self, image: SourceImage) -> bool:
@@ -166,13 +167,16 @@ class RayPool:
             )
         return handle.options(session_id=work.image.key).submit.remote(work)
 
-    def _count_death(self, key: str, error: Exception) -> None:
-        """Note an image that was in work when a replica died, once however many waited for it."""
-        actor = getattr(error, "actor_id", None)
+    def _count_death(self, work: Work, error: Exception) -> None:
+        """Note prompts that were in work when a replica died, once however many waited for their image.
+
+        Nobody tells whether the replica had read the image before, so that the prompts are refused first.
+        """
+        key, actor = work.image.key, getattr(error, "actor_id", None)
         if not isinstance(error, self._ray.exceptions.ActorDiedError) or (key, actor) in self._deaths:
             return
         self._deaths.append((key, actor))
-        self._poison.died(key)
+        self._poison.died(key, [] if work.prompts is None else [work.prompts])
 
     def _is_serving(self, report: Report) -> bool:
         return self._generation is not None and report.application == self._generation.name
