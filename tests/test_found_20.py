@@ -127,7 +127,9 @@ def test_a_cluster_refuses_the_prompts_that_bring_replicas_down_and_not_the_imag
     assert pool._poison.refusal("image", other) is None, "everybody else may click on it"
     done = Done(np.packbits(np.eye(4, dtype=bool)), (4, 4), 0.5, {})
     for reply in (ImageNeeded("its file is needed"), done):
-        pool._send = lambda work, reply=reply: SimpleNamespace(result=lambda timeout_s: (Reply(reply, Figures()), "m"))
+        pool._send = lambda work, reply=reply: SimpleNamespace(
+            result=lambda timeout_s: (Reply(reply, Figures()), "m")
+        )
         with suppress(ImageNeeded):
             pool.segment(Work(SourceImage("image", None), other, 60))
         assert pool._poison.is_suspect("image") == (reply is not done)

@@ -45,8 +45,8 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
     """A refined mask at the photograph's size (H, W).
 
     What is smaller than a pixel of the working size does not get lost: the pixel of each click has its label, and a
-    thin box has its inner part. So has a box of which background clicks have left nothing, but for their pixels; its score
-    stays 0.
+    thin box has its inner part. So has a box of which background clicks have left nothing, but for their pixels; its
+    score stays 0.
     """
     height, width = size
     mask = step.settled.unpacked()
@@ -65,7 +65,7 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
 
 
 def inner_of(prompts: Prompts, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The answer where nothing else is left: what background prompts leave of the boxes' inner parts, or of the boxes.
+    """The answer where nothing else is left: the boxes' inner parts, or the boxes, without the background prompts.
 
     Returns:
         bool [H, W]; empty where there are no boxes, or background prompts on all of their pixels.
