@@ -21,6 +21,7 @@ from waiting import until
 
 from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
+from m2n2_backend.m2n2.refine.steps import Disc, _fixed
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts, Scribble
 from m2n2_backend.worker.cluster.pool import RayPool
@@ -171,3 +172,11 @@ def test_an_image_whose_callers_were_told_that_it_took_too_long_is_blamed_for_th
         rig.ready()
 
     assert rig.pool._poison.refusal("image", ONE) is not None
+
+
+def test_the_disc_of_a_later_click_spares_the_pixels_of_earlier_ones_in_what_the_next_click_goes_on_from() -> None:
+    fixed = _fixed((20, 20), [Disc((9, 9), 0.0, True), Disc((9, 12), 5.0, False), Disc((9, 13), 0.0, True)])
+
+    assert fixed[9, 9] == fixed[9, 13] == 1
+    assert fixed[9, 12] == fixed[9, 10] == -1
+    assert fixed[0, 0] == 0
