@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 import pytest
 from fake_backbone import FakeBackbone
+from shared_data import grabcut_mask, grabcut_photograph, needs_grabcut
 
 sys.path.insert(0, str(Path(__file__).parent / "worker"))  # its stood-in processes
 from test_supervision import ONE, Make, make, nothing  # noqa: F401
 from waiting import until
 
+from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.refine.steps import Disc, _fixed
@@ -180,3 +182,16 @@ def test_the_disc_of_a_later_click_spares_the_pixels_of_earlier_ones_in_what_the
     assert fixed[9, 9] == fixed[9, 13] == 1
     assert fixed[9, 12] == fixed[9, 10] == -1
     assert fixed[0, 0] == 0
+
+
+@needs_grabcut
+@pytest.mark.parametrize("stem", ["person5", "scissors", "teddy"])
+def test_a_background_click_beside_a_foreground_click_leaves_more_than_a_few_pixels(stem: str) -> None:
+    segmenter = Segmenter(ColorAffinity(), Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4))
+    state, truth = segmenter.encode(grabcut_photograph(stem)), grabcut_mask(stem) == 255
+    inside = cv2.distanceTransform(np.pad(truth.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = (int(place) for place in np.unravel_index(inside.argmax(), truth.shape))
+    before = segmenter.segment(state, [Click(x, y)]).mask
+    for apart in (1, 2, 3, 5):
+        after = segmenter.segment(state, [Click(x, y), Click(x + apart, y, positive=False)]).mask
+        assert after.sum() > before.sum() / 2, apart
