@@ -21,8 +21,8 @@ from test_supervision import ONE, Make, make, nothing  # noqa: F401
 from waiting import until
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady
-from m2n2_backend.m2n2.hyperparameters import Hyperparameters
+from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady, SettingsError
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters, with_values
 from m2n2_backend.m2n2.refine.steps import Disc, _fixed
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts, Scribble
@@ -195,3 +195,11 @@ def test_a_background_click_beside_a_foreground_click_leaves_more_than_a_few_pix
     for apart in (1, 2, 3, 5):
         after = segmenter.segment(state, [Click(x, y), Click(x + apart, y, positive=False)]).mask
         assert after.sum() > before.sum() / 2, apart
+
+
+@pytest.mark.parametrize(
+    "value", ["tau=2", "tau=0", "tau=nan", "radius=-1", "doublings=40", "prior=2", "fixed_threshold=2", "kappa=inf"]
+)
+def test_a_value_without_meaning_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{value}: input should be"):
+        with_values(Hyperparameters(), [value])
