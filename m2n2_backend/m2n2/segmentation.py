@@ -13,7 +13,7 @@ from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
 from m2n2_backend.m2n2.refine.steps import Step, distance_of
 from m2n2_backend.overlay import draw_overlay
-from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.prompts import Click, Prompts, Scribble
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
     """A refined mask at the photograph's size (H, W).
 
     What is smaller than a pixel of the working size does not get lost: the pixel of each click has its label, and a
-    thin box has its inner part.
+    thin box has its inner part. So has a box of which background clicks have left nothing, but for their pixels; its
+    score stays 0.
     """
     height, width = size
     mask = step.settled.unpacked()
-    is_empty = not mask.any()
     if mask.shape == size:
         distance = np.where(mask, np.float32(0.0), np.float32(2.0))  # nothing is resized, so no slope is needed
     else:
@@ -57,9 +57,32 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
         mask = resize_distance(distance, height, width) <= 1.0
     if not any(click.positive for click in prompts.clicks):
         mask &= within_boxes(prompts.boxes, size, size)
-    if prompts.boxes and not (is_empty or mask.any()):
-        mask = inner_parts(prompts.boxes, size, size)
+    _label_clicks(mask, prompts)
+    if not mask.any():
+        mask = inner_of(prompts, size)
+    score = step.score if mask.any() else 0.0
+    return Segmentation(mask, distance, step.thresholds, score, prompts)
+
+
+def inner_of(prompts: Prompts, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The answer where nothing else is left: the boxes' inner parts, or the boxes, without the background prompts.
+
+    Returns:
+        bool [H, W]; empty where there are no boxes, or background prompts on all of their pixels.
+    """
+    mask: NDArray[np.bool_] = np.zeros(size, np.bool_)
+    for parts in (inner_parts, within_boxes):
+        if prompts.boxes and not mask.any():
+            mask = parts(prompts.boxes, size, size)
+            for stroke in prompts.clicks:
+                if isinstance(stroke, Scribble) and not stroke.positive:
+                    mask &= ~stroke.mask(size, size)
+            _label_clicks(mask, prompts)
+    return mask
+
+
+def _label_clicks(mask: NDArray[np.bool_], prompts: Prompts) -> None:
+    """Give the pixel of each click its label, in place."""
     for click in prompts.clicks:
         if isinstance(click, Click):
             mask[click.y, click.x] = click.positive
-    return Segmentation(mask, distance, step.thresholds, step.score, prompts)

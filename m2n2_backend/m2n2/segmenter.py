@@ -39,7 +39,7 @@ from m2n2_backend.m2n2.refine.steps import Edge, NewClick, Step, first_step, nex
 from m2n2_backend.m2n2.released.steps import best_threshold, nearest_prompt
 from m2n2_backend.m2n2.released.upsample_solution import solution_bilateral
 from m2n2_backend.m2n2.resize import reduced
-from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
+from m2n2_backend.m2n2.segmentation import Segmentation, inner_of, refined_segmentation
 from m2n2_backend.m2n2.semantic_distance import MarkovRelation, relation_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
@@ -207,9 +207,10 @@ class Segmenter:
                 nearest = nearest_neighbor(levels, answer.levels, labels)
                 allowed |= resize_distance(nearest, height, width) <= 1.0
             mask &= allowed
-            if not mask.any() and not clicks:
-                mask = inner_parts(boxes, state.size, state.size)
-        return Segmentation(mask, answer.distance, answer.thresholds, stability(answer.distance), prompts)
+            if not mask.any():
+                mask = inner_of(prompts, state.size)
+        score = stability(answer.distance) if mask.any() else 0.0
+        return Segmentation(mask, answer.distance, answer.thresholds, score, prompts)
 
     def _released(self, state: ImageState, prompts: Prompts) -> Segmentation:
         """What the released code answers (see ``released``); thresholds are shares of each map's maximum."""

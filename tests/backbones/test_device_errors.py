@@ -25,6 +25,7 @@ DEVICE_MEMORY = [
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("miopenStatusAllocFailed"),
     RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("FIND was unable to find an engine to execute this computation"),
     RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
@@ -36,6 +37,7 @@ HOST_MEMORY = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to"),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 8589934592 bytes."),
     OSError(12, "Cannot allocate memory"),
+    RuntimeError("std::bad_alloc"),
     cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 3 bytes"),
 ]
 BROKEN = [

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
 from m2n2_backend.errors import ClusterUnavailable, SettingsError
+from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.server.status_page import status_page
 from m2n2_backend.settings import load_settings
@@ -30,6 +31,8 @@ from m2n2_backend.worker.interface import Status, Tier, WorkerStats
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.quarantine import DEATHS, REFUSED_SECONDS
+
+ONE = Prompts((Click(1, 3),))
 
 
 @pytest.fixture
@@ -194,34 +197,37 @@ def test_claims_of_a_replica_that_died_or_left_end_at_once(board: Board) -> None
     board.put(report("a"))
     board.take("k", "actor a")
     board.take("l", "actor a")
-    board.died("k", "actor a")
+    board.died("k", "actor a", None)
     assert board.take("l", "actor b")
     board.remove("actor b")
     assert board.take("l", "actor c")
 
 
-def test_an_image_that_brings_replicas_down_is_refused_whichever_web_process_asks(
-    board: Board, now: list[float]
+@pytest.mark.parametrize("prompts", [None, ONE])
+def test_what_brings_replicas_down_is_refused_whichever_web_process_asks(
+    board: Board, now: list[float], prompts: Prompts | None
 ) -> None:
     assert board.suspects() == set()
     for death in range(1, DEATHS):
-        assert board.died("k", f"actor {death}") is None
-        assert board.died("k", f"actor {death}") is None, "two web processes waited for one replica"
+        assert board.died("k", f"actor {death}", prompts) is None
+        assert board.died("k", f"actor {death}", prompts) is None, "two web processes waited for one replica"
     assert board.suspects() == {"k"}
-    refusal = board.died("k", "actor z")
+    refusal = board.died("k", "actor z", prompts)
     assert f"down {DEATHS} times" in str(refusal)
-    assert str(board.refusal("k")) == str(pickle.loads(pickle.dumps(refusal)))
-    assert board.refusal("another") is None
+    assert str(board.refusal("k", prompts)) == str(pickle.loads(pickle.dumps(refusal)))
+    other = board.refusal("k", Prompts((Click(40, 40),)))
+    assert (other is None) == (prompts is not None), "other prompts on an image may still be tried"
+    assert board.refusal("another", prompts) is None
     now[0] = REFUSED_SECONDS + 1
-    assert board.refusal("k") is None
+    assert board.refusal("k", prompts) is None
     assert board.suspects() == set()
 
 
-def test_an_image_that_is_answered_is_no_suspect_any_more(board: Board) -> None:
-    board.died("k", "actor a")
-    board.survived("k")
+def test_an_image_that_is_answered_is_not_a_suspect_any_more(board: Board) -> None:
+    board.died("k", "actor a", ONE)
+    board.survived("k", ONE)
     assert board.suspects() == set()
-    assert board.died("k", "actor b") is None
+    assert board.died("k", "actor b", ONE) is None
 
 
 def test_without_a_board_every_image_may_be_encoded() -> None:

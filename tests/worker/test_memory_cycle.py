@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import logging
@@ -125,6 +126,24 @@ def test_a_card_that_is_too_small_to_warm_up_names_a_smaller_grid(card: Card, tm
     options = WorkerOptions.of(load_settings(cache_dir=tmp_path), "cuda:0", load=load)
     with pytest.raises(BackboneUnavailable, match="try --grid 8"):
         load_replica(options)
+
+
+def test_a_worker_takes_its_share_of_the_card_before_the_others_have_loaded(card: Card, tmp_path: Path) -> None:
+    def load(*_: object) -> StableDiffusion:
+        return random_stable_diffusion(grid=16, tiny=True, device=CARD, dtype=torch.float32)
+
+    card.total = 64 * MIB
+    limits = []
+    for workers in (1, 2):
+        settings = load_settings(cache_dir=tmp_path, disk_cache=0)
+        replica = load_replica(WorkerOptions.of(settings, "cuda:0", on_device=workers, load=load))
+        limits.append(replica.engine.tiers["device"].limit)
+        replica.close()
+        del replica
+        gc.collect()
+
+    left = card.total * 7 / 8
+    assert limits[1] < left / 2 - MODEL < left / 2 < limits[0]
 
 
 @pytest.fixture

@@ -542,6 +542,19 @@ def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> No
     assert rig.replica.figures().age == 0
 
 
+def test_a_request_of_many_prompts_hangs_only_where_one_of_them_does(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, ages = make(), list[float]()
+    done(rig.replica.submit(click(1)))
+    taken = stepwise(rig, monkeypatch, lambda _: ages.append(rig.replica.figures().age))
+
+    done(rig.replica.submit(click(1, prompts=Prompts(MANY), seconds=1e9)))
+
+    assert len(taken) == len(MANY)
+    assert max(ages) == 1.0, "or a slow machine's worker would be ended in the middle of its work"
+
+
 def test_out_of_memory_is_told_with_the_cure_and_the_next_image_is_fine(make: Make) -> None:
     rig = make()
 

@@ -6,12 +6,19 @@ import torch
 
 from m2n2_backend.errors import M2N2Error
 
-_HOST_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "insufficient memory")
+_HOST_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "insufficient memory",
+    "std::bad_alloc",  # C++'s own words, which PyTorch passes on as a RuntimeError
+)
 
 _MEMORY = (
     *_HOST_MEMORY,
     "out of memory",
     "alloc_failed",  # cuBLAS, cuDNN, cuSOLVER, hipBLAS
+    "allocfailed",  # MIOpen
     "status_not_initialized",  # cuBLAS and cuDNN take memory when they are used for the first time
     "cudnn_status_internal_error",  # cuDNN loads kernels when they are needed, and does not say that they do not fit
     "unable to find an engine",  # cuDNN has tried all of them, and each needs more than is free

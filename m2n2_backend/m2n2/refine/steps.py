@@ -14,6 +14,7 @@ A mask depends on the order of the prompts:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -188,6 +189,8 @@ def next_step(
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
+    if radius > 0.0:
+        radius = min(radius, _apart(click.point, previous.discs, click.positive))
     # Beyond a cell the attention knows better than the circle what belongs to the click.
     new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
@@ -210,6 +213,18 @@ def next_step(
     around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
     return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, sureness(rough, settled, seen), bound)
+
+
+def _apart(place: Place, discs: Sequence[Disc], positive: bool) -> float:
+    """Distance from a click to the nearest earlier prompt of the other label, at least 1; infinite for a scribble.
+
+    A pixel that was pointed at is right, so the error that a click is about ends before it.
+    """
+    if isinstance(place, Stroke):
+        return math.inf
+    others = [index_of(own.point) for own in discs if own.positive != positive]
+    apart = (float(np.hypot(np.subtract(rows, place[0]), np.subtract(cols, place[1])).min()) for rows, cols in others)
+    return max(1.0, min(apart, default=math.inf))
 
 
 def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2n2_backend.errors import ImageRefused
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.cluster.connection import NAMESPACE, import_ray
 from m2n2_backend.worker.messages import Figures
 from m2n2_backend.worker.quarantine import Poison
@@ -101,26 +102,29 @@ class Board:
         if self._claims.get(key, ("", 0.0))[0] == actor:
             del self._claims[key]
 
-    def died(self, key: str, actor: str) -> ImageRefused | None:
+    def died(self, key: str, actor: str, prompts: Prompts | None) -> ImageRefused | None:
         """Note that a replica died with an image in work, once however many callers waited for that image.
 
+        Nobody knows whether the replica had read the image before, so the prompts are refused first, and the image
+        only after further deaths with other prompts.
+
         Returns:
-            Why the image is refused from now on; None where it may be tried again.
+            Why the image, or these prompts on it, are refused from now on; None where they may be tried again.
         """
         self._end_claims(actor)
         if (key, actor) not in self._counted:
             self._counted.append((key, actor))
-            self._quarantine.died(key)
+            self._quarantine.died(key, [] if prompts is None else [prompts])
             self._died.add(key)
-        return self.refusal(key)
+        return self.refusal(key, prompts)
 
-    def survived(self, key: str) -> None:
-        """Note that an image was answered, and so is not what brought replicas down."""
-        self._quarantine.survived(key)
+    def survived(self, key: str, prompts: Prompts | None) -> None:
+        """Note that prompts on an image were answered with a mask, so neither brought replicas down."""
+        self._quarantine.survived(key, prompts)
 
-    def refusal(self, key: str) -> ImageRefused | None:
-        """Why an image may not be tried now; None where it may."""
-        return self._quarantine.refusal(key)
+    def refusal(self, key: str, prompts: Prompts | None) -> ImageRefused | None:
+        """Why an image, or these prompts on it, may not be tried now; None where they may."""
+        return self._quarantine.refusal(key, prompts)
 
     def suspects(self) -> set[str]:
         """Images that were in work when a replica died, and that have not been answered since."""

@@ -69,7 +69,7 @@ class RayPool:
     def segment(self, work: Work) -> Answer:
         """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
         image, deadline, cause = work.image, time.monotonic() + work.seconds, ""
-        refusal = self._quarantine.refusal(image.key)
+        refusal = self._quarantine.refusal(image.key, work.prompts)
         for _ in range(ATTEMPTS):
             if refusal is not None:
                 raise refusal
@@ -77,8 +77,9 @@ class RayPool:
             response = self._send(replace(work, seconds=seconds))
             try:
                 reply, fingerprint = response.result(timeout_s=max(0.0, seconds))
-                if cause or image.key in self._quarantine.suspects:
-                    self._quarantine.survived(image.key)
+                # An error may be reported before anything was tried, so only a mask clears the image.
+                if isinstance(reply.result, Done) and (cause or image.key in self._quarantine.suspects):
+                    self._quarantine.survived(image.key, work.prompts)
                 return _answer(reply, fingerprint)
             except TimeoutError:
                 response.cancel()
@@ -87,7 +88,7 @@ class RayPool:
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
                 logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
-                refusal = self._quarantine.died(image.key, error)
+                refusal = self._quarantine.died(image.key, work.prompts, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
     def prefetch(self, image: SourceImage) -> bool:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from m2n2_backend.errors import ImageRefused
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.cluster.connection import import_ray
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ class BoardQuarantine:
         self.suspects = set[str]()
         self._ray = import_ray()
 
-    def refusal(self, key: str) -> ImageRefused | None:
-        """Why an image may not be sent to a replica now; None where it may."""
+    def refusal(self, key: str, prompts: Prompts | None) -> ImageRefused | None:
+        """Why an image, or these prompts on it, may not be sent to a replica now; None where they may."""
         where = self.board
-        return None if where is None or key not in self.suspects else self._answer(where.refusal.remote(key))
+        return None if where is None or key not in self.suspects else self._answer(where.refusal.remote(key, prompts))
 
-    def died(self, key: str, error: Exception) -> ImageRefused | None:
+    def died(self, key: str, prompts: Prompts | None, error: Exception) -> ImageRefused | None:
         """Tell the board of an image that was in work when ``error`` ended it; why the image may not be sent again.
 
         Errors other than the death of the replica do not count.
@@ -41,13 +42,13 @@ class BoardQuarantine:
         if where is None or actor is None or not isinstance(error, self._ray.exceptions.ActorDiedError):
             return None
         self.suspects.add(key)
-        return self._answer(where.died.remote(key, actor))
+        return self._answer(where.died.remote(key, actor, prompts))
 
-    def survived(self, key: str) -> None:
-        """Tell the board that an image was answered, and so is not what brought a replica down."""
+    def survived(self, key: str, prompts: Prompts | None) -> None:
+        """Tell the board that prompts on an image were answered with a mask."""
         self.suspects.discard(key)
         if (where := self.board) is not None:
-            where.survived.remote(key)
+            where.survived.remote(key, prompts)
 
     def _answer(self, asked: Any) -> ImageRefused | None:
         try:

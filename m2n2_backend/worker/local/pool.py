@@ -216,7 +216,8 @@ class ProcessPool:
 
     def answered(self, request: Request, reply: Reply) -> None:
         """See :class:`~m2n2_backend.worker.local.request.Owner`."""
-        self._poison.survived(request.key, request.work.prompts)
+        if isinstance(reply.result, Done):  # an error was told before anything was tried, or instead of it
+            self._poison.survived(request.key, request.work.prompts)
         _finish(request, reply)
 
     def is_silent(self, worker: Supervisor, requests: Iterable[Request]) -> None:

@@ -36,7 +36,7 @@ BROKEN = 70
 """Exit status of a process whose device cannot be used any more; a new one gets a new context."""
 
 HANG_FACTOR = 10.0
-"""A step that takes so many times as long as the slowest run of the model has hung …"""
+"""A step, or one prompt of many, that takes so many times as long as the slowest run of the model has hung …"""
 
 HANG_LEAST_SECONDS = 30.0
 """… but none within this time: a machine may be busy with other things."""
@@ -332,6 +332,9 @@ class Replica:
     def _should_pause(self, job: Job, started: float) -> bool:
         """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""
         with self._changed:
+            thread = threading.get_ident()
+            key, step, _ = self._in_work[thread]
+            self._in_work[thread] = key, step, self._awake()  # one prompt is done, so that nothing hangs
             if self._queue.is_obsolete(job):
                 return True
             return self._clock() - started >= SLICE_SECONDS and any(
