@@ -12,7 +12,7 @@ from m2n2_backend.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Entry:
+class FinishedSample:
     """One finished sample.
 
     Attributes:
@@ -57,7 +57,7 @@ class Journal:
                 f"{path} belongs to an unfinished run that differs in {differing}; repeat that command to finish it, "
                 "or start over with --fresh"
             )
-        entries = (Entry(**{**line, "ious": tuple(line["ious"])}) for line in lines[1:])
+        entries = (FinishedSample(**{**line, "ious": tuple(line["ious"])}) for line in lines[1:])
         self.entries = {entry.sample: entry for entry in entries}
         self._file = path.open("ab")
         # A torn last line goes, or the next line would be glued to it.
@@ -65,7 +65,7 @@ class Journal:
         if not lines:
             self._write(fingerprint)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: FinishedSample) -> None:
         """Keep a finished sample; on disk when this returns."""
         self.entries[entry.sample] = entry
         self._write(asdict(entry))

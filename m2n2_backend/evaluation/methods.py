@@ -45,7 +45,7 @@ OF_BOTH_PRESETS = ("m2n2", "m2n2-no-flood")
 """Methods that the released code has too."""
 
 
-class Session(Protocol):
+class PhotographSession(Protocol):
     """One photograph in work. Clicks are handed over all at once each time; nothing else carries over."""
 
     @property
@@ -66,7 +66,7 @@ class Session(Protocol):
 class InteractiveMethod(Protocol):
     """Anything that turns clicks into masks."""
 
-    def start(self, rgb: NDArray[np.uint8]) -> Session:
+    def start(self, rgb: NDArray[np.uint8]) -> PhotographSession:
         """Do what depends on the photograph alone; ``rgb`` is uint8 [H, W, 3]."""
         ...
 
@@ -172,7 +172,7 @@ class SegmenterMethod:
 
     segmenter: Segmenter
 
-    def start(self, rgb: NDArray[np.uint8]) -> Session:
+    def start(self, rgb: NDArray[np.uint8]) -> PhotographSession:
         """Encode the photograph."""
         backbone = self.segmenter.backbone
         with memory_advice(getattr(backbone, "grid", 128), backbone.device):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint, load_samples
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
-from m2n2_backend.evaluation.journal import Entry, Journal
+from m2n2_backend.evaluation.journal import FinishedSample, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
 from m2n2_backend.evaluation.noc import summary
 from m2n2_backend.evaluation.protocol import PROTOCOLS, ProtocolName
 from m2n2_backend.evaluation.workers import (
+    Assignment,
     Group,
     evaluate_group,
     evaluate_in_processes,
@@ -113,17 +114,12 @@ def _run(
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
         if options.jobs > 1 and len(groups) > 1:
-            finished = evaluate_in_processes(
-                groups,
-                options.method,
-                load_backbone,
-                options.jobs,
-                protocol=options.protocol,
-                expected=identity(backbone),
-            )
+            assignment = Assignment(options.method, load_backbone, options.protocol, identity(backbone))
+            finished = evaluate_in_processes(groups, assignment, options.jobs)
         else:
             finished = _one_by_one(groups, options, loaded)
-        _follow(finished, journal, len(samples), options, console)
+        with closing(finished):
+            _follow(finished, journal, len(samples), options, console)
         result = _result(options, backbone, fingerprint, journal.entries)
         write_json(options.json, result)
         journal.remove()
@@ -173,14 +169,18 @@ def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple
 
 def _one_by_one(
     groups: Sequence[Group], options: EvaluationOptions, load_backbone: Callable[[], Backbone] | None
-) -> Iterator[list[Entry]]:
+) -> Generator[list[FinishedSample], None, None]:
     method = start_method(options.method, load_backbone)
     for group in groups:
         yield evaluate_group(method, group, options.protocol)
 
 
 def _follow(
-    finished: Iterator[list[Entry]], journal: Journal, count: int, options: EvaluationOptions, console: Console
+    finished: Iterable[list[FinishedSample]],
+    journal: Journal,
+    count: int,
+    options: EvaluationOptions,
+    console: Console,
 ) -> None:
     """Journal what is finished and show progress, the running NoC and the time left."""
     columns = (
@@ -208,7 +208,10 @@ def _running(journal: Journal) -> str:
 
 
 def _result(
-    options: EvaluationOptions, backbone: Backbone | None, fingerprint: dict[str, Any], entries: dict[str, Entry]
+    options: EvaluationOptions,
+    backbone: Backbone | None,
+    fingerprint: dict[str, Any],
+    entries: dict[str, FinishedSample],
 ) -> dict[str, Any]:
     """The JSON's content."""
     done = [entries[name] for name in sorted(entries)]

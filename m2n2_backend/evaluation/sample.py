@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.clicker import IGNORED, OBJECT, simulated_user
-from m2n2_backend.evaluation.methods import Session
+from m2n2_backend.evaluation.methods import PhotographSession
 from m2n2_backend.evaluation.noc import MAX_CLICKS
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.prompts import Click
@@ -43,7 +43,7 @@ def intersection_over_union(label: NDArray[np.uint8], mask: NDArray[np.bool_]) -
 
 
 def evaluate_sample(
-    session: Session,
+    session: PhotographSession,
     label: NDArray[np.uint8],
     max_clicks: int = MAX_CLICKS,
     *,

@@ -43,7 +43,7 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _OpenedImage:
     """An image whose header was read and checked.
 
     Attributes:
@@ -108,13 +108,13 @@ def natural_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
         return _turned(opened)
 
 
-def _turned(opened: _Opened) -> tuple[int, int]:
+def _turned(opened: _OpenedImage) -> tuple[int, int]:
     width, height = opened.size
     return (height, width) if opened.orientation in (5, 6, 7, 8) else (width, height)
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, max_pixels: int) -> Iterator[_Opened]:
+def _opened(data: bytes, max_pixels: int) -> Iterator[_OpenedImage]:
     """The image, closed at the end; what Pillow raises inside becomes one of our errors."""
     kind = format_of(data)
     if kind is None:
@@ -144,13 +144,13 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[_Opened]:
         ) from error
 
 
-def _open(data: bytes, kind: str) -> _Opened:
+def _open(data: bytes, kind: str) -> _OpenedImage:
     """As it lies: browsers turn no WebP, whatever its EXIF data say."""
     image = Image.open(io.BytesIO(data), formats=(kind,))
-    return _Opened(image, image.size)
+    return _OpenedImage(image, image.size)
 
 
-def _open_jpeg(data: bytes, kind: str) -> _Opened:
+def _open_jpeg(data: bytes, kind: str) -> _OpenedImage:
     jpeg.require_few_scans(data)
     lean, exif = jpeg.essentials(data)
     opened = _open(lean, kind)
@@ -168,12 +168,12 @@ def _shown_size(size: tuple[int, int], tags: dict[int, float]) -> tuple[int, int
     return named if asked == named else size
 
 
-def _open_png(data: bytes, kind: str) -> _Opened:
+def _open_png(data: bytes, kind: str) -> _OpenedImage:
     lean, exif = png.essentials(data)
     return replace(_open(lean, kind), orientation=int(numbers(exif).get(_ORIENTATION, 1)))
 
 
-def _open_bmp(data: bytes, kind: str) -> _Opened:
+def _open_bmp(data: bytes, kind: str) -> _OpenedImage:
     opened = _open(data, kind)
     if any(tile[0] == "bmp_rle" for tile in opened.image.tile):
         # Decoded pair by pair in Python, which a large file turns into half a minute.
@@ -181,7 +181,7 @@ def _open_bmp(data: bytes, kind: str) -> _Opened:
     return opened
 
 
-def _open_tiff(data: bytes, kind: str) -> _Opened:
+def _open_tiff(data: bytes, kind: str) -> _OpenedImage:
     if bytes_of_tags(data) > MAX_TAG_BYTES:
         raise ImageTooLarge(f"the tags of the TIFF have more than {MAX_TAG_BYTES} bytes: save it again, or as PNG")
     tags = numbers(data)
@@ -192,7 +192,7 @@ def _open_tiff(data: bytes, kind: str) -> _Opened:
     return replace(_open(data, kind), size=size, orientation=int(tags.get(_ORIENTATION, 1)), turns_itself=True)
 
 
-def _open_avif(data: bytes, kind: str) -> _Opened:
+def _open_avif(data: bytes, kind: str) -> _OpenedImage:
     if not features.check("avif"):
         raise InvalidImage("this server's Pillow cannot read AVIF: install Pillow 11.3 or later, or save it as PNG")
     opened = _open(avif.essentials(data), kind)
@@ -217,7 +217,7 @@ def _require_few_pixels(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _loaded(opened: _Opened, data: bytes) -> Image.Image:
+def _loaded(opened: _OpenedImage, data: bytes) -> Image.Image:
     """The image with its pixels; of a file that was cut off or is damaged, those that could be decoded."""
     image = opened.image
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fake_backbone import FakeBackbone
 from rich.console import Console
 from shared_data import GRABCUT, VIT_TINY, needs_grabcut, needs_vit_tiny
 from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
+from waiting import until
 
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.errors import M2N2Error, SettingsError
@@ -210,6 +212,78 @@ def test_an_error_in_a_process_reaches_the_caller(data: Path) -> None:
     load = functools.partial(FakeBackbone, 12, 12)
     with pytest.raises(M2N2Error, match=r"04\.png cannot be read"):
         quietly(options_for(data, jobs=2), load)
+
+
+class Killed(FakeBackbone):
+    """Ends its process as a machine does that runs out of memory."""
+
+    def features(self, rgb: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_named_with_the_cure(data: Path) -> None:
+    with pytest.raises(M2N2Error, match=r"an evaluation process died.* fewer --jobs to continue"):
+        quietly(options_for(data, jobs=2), Killed)
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupted_run_leaves_no_process_and_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = functools.partial(FakeBackbone, 12, 12)
+    whole = quietly(options_for(data), load)
+    options = options_for(data, jobs=2, json=data.parent / "second" / "result.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_running", interrupting(at=3))
+        with pytest.raises(KeyboardInterrupt):
+            quietly(options, load)
+    assert not multiprocessing.active_children()
+    assert len(journal_of(options).read_text().splitlines()) == 3
+    assert without_seconds(quietly(options, load)) == without_seconds(whole)
+
+
+def interrupting(at: int) -> Callable[[object], str]:
+    """What is called once at the start and once for each photograph: Ctrl+C is pressed in its n-th call."""
+    calls = itertools.count(1)
+
+    def running(_: object) -> str:
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return ""
+
+    return running
+
+
+class Waiting(FakeBackbone):
+    """Says which process it is in, and never comes back."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def features(self, rgb: Any) -> Any:
+        (self.folder / str(os.getpid())).touch()
+        signal.pause()
+
+
+def test_the_processes_of_a_killed_run_end(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    options = options_for(data, jobs=2)
+    process = multiprocessing.get_context("spawn").Process(
+        target=quietly, args=(options, functools.partial(Waiting, folder))
+    )
+    process.start()
+    try:
+        until(lambda: len(list(folder.iterdir())) == 2)
+    finally:
+        process.kill()
+        process.join()
+    until(lambda: not any(is_running(int(path.name)) for path in folder.iterdir()))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that has not ended; a container may have nobody who collects ended ones."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_objects_of_one_photograph_share_its_encoding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
