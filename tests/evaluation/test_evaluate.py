@@ -25,6 +25,7 @@ from waiting import until
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.evaluation import run
+from m2n2_backend.evaluation.fingerprint import code_fingerprint
 from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 
@@ -104,6 +105,16 @@ def test_the_fingerprint_names_code_backbone_settings_and_data(data: Path) -> No
     assert fingerprint["method"]["temperature"] == 0.65
     other = quietly(options_for(data, limit=1, method=MethodChoice.of(values=["temperature=0.5"])))
     assert other["fingerprint"]["method"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("file", ["m2n2/segmenter.py", "m2n2/paper/transition.py", "backbones/device/memory.py"])
+def test_every_source_of_the_method_is_in_the_fingerprint_of_the_code(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\n")
+    before = code_fingerprint(tmp_path)
+    path.write_text("x = 2\n")
+    assert code_fingerprint(tmp_path) != before
 
 
 class Interrupted:
