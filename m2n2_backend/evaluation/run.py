@@ -1,4 +1,4 @@
-"""``m2n2-backend evaluate``: a method on a data set → the JSON of results."""
+"""``m2n2-backend evaluate``: runs a method on a data set and writes the JSON of results."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ class EvaluationOptions:
         root: Folder of the data set.
         json: File of the results; ``<json>.partial`` beside it keeps finished samples until all are done.
         method: What is evaluated; the paper's exact method by default.
-        protocol: By which labels are read, clicks made and masks compared.
-        limit: Only the first so many samples.
-        jobs: Processes; does not change the results. PyTorch has one thread in each, the kernels share the cores.
+        protocol: Decides how labels are read, clicks made and masks compared.
+        limit: Number of samples to use, from the first on; None for all.
+        jobs: Number of processes, which does not change the results. Each has one thread of PyTorch; the compiled
+            kernels of all share the cores.
         fresh: Do not continue an unfinished run.
-        report: Folder of the HTML page; None for none.
+        report: Folder of the HTML page; None for no page.
         explain: Sample whose maps and score curves the page shows; the median one by default.
         beside: JSON of another method on the same samples, which the page shows too.
     """
@@ -68,11 +69,12 @@ def evaluate(
     *,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run, or finish, one evaluation; write its JSON and, if wanted, its page.
+    """Run or finish one evaluation; write its JSON and, if wanted, its page.
 
     Args:
-        options: What to do.
-        load_backbone: Needed by the framework's methods; picklable where ``jobs`` > 1, as each process calls it.
+        options: What to evaluate, and where the results go.
+        load_backbone: Needed by the framework's methods. It has to be picklable if ``jobs`` > 1, as each process
+            calls it.
         console: Where progress is shown; standard error by default.
 
     Returns:
@@ -106,7 +108,7 @@ def _run(
     load_backbone: Callable[[], Backbone] | None,
     console: Console,
 ) -> dict[str, Any]:
-    """What ``evaluate`` does once its options are known to be right."""
+    """Run an evaluation whose options are valid."""
     backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
     loaded = (lambda: backbone) if backbone is not None else None
     fingerprint = make_fingerprint(options.dataset, options.method, options.protocol, samples, backbone)
@@ -136,7 +138,7 @@ def _run(
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Replace the file in one step: it is never seen half written."""
+    """Replace the file in one step, so that it is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.draft")
     draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -147,7 +149,7 @@ def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple
     """Result and method of the run that is shown beside this one.
 
     Raises:
-        SettingsError: It is none, or of other samples, or of the same method.
+        SettingsError: The file is not a result of ``evaluate``, or belongs to other samples or to the same method.
     """
     path = options.beside
     assert path is not None
@@ -157,13 +159,13 @@ def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple
         theirs = result["fingerprint"]["preset"], result["fingerprint"]["protocol"]
         same = result["fingerprint"]["data"]["files"] == data_fingerprint(samples)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} is no result of evaluate: {error}") from error
+        raise SettingsError(f"{path} is not a result of evaluate: {error}") from error
     if not same:
-        raise SettingsError(f"{path} is of other samples: run both with the same --dataset, --root and --limit")
+        raise SettingsError(f"{path} belongs to other samples: run both with the same --dataset, --root and --limit")
     if theirs != (options.method.preset, options.protocol):
-        raise SettingsError(f"{path} is of preset {theirs[0]} and protocol {theirs[1]}: run both with the same")
+        raise SettingsError(f"{path} belongs to preset {theirs[0]} and protocol {theirs[1]}: run both with the same")
     if choice.name == options.method.name:
-        raise SettingsError(f"{path} is of {choice.name} too: run another --method")
+        raise SettingsError(f"{path} belongs to {choice.name} too: run another --method")
     return result, choice
 
 
@@ -182,7 +184,7 @@ def _follow(
     options: EvaluationOptions,
     console: Console,
 ) -> None:
-    """Journal what is finished and show progress, the running NoC and the time left."""
+    """Journal finished samples and show the progress, the NoC so far and the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

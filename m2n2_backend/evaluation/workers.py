@@ -1,4 +1,4 @@
-"""Photographs → finished samples, in this process or in several."""
+"""Evaluation of photographs, in this process or in several."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from m2n2_backend.evaluation.sample import evaluate_sample
 from m2n2_backend.m2n2.paper.attention import Backbone
 
 Group = tuple[Sample, ...]
-"""All samples of one photograph, which is encoded once for them."""
+"""All samples of one photograph, which is encoded once for all of them."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Figures that depend neither on ``jobs`` nor on the machine's cores.
+    """Make the figures independent of ``jobs`` and of the number of cores.
 
-    PyTorch promises equal sums only for equal numbers of threads, and twenty clicks amplify a last digit: a threshold
-    flips, and the next click falls elsewhere. The compiled kernels work row by row, where threads change nothing.
+    PyTorch promises equal sums only for equal numbers of threads, and twenty clicks amplify a difference in the last
+    digit: a threshold flips, and the next click falls elsewhere. The compiled kernels work row by row, so threads do
+    not change their results.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -50,7 +51,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def group_by_photograph(samples: Sequence[Sample]) -> list[Group]:
-    """Neighbors in the list that share their photograph."""
+    """Group neighbors in the list that share their photograph."""
     return [tuple(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image)]
 
 
@@ -58,7 +59,7 @@ def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolNa
     """Encode one photograph and evaluate its objects.
 
     Raises:
-        DatasetError: A file cannot be read, or mask and photograph differ in size.
+        DatasetError: A file cannot be read, or a mask and the photograph differ in size.
     """
     rgb = group[0].rgb()
     labels = [sample.label(rgb.shape[:2]) for sample in group]

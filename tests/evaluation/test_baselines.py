@@ -154,7 +154,7 @@ def test_each_hyperparameter_can_be_set_by_name_and_has_its_type() -> None:
         ("m2n2", ["tau=none"], "tau=none: "),
         ("m2n2", ["radius=1.5"], "radius=1.5: .*integer"),
         ("m2n2", ["relation=kl"], "choose among m2n2"),
-        ("geodesic", ["radius=2"], "none of the hyperparameters"),
+        ("geodesic", ["radius=2"], "does not have the hyperparameters"),
         ("kl-nn", ["temperature=0.5"], "its own temperature"),
         ("m2n2-no-flood", ["flood_fill=true"], "is m2n2"),
     ],
