@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backbone import FakeBackbone
+from processes import is_running
 from rich.console import Console
 from shared_data import GRABCUT, VIT_TINY, needs_grabcut, needs_vit_tiny
 from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
@@ -289,12 +290,6 @@ def test_the_processes_of_a_killed_run_end(data: Path, tmp_path: Path) -> None:
         process.kill()
         process.join()
     until(lambda: not any(is_running(int(path.name)) for path in folder.iterdir()))
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there that has not ended; a container may have nobody who collects ended ones."""
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_objects_of_one_photograph_share_its_encoding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +13,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fake_label_studio import png
-from label_studio_fakes import DiscPool, key_point, payload, settings
+from label_studio_fakes import DiscPool, key_point, payload, send, settings
+from processes import free_port, wait_until_ready
 from repository import SUPPORT
 from typer.testing import CliRunner
 
@@ -46,22 +45,12 @@ PIXELS = "data:image/png;base64," + base64.b64encode(png()).decode()
 @contextmanager
 def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and the address at which it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", SCRIPT, str(SUPPORT), str(port), host]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    httpx.get(f"{url}/health")
-                    break
-                except httpx.HTTPError:
-                    assert time.monotonic() < deadline
-                    assert process.poll() is None
-                    time.sleep(0.1)
+            wait_until_ready(process, lambda: send(port, "GET", "/health"))
             yield process, url
         finally:
             process.kill()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+
+from http_servers import serving_with
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMMON = [
@@ -114,3 +119,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextmanager
+def running_hub(tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The hub, without what an earlier test left in its class, until the body ends; yields its address."""
+    Hub.requested, Hub.closing, Hub.proxied = [], threading.Event(), b""
+    with serving_with(Hub, tls) as address:
+        yield address
+        Hub.closing.set()

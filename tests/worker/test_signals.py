@@ -21,6 +21,7 @@ import pytest
 from fake_label_studio import png
 from gated_backbone import Gates
 from label_studio_fakes import key_point, payload
+from processes import free_port
 from repository import SUPPORT
 from waiting import until
 
@@ -114,9 +115,7 @@ def running(
         watchdog: Seconds after which a web process that hangs is ended.
         closed: Gate that is closed at the start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     gates, log = Gates(folder), folder / "log"
     if closed:
         gates.close(closed)
