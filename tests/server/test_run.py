@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fake_label_studio import png
-from label_studio_fakes import DiscPool, key_point, payload, send, settings
+from label_studio_fakes import DiscPool, data_url, key_point, payload, send, settings
 from processes import free_port, wait_until_ready
 from repository import SUPPORT
 from typer.testing import CliRunner
@@ -39,7 +38,7 @@ class Loud(DiscPool):
 
 serve(settings(port=int(sys.argv[2]), host=sys.argv[3]), lambda settings: Loud())
 """
-PIXELS = "data:image/png;base64," + base64.b64encode(png()).decode()
+PIXELS = data_url(png())
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import json
 import re
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 from repository import ROOT
+from waiting import RunningClock
 
 WIDTH, HEIGHT = 64, 48
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -42,16 +42,6 @@ def png(width: int = WIDTH, height: int = HEIGHT, **save: Any) -> bytes:
     return file.getvalue()
 
 
-class Clock:
-    """The system's, which can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead
-
-
 class FakeLabelStudio:
     """Projects are ``id → label config``, models lists of what GET /api/ml tells about each."""
 
@@ -69,7 +59,7 @@ class FakeLabelStudio:
         # Of every version; made of the file if empty.
         self.etag = ""
         # Each part of an answer that drips in takes a second of it.
-        self.clock = Clock()
+        self.clock = RunningClock()
         self.release = "1.23.2"
         self.legacy_tokens = True
         self.bans_private = False

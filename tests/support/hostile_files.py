@@ -7,16 +7,14 @@ import struct
 import zlib
 from typing import Any
 
+from odd_files import SIGNATURE, chunk
 from PIL import Image
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def png_header(*more: bytes, width: int = 20_000, height: int = 10_000) -> bytes:
+    """A PNG that promises a size and has no pixels, with further chunks after its header."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + chunk(b"IDAT", b"")
+    return SIGNATURE + header + b"".join(more) + chunk(b"IDAT", b"")
 
 
 def saved(kind: str, **options: Any) -> bytes:

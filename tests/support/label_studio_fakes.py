@@ -1,4 +1,4 @@
-"""What the tests of the HTTP side share: a model that draws discs, requests, a server for the app."""
+"""Stand-ins for what surrounds the app: a model that draws discs, media, requests, settings, and a server for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from fake_label_studio import HEIGHT, WIDTH, png
+from fake_label_studio import HEIGHT, WIDTH, FakeLabelStudio, png
 from flask import Flask
 from numpy.typing import NDArray
 from werkzeug.serving import make_server
@@ -141,7 +141,7 @@ class CountingMedia:
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
-        return MediaReader(settings()).fetch(ImageRef("data:image/png;base64," + base64.b64encode(png()).decode()))
+        return MediaReader(settings()).fetch(ImageRef(data_url(png())))
 
     def host(self, ref: ImageRef) -> str:
         return MediaReader(settings()).host(ref)
@@ -152,6 +152,17 @@ class CountingMedia:
 
 def settings(**overrides: Any) -> Settings:
     return load_settings(**{"deadline": 60.0, "download_timeout": 30.0, **overrides})
+
+
+def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
+    """What reads images for the app, with the address of a Label Studio and a token."""
+    url = studio.url if studio else None
+    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    """A file as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
-from waiting import until
+from waiting import Clock, until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
 from m2n2_backend.m2n2.places import Place
@@ -31,16 +31,6 @@ from m2n2_backend.worker.store.shared import SharedStore
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
-
-
-class Clock:
-    """Time that stands still unless it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def source(name: int, *, with_data: bool = True, color: tuple[int, int, int] | None = None) -> SourceImage:
