@@ -38,7 +38,7 @@ def test_missing_and_superfluous_regions_that_touch_are_one_for_the_released_use
     mask[9:12, 30:33] = False  # a small hole is all that is missing on the right
 
     assert simulated_user("ritm", label).next_click(mask) == Click(15, 6, False)
-    # Of the region of 9 by 18 pixels the whole middle line is as deep: the first pixel of it is missing.
+    # All pixels of the middle line of the region of 9 by 18 are equally deep; the first of them is missing.
     assert simulated_user("released", label).next_click(mask) == Click(6, 6, True)
 
 

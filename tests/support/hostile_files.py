@@ -1,4 +1,4 @@
-"""Files that promise more than they hold, or unfold to more than they promise."""
+"""Image files that promise more than they hold, or unpack to more than they promise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def resized(data: bytes, at: int, pattern: str, width: int = 20_000, height: int
 
 
 def tiff_header() -> bytes:
-    """Eight tags, one strip, no pixels."""
+    """A TIFF with eight tags and one strip, but without pixels."""
     tags = [(256, 20_000), (257, 10_000), (258, 8), (259, 1), (262, 1), (273, 8), (278, 10_000), (279, 1)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     return b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)

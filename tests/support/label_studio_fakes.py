@@ -134,7 +134,7 @@ class DiscPool:
 
 
 class CountingMedia:
-    """Media that always reads the same picture and notes what it was asked for."""
+    """An image reader that always reads the same picture, and keeps the addresses that it was given."""
 
     def __init__(self) -> None:
         self.refs: list[ImageRef] = []
@@ -155,19 +155,19 @@ def settings(**overrides: Any) -> Settings:
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    """What reads images for the app, with the address of a Label Studio and a token."""
+    """The app's reader of images, with the address of a Label Studio and a token."""
     url = studio.url if studio else None
     return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
-    """A file as an address that holds it."""
+    """An address that holds a file itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager
 def serving(app: Flask) -> Iterator[int]:
-    """The app on a real socket; yields its port."""
+    """Serve the app on a real socket; yields its port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -182,7 +182,7 @@ def serving(app: Flask) -> Iterator[int]:
 def send(
     port: int, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
 ) -> tuple[int, str, bytes]:
-    """One request; status, reason phrase, body."""
+    """Send one request; returns the status, the reason phrase and the body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         if isinstance(body, dict):

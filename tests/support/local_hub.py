@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub as a download needs, served on this machine."""
+"""The part of the Hugging Face hub that a download needs, served on this machine."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def content_of(name: str) -> bytes:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs; repositories are named after how they behave."""
+    """The hub's answers. Repositories are named after their behavior."""
 
     repository = COMMON + PLAIN + HALF + PICKLED + NOT_NEEDED
     requested: list[str]
-    # What a proxy puts in the place of every file; nothing where there is no proxy.
+    # What a proxy sends in place of every file; empty without a proxy.
     proxied: bytes = b""
-    # Set where the silent and the trickling repository may end.
+    # Set when the silent and the trickling repository may end.
     closing: threading.Event
 
     def do_GET(self) -> None:
@@ -123,7 +123,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_hub(tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """The hub, without what an earlier test left in its class, until the body ends; yields its address."""
+    """Serve the hub until the body ends, without the state of earlier tests; yields its address."""
     Hub.requested, Hub.closing, Hub.proxied = [], threading.Event(), b""
     with serving_with(Hub, tls) as address:
         yield address
