@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fake_backbone import FakeBackbone
 from processes import is_running
 from rich.console import Console
 from shared_data import GRABCUT, VIT_TINY, needs_grabcut, needs_vit_tiny
-from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
+from small_data_set import SAMPLES, options_for, quietly
 from waiting import until
 
 from m2n2_backend.backbones.registry import load_backbone
@@ -35,12 +35,6 @@ KEYS = [
     "share_not_reached", "collapses", "iou_at", "iou_per_click", "seconds_per_click", "seconds_per_encode",
     "ipf_residual", "fingerprint", "samples",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
-    with one_thread():
-        yield write_data(tmp_path / "data")
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
@@ -318,12 +312,11 @@ def test_no_jobs_and_a_sample_that_is_not_there_are_refused(data: Path) -> None:
 
 @needs_grabcut
 @needs_vit_tiny
-def test_vit_tiny_needs_few_clicks_on_photographs_of_grabcut(tmp_path: Path) -> None:
+def test_vit_tiny_needs_few_clicks_on_photographs_of_grabcut(tmp_path: Path, single_thread: None) -> None:
     load = functools.partial(
         load_backbone, "vit", model=str(VIT_TINY), layers=(6,), grid=40, device="cpu", cache_dir=tmp_path
     )
     options = EvaluationOptions("grabcut", GRABCUT, tmp_path / "result.json", limit=2)
-    with one_thread():
-        result = quietly(options, load)
+    result = quietly(options, load)
     assert result["noc85"] <= 5
     assert result["iou_at"]["20"] > 0.9

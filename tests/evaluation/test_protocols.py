@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 from scipy.ndimage import distance_transform_edt
-from small_data_set import one_thread, options_for, quietly, write_data
+from small_data_set import options_for, quietly
 
 from m2n2_backend.errors import DatasetError, SettingsError
 from m2n2_backend.evaluation.clicker import ReleasedClicker, simulated_user
@@ -131,12 +131,10 @@ def test_the_summary_names_the_share_that_never_gets_there() -> None:
     assert len(figures["iou_per_click"]) == 20
 
 
-def test_preset_and_protocol_are_in_the_json_and_change_the_figures(tmp_path: Path) -> None:
-    with one_thread():
-        data = write_data(tmp_path / "data")
-        ours = quietly(options_for(data, limit=1))
-        chosen = MethodChoice.of(preset="released")
-        released = quietly(options_for(data, limit=1, method=chosen, protocol="released", fresh=True))
+def test_preset_and_protocol_are_in_the_json_and_change_the_figures(data: Path) -> None:
+    ours = quietly(options_for(data, limit=1))
+    chosen = MethodChoice.of(preset="released")
+    released = quietly(options_for(data, limit=1, method=chosen, protocol="released", fresh=True))
     assert (ours["preset"], ours["protocol"]) == ("ours", "ritm")
     assert (released["preset"], released["protocol"]) == ("released", "released")
     assert released["fingerprint"]["method"]["rules"] == "released"
