@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any
 
 from odd_files import SIGNATURE, chunk
@@ -42,5 +41,4 @@ def jpeg_of_many_scans() -> bytes:
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 20_000 + data[-2:]
 
 
-UNFOLDING = zlib.compress(bytes(200_000_000), 9)
 JPEG_SIZE = saved("JPEG").index(b"\xff\xc0") + 5
