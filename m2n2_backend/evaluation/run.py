@@ -85,8 +85,8 @@ def evaluate(
 
     Raises:
         DatasetError: Files are missing or cannot be read.
-        SettingsError: Unknown names, or the journal belongs to other settings.
-        BackboneUnavailable: It cannot be loaded.
+        SettingsError: A name is unknown, or the journal belongs to other settings.
+        BackboneUnavailable: The backbone cannot be loaded.
     """
     if options.jobs < 1:
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
