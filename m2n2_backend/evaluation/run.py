@@ -138,7 +138,7 @@ def _run(
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Replace the file in one step, so that it is never half written."""
+    """Replace the file in one step: it is never seen half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.draft")
     draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

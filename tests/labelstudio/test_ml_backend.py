@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import sys
 import warnings
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio, png
 from flask.testing import FlaskClient
-from label_studio_fakes import CONFIG, DiscPool, data_url, key_point, payload, settings
+from label_studio_fakes import CONFIG, DiscPool, key_point, payload, settings
 
-IMAGE = data_url(png())
+IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()
 MODULE = "m2n2_backend.labelstudio.ml_backend"
 
 
@@ -54,6 +55,11 @@ def test_clicks_on_one_image_download_it_once_although_every_request_makes_an_ob
     assert [answer["model_version"] for answer in answers] == ["disc-1"] * 3
     assert [prompts.clicks[0].x for _, prompts in pool.calls] == [12, 32, 51]
     assert studio.paths() == ["/data/upload/1/a.png"]
+
+
+@pytest.fixture
+def pool() -> DiscPool:
+    return DiscPool()
 
 
 @pytest.fixture

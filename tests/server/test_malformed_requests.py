@@ -1,5 +1,6 @@
 """What can be wrong with a request, over a real socket: always a 4xx whose reason phrase names the cause."""
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
-from label_studio_fakes import CONFIG, DiscPool, data_url, key_point, payload, rectangle, send, serving, settings
+from label_studio_fakes import CONFIG, DiscPool, key_point, payload, rectangle, send, serving, settings
 from PIL import Image
 
 from m2n2_backend.server.app import create_app
@@ -19,6 +20,10 @@ def without(item: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def with_value(item: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**item, "value": {**item["value"], **fields}}
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def changed(**fields: Any) -> dict[str, Any]:

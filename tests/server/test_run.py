@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,8 +15,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fake_label_studio import png
-from label_studio_fakes import DiscPool, data_url, key_point, payload, send, settings
-from processes import free_port, wait_until_ready
+from label_studio_fakes import DiscPool, key_point, payload, settings
 from repository import SUPPORT
 from typer.testing import CliRunner
 
@@ -38,18 +40,28 @@ class Loud(DiscPool):
 
 serve(settings(port=int(sys.argv[2]), host=sys.argv[3]), lambda settings: Loud())
 """
-PIXELS = data_url(png())
+PIXELS = "data:image/png;base64," + base64.b64encode(png()).decode()
 
 
 @contextmanager
 def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and the address at which it answers."""
-    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-c", SCRIPT, str(SUPPORT), str(port), host]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait_until_ready(process, lambda: send(port, "GET", "/health"))
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    httpx.get(f"{url}/health")
+                    break
+                except httpx.HTTPError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None
+                    time.sleep(0.1)
             yield process, url
         finally:
             process.kill()

@@ -8,24 +8,28 @@ import numpy as np
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
 from flask.testing import FlaskClient
-from label_studio_fakes import (
-    CONFIG,
-    CountingMedia,
-    DiscPool,
-    data_url,
-    key_point,
-    payload,
-    rectangle,
-    send,
-    serving,
-    settings,
-)
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, rectangle, send, serving, settings
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from waiting import until
 
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
 from m2n2_backend.worker.interface import Answer, Work
+
+
+@pytest.fixture
+def pool() -> DiscPool:
+    return DiscPool()
+
+
+@pytest.fixture
+def media() -> CountingMedia:
+    return CountingMedia()
+
+
+@pytest.fixture
+def client(pool: DiscPool, media: CountingMedia) -> FlaskClient:
+    return create_app(settings(), pool, media).test_client()
 
 
 def test_health_is_up_while_the_model_loads(client: FlaskClient, pool: DiscPool) -> None:
@@ -145,7 +149,7 @@ def test_an_image_turned_by_exif_has_the_size_the_browser_shows(pool: DiscPool) 
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = png(HEIGHT, WIDTH, exif=exif)
-    url = data_url(turned)
+    url = "data:image/png;base64," + base64.b64encode(turned).decode()
     client = create_app(settings(), pool).test_client()
     answer = client.post("/predict", json=payload(key_point(), image=url))
     assert answer.status_code == 200
@@ -293,7 +297,7 @@ class ColdPool(DiscPool):
 
 
 def cold_click(number: int, project: str) -> dict[str, Any]:
-    address = data_url(png(WIDTH, HEIGHT) + bytes([number]))
+    address = "data:image/png;base64," + base64.b64encode(png(WIDTH, HEIGHT) + bytes([number])).decode()
     return {**payload(key_point(), image=address, id=number), "project": project}
 
 

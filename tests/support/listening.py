@@ -29,7 +29,7 @@ POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n
 
 
 class HeldPool(DiscPool):
-    """An app that answers while its gate is open, as it is at first."""
+    """Answers once its gate is open, as it is at first."""
 
     def __init__(self) -> None:
         super().__init__()
