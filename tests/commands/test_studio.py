@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from processes import free_port, is_running
+from processes import is_running
 from repository import ROOT
 
 from m2n2_backend.commands.studio import label_studio
@@ -35,7 +35,10 @@ def python(code: str, log: Path) -> Program:
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    ports = ["--port", str(free_port()), "--backend-port", str(free_port())]
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        ports = ["--port", str(one.getsockname()[1]), "--backend-port", str(two.getsockname()[1])]
     command = [sys.executable, "-m", "m2n2_backend.commands.studio", *ports, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "M2N2_BACKBONE": "color"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
