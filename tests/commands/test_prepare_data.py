@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from http_servers import serving_with
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -65,8 +65,12 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.handler = Handler
-        self.address = ""
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}"
 
     def source(self, dataset: str, content: bytes, **changes: object) -> dict[str, Source]:
         """The table's source of a data set, at this server."""
@@ -80,8 +84,9 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    with serving_with(server.handler) as server.address:
-        yield server
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
 
 
 def image(pixels: NDArray[np.uint8], kind: str, palette: list[int] | None = None) -> bytes:
