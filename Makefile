@@ -2,15 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Label Studio's packages do not go together with the backend's newer ones, so it has an environment of its own.
+# Label Studio's packages conflict with the backend's newer ones, so it has an environment of its own.
 STUDIO_VENV ?= .venv-studio
 LOWEST_VENV ?= .venv-lowest
-# Ray brings pins of its own, too, and is needed by nobody with one machine.
+# Ray has pins of its own too, and one machine does not need it.
 CLUSTER_VENV ?= .venv-cluster
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
-# What `make compose-test` runs beside the images.
+# Packages of Debian that `make compose-test` needs.
 PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
-# Options of `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
+# Options for `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
 .PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test podman studio serve bench install clean
@@ -26,10 +26,10 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-test-gpu: $(VENV)/installed  ## the tests that need a CUDA device, and skip without one
+test-gpu: $(VENV)/installed  ## the tests that need a CUDA device and are skipped without one
 	$(BIN)/python -m pytest -m gpu
 
-# Warnings are no errors here: old releases warn of each other's future.
+# Warnings are not errors here: old releases warn about each other's later versions.
 test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest versions that pyproject.toml allows
 	$(LOWEST_VENV)/bin/python -m pytest -W default tests/m2n2 tests/backbones tests/test_prompts.py tests/test_python_api.py
 
@@ -51,7 +51,7 @@ podman:
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 			apt-get update -qq && apt-get install -qq --no-install-recommends $(PODMAN_PACKAGES); \
 		else \
-			echo "it takes root on Debian to install what is needed: $(PODMAN_PACKAGES)"; \
+			echo "only root on Debian can install what is needed: $(PODMAN_PACKAGES)"; \
 		fi; \
 	fi
 
@@ -60,7 +60,7 @@ chromium:
 		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 			apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-liberation; \
 		else \
-			echo "no /usr/bin/chromium, and it takes root to install it: the tests in a browser will skip"; \
+			echo "/usr/bin/chromium is missing, and only root can install it: the tests in a browser will be skipped"; \
 		fi; \
 	fi
 
@@ -75,7 +75,7 @@ bench: $(VENV)/installed
 
 install: $(VENV)/installed
 
-# torch first and by itself: pinned, it is found as a CPU build where one is at hand, and never replaced by a later one.
+# torch comes first and by itself: as its version is pinned, a CPU build is used if there is one, and no later step replaces it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The images and compose.yaml for real, with podman and without a registry: build, up, click, closed addresses, restart,
-# outage, down and up again, SIGTERM. `make compose-test`, as root on Debian, installs the packages that it needs; about
-# ten minutes at first.
+# Runs the images and compose.yaml for real, with podman and without a registry: build, up, click, closed addresses, restart,
+# outage, down and up again, SIGTERM. `make compose-test`, as root on Debian, installs the packages that it needs. The
+# first run takes about ten minutes.
 #   PYTHON_IMAGE      base image; if unset, one is made with debootstrap from this machine's own apt mirror
 #   STUDIO=pull       take the real Label Studio image from a registry; the default builds one from PyPI that looks like it,
 #                     under the same name in podman's own storage
@@ -77,7 +77,7 @@ assert not any(find.find_spec(name) for name in ("pip", "setuptools"))
 assert not any((pathlib.Path(each.__file__).parent / "tests").exists() for each in (numba, pandas))' || fail "superfluous packages in the image"
 step "backend's image, $(jq '.[0].Size / 1e6 | floor' "$WORK/image.json") MB, no pip, no tests"
 
-# One changed source line: all layers but the last, which is small, stay what they are.
+# After one changed source line all layers but the last, which is small, stay the same.
 mkdir "$WORK/changed" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$WORK/changed"
 echo '# changed' >> "$WORK/changed/m2n2_backend/errors.py"
 build m2n2-backend:changed "$WORK/changed"

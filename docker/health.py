@@ -22,7 +22,7 @@ def main() -> str | None:
     if user and password:
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {pair}")
-    # A proxy of the environment is for downloads, not for this machine.
+    # A proxy that the environment names is for downloads, not for this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes out of a virtual environment what only building and testing need; its own pip goes last.
+# Removes from a virtual environment what only building and testing need; the environment's own pip goes last.
 set -eu
 python_packages=$(echo "$1"/lib/python3.*/site-packages)
 rm -rf "$python_packages"/pandas/tests "$python_packages"/numba/tests "$python_packages"/numba/cuda/tests

@@ -1,4 +1,4 @@
-"""A mask and its prompts drawn over the photograph."""
+"""Draws a mask and its prompts over the photograph."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def draw_overlay(
     boxes: Sequence[Region] = (),
     truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Tint and outline the object, mark boxes, scribbles and clicks: green foreground, red background.
+    """Tint and outline the object, and mark boxes, scribbles and clicks: foreground is green, background red.
 
     Args:
         rgb: uint8 [H, W, 3].
         mask: bool [H, W].
-        clicks: And scribbles, in pixels; the newest click has a black rim.
-        boxes: And polygons, in pixels.
-        truth: bool [H, W]; its outline is white.
+        clicks: Clicks and scribbles, in pixels; the newest click has a black rim.
+        boxes: Boxes and polygons, in pixels.
+        truth: The ground truth, bool [H, W], whose outline is white.
 
     Returns:
         uint8 [H, W, 3], a new image.
@@ -62,7 +62,7 @@ def draw_overlay(
 
 
 def at_size(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Nearest neighbor, bool [h, w] → [H, W]: for pictures only, as edges become stairs."""
+    """Enlarge a mask, bool [h, w] → [H, W], by nearest neighbor: for pictures only, as edges become stairs."""
     rows = np.arange(size[0]) * mask.shape[0] // size[0]
     cols = np.arange(size[1]) * mask.shape[1] // size[1]
     return np.asarray(mask[rows][:, cols])

@@ -1,4 +1,8 @@
-"""Servers, and a clock, that tests share."""
+"""Fixtures that tests of several folders share.
+
+``studio`` and ``elsewhere`` are servers that answer as Label Studio does, ``now`` lets time pass, and ``prey`` is a
+backend that hostile addresses are sent to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from fetch_trap import Prey
 
-# A busy machine is no fault of a test; for CI, Hypothesis' own profile draws the same examples each time.
+# Deadlines would fail on a busy machine; in CI, Hypothesis' own profile draws the same examples each time.
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
@@ -35,7 +39,7 @@ def elsewhere() -> Iterator[FakeLabelStudio]:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time pass."""
+    """Lets ``time.monotonic`` go on by a number of seconds."""
     ahead, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
     return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
@@ -43,7 +47,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture(scope="module")
 def prey() -> Iterator[Prey]:
-    from fetch_trap import trapped  # with all of the app, which most tests have no need of
+    from fetch_trap import trapped  # this imports all of the app, which most tests do not need
 
     with trapped() as prey:
         yield prey

@@ -7,10 +7,8 @@ import ipaddress
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import docker_files as files
 import pytest
 from docker_files import DOCKER, ROOT
 from kubernetes_services import services
+from processes import free_port, wait_until_ready
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -307,9 +306,6 @@ def test_the_entry_point_is_a_console_script_that_takes_the_commands_given(stage
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The image's server in the image's environment, its folders elsewhere; yields that environment."""
     folder = tmp_path_factory.mktemp("data")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     environment = {name: value.replace("/data", str(folder)) for name, value in files.environment("cpu").items()}
     environment |= backend_environment(COMPOSE[0], FILLED)
     environment |= services("m2n2-backend", "m2n2-head-svc", "m2n2-serve-svc")
@@ -317,7 +313,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         "PATH": str(Path(sys.executable).parent),
         "PYTHONPATH": str(ROOT),
         "M2N2_HOST": "127.0.0.1",
-        "M2N2_PORT": port,
+        "M2N2_PORT": str(free_port()),
         "M2N2_BACKBONE": "color",
         "M2N2_BASIC_AUTH_USER": "studio",
         "M2N2_BASIC_AUTH_PASSWORD": "secret",
@@ -325,10 +321,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     command = [sys.executable, "-m", "m2n2_backend", *files.command("cpu", "CMD")]
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 120
-            while health(environment) is not None:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
+            wait_until_ready(process, lambda: health(environment) is None)
             yield environment
         finally:
             process.send_signal(signal.SIGTERM)

@@ -12,6 +12,8 @@ from m2n2_backend.cli import app
 from m2n2_backend.settings import Settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("", "docker", "label_config", "m2n2_backend/evaluation", "m2n2_backend/samples")
+"""Folders with a README.md."""
 
 
 def test_the_table_of_settings_names_every_setting_with_its_default_and_meaning() -> None:
@@ -27,7 +29,7 @@ def test_the_table_of_settings_names_every_setting_with_its_default_and_meaning(
     assert rows == expected
 
 
-@pytest.mark.parametrize("folder", ["", "docker", "label_config", "m2n2_backend/evaluation"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_file_a_readme_links_to_exists(folder: str) -> None:
     text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     links = [*re.findall(r"\]\(([^)#]+)[)#]", text), *re.findall(r"--file (docker/\S+)", text)]
@@ -37,6 +39,19 @@ def test_every_file_a_readme_links_to_exists(folder: str) -> None:
         if not link.startswith("http") and not any((base / link).exists() for base in (ROOT / folder, ROOT))
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_source_file_and_folder_a_readme_names_exists(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    code = " ".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"```(.*?)```", text, re.DOTALL))
+    names = {name.rstrip(".,:") for name in re.findall(r"(?<![\w./-])[\w][\w./-]*", code)}
+    files = {name for name in names if name.endswith((".py", ".js", ".sh", ".xml", ".yaml"))}
+    rooms = {name for name in names if re.match(r"(m2n2_backend|tests|docker|label_config)/", name)}
+    package = ROOT / "m2n2_backend"
+    bases = (ROOT / folder, ROOT, ROOT / "label_config", package, package / "m2n2")
+    missing = {name for name in files | rooms if not any((base / name).exists() for base in bases)}
+    assert not missing - {"docker/.env"}, "docker/.env is the one that a user makes"
 
 
 def test_every_option_the_readmes_name_is_one_of_the_command_line() -> None:

@@ -7,9 +7,7 @@ import os
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import certifi
@@ -17,7 +15,7 @@ import pytest
 from doctor_checks import checks, with_studio
 from fake_label_studio import LEGACY, FakeLabelStudio
 from label_studio_fakes import settings
-from local_hub import Hub
+from local_hub import Hub, running_hub
 from rich.console import Console
 
 from m2n2_backend.commands.prepare_data.download import download
@@ -63,14 +61,8 @@ def secured() -> Iterator[FakeLabelStudio]:
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    Hub.requested, Hub.closing = [], threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.socket = server_tls().wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with running_hub(server_tls()) as address:
+        yield address
 
 
 def named(monkeypatch: pytest.MonkeyPatch, way: str) -> None:

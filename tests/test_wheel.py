@@ -27,6 +27,13 @@ def test_the_wheel_holds_configs_and_photograph_and_no_tests(wheel: Path) -> Non
     assert not any(name.startswith("tests/") for name in names)
 
 
+def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = [path.relative_to(ROOT) for path in (ROOT / "m2n2_backend").rglob("*") if path.is_file()]
+    assert {path.as_posix() for path in package if "__pycache__" not in path.parts} <= names
+    assert "m2n2_backend/evaluation/report/page.html" in names
+
+
 def test_the_installed_wheel_works_away_from_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]

@@ -1,1 +1,1 @@
-"""Measuring the method: data sets, simulated user, baselines, and a second, plain implementation."""
+"""Measurements of the method: data sets, a simulated user, baselines, and a second, plain implementation."""

@@ -1,8 +1,8 @@
-"""Training-free classics people would otherwise use: GrabCut, random walker, geodesic distance.
+"""Training-free classics that people would otherwise use: GrabCut, random walker, geodesic distance.
 
-All see the same clicks as M2N2. The first click has no counterpart of the other label, and none of the three can do
-without: the image's outermost pixels are the background for the geodesic distance, and until there is a negative
-click for the two others. Each is given what served it best on samples of GrabCut and DAVIS.
+All three see the same clicks as M2N2. They need background as well as foreground, and the first click gives only one
+of the two. So the image's outermost pixels are background, for GrabCut and the random walker only until there is a
+negative click. The constants are those that served each method best on samples of GrabCut and DAVIS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WALKER_SIZE = 256
 """Longest side at which the random walker runs: its linear system has an unknown per pixel."""
 
 WALKER_BETA = 130.0
-"""Of the random walker, scikit-image's default: the larger, the less the walker crosses edges."""
+"""The random walker's reluctance to cross edges; scikit-image's default."""
 
 GEODESIC_SIZE = 640
 """Longest side at which geodesic distances are computed."""
@@ -41,55 +41,54 @@ GEODESIC_FLOOR = 0.002
 
 
 class GrabCut:
-    """OpenCV's GrabCut: color models from the clicks' discs and everything not marked, then a graph cut."""
+    """OpenCV's GrabCut: color models of the clicks' discs and of everything that is not marked, then a graph cut."""
 
-    def start(self, rgb: NDArray[np.uint8]) -> GrabCutSession:
-        """Reduce the photograph."""
-        return GrabCutSession((rgb.shape[0], rgb.shape[1]), reduced(rgb, GRABCUT_SIZE))
+    def start(self, rgb: NDArray[np.uint8]) -> GrabCutPhotograph:
+        """Reduce the photograph, uint8 [H, W, 3]."""
+        return GrabCutPhotograph((rgb.shape[0], rgb.shape[1]), reduced(rgb, GRABCUT_SIZE))
 
 
 class RandomWalker:
     """scikit-image's random walker: a pixel belongs to the label whose seeds a walker from it meets first."""
 
-    def start(self, rgb: NDArray[np.uint8]) -> RandomWalkerSession:
-        """Reduce the photograph."""
-        return RandomWalkerSession((rgb.shape[0], rgb.shape[1]), reduced(rgb, WALKER_SIZE))
+    def start(self, rgb: NDArray[np.uint8]) -> RandomWalkerPhotograph:
+        """Reduce the photograph, uint8 [H, W, 3]."""
+        return RandomWalkerPhotograph((rgb.shape[0], rgb.shape[1]), reduced(rgb, WALKER_SIZE))
 
 
 class Geodesic:
-    """Nearest seed by geodesic distance: steps cost the image's gradient magnitude."""
+    """The label of the nearest seed by geodesic distance, where a step costs the image's gradient magnitude."""
 
-    def start(self, rgb: NDArray[np.uint8]) -> GeodesicSession:
+    def start(self, rgb: NDArray[np.uint8]) -> GeodesicPhotograph:
         """Reduce the photograph and compute the cost of each pixel."""
         small = reduced(rgb, GEODESIC_SIZE)
         smooth = cv2.GaussianBlur(small.astype(np.float32) / 255.0, (0, 0), 1.0)
         across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125)
         down = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125)
         gradient = np.sqrt((across**2 + down**2).sum(axis=2))
-        return GeodesicSession((rgb.shape[0], rgb.shape[1]), gradient + np.float32(GEODESIC_FLOOR))
+        return GeodesicPhotograph((rgb.shape[0], rgb.shape[1]), gradient + np.float32(GEODESIC_FLOOR))
 
 
 @dataclass(frozen=True)
-class GrabCutSession:
-    """One photograph.
-
-    Attributes:
-        size: (H, W) of the photograph.
-        small: What is segmented, uint8 [h, w, 3].
-    """
+class _ReducedPhotograph:
+    """One photograph of size (H, W), reduced to ``small``, uint8 [h, w, 3]."""
 
     size: tuple[int, int]
     small: NDArray[np.uint8]
     grid: None = None
     ipf_residual: None = None
 
+
+class GrabCutPhotograph(_ReducedPhotograph):
+    """One photograph that GrabCut segments."""
+
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
-        """Five iterations from scratch, so that equal clicks give equal masks."""
+        """Run five iterations from the start, so that equal clicks give equal masks."""
         seeds = _seeds(clicks, self.size, self.small.shape[:2])
         trimap = np.full(seeds.shape, cv2.GC_PR_BGD, np.uint8)
         trimap[seeds == _BACKGROUND] = cv2.GC_BGD
         trimap[seeds == _FOREGROUND] = cv2.GC_FGD
-        # k-means inside draws from OpenCV's global generator.
+        # The k-means in it draws from OpenCV's global generator.
         cv2.setRNGSeed(0)
         cv2.grabCut(
             self.small, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK
@@ -97,17 +96,11 @@ class GrabCutSession:
         return enlarged((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD), self.size)
 
 
-@dataclass(frozen=True)
-class RandomWalkerSession:
-    """One photograph; attributes as for ``GrabCutSession``."""
-
-    size: tuple[int, int]
-    small: NDArray[np.uint8]
-    grid: None = None
-    ipf_residual: None = None
+class RandomWalkerPhotograph(_ReducedPhotograph):
+    """One photograph that the random walker segments."""
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
-        """Pixels more probable to reach a positive seed first."""
+        """The pixels whose walker more probably reaches a positive seed first."""
         from skimage.segmentation import random_walker
 
         seeds = _seeds(clicks, self.size, self.small.shape[:2])
@@ -116,13 +109,13 @@ class RandomWalkerSession:
 
 
 @dataclass(frozen=True)
-class GeodesicSession:
+class GeodesicPhotograph:
     """One photograph.
 
     Attributes:
         size: (H, W) of the photograph.
-        cost: Of a step over each pixel, float32 [h, w], > 0.
-        distances: From seeds computed so far.
+        cost: What a step over each pixel costs, float32 [h, w], > 0.
+        distances: Distances that were computed so far, float64 [h, w], by seed (row, col); None is the border.
     """
 
     size: tuple[int, int]
@@ -132,7 +125,7 @@ class GeodesicSession:
     ipf_residual: None = None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
-        """Pixels whose nearest positive click is nearer than the nearest negative one and the border."""
+        """The pixels whose nearest positive click is nearer than the nearest negative click and the border."""
         points = _points(clicks, self.size, self.cost.shape)
         positive = [self._distance(point) for point, click in zip(points, clicks, strict=True) if click.positive]
         negative = [self._distance(point) for point, click in zip(points, clicks, strict=True) if not click.positive]
@@ -140,7 +133,7 @@ class GeodesicSession:
         return enlarged(np.minimum.reduce(positive) < np.minimum.reduce(negative), self.size)
 
     def _distance(self, point: tuple[int, int] | None) -> NDArray[np.float64]:
-        """From one pixel, or from the image's border, to every pixel."""
+        """Distances from one pixel (row, col), or from the image's border, to every pixel."""
         from skimage.graph import MCP_Geometric
 
         if point not in self.distances:
@@ -154,7 +147,7 @@ _BACKGROUND = 2
 
 
 def _seeds(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Discs at the clicks, uint8 [h, w]: 1 foreground, 2 background, 0 not known."""
+    """Discs at the clicks, uint8 [h, w]: 1 foreground, 2 background, 0 unknown."""
     seeds = np.zeros(small[:2], np.uint8)
     if all(click.positive for click in clicks):
         seeds[_border(small)] = _BACKGROUND
@@ -166,7 +159,7 @@ def _seeds(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...
 
 
 def _points(clicks: Sequence[Click], size: tuple[int, int], small: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Pixels of the photograph → (row, col) in the reduced one."""
+    """The clicks' (row, col) in the reduced photograph."""
     return [(cell_of(click.y, size[0], small[0]), cell_of(click.x, size[1], small[1])) for click in clicks]
 
 

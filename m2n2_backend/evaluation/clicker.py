@@ -1,4 +1,4 @@
-"""The simulated users: where the next click goes (Sec. 4), by either protocol."""
+"""The simulated users of both protocols, who choose the next click (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OBJECT = 255
 """Label of pixels that belong to the object."""
 
 IGNORED = 128
-"""Label of pixels that count nowhere: neither as error nor in the IoU."""
+"""Label of pixels that count neither as errors nor in the IoU."""
 
 
 class SimulatedUser(Protocol):
-    """Looks at a mask and clicks."""
+    """A user who looks at a mask and clicks."""
 
     def next_click(self, mask: NDArray[np.bool_]) -> Click:
         """Where to click, given the current segmentation, bool [H, W]; all False before the first click."""
@@ -27,22 +27,18 @@ class SimulatedUser(Protocol):
 
 
 def simulated_user(protocol: ProtocolName, label: NDArray[np.uint8]) -> SimulatedUser:
-    """The user of a protocol, who knows the ground truth, uint8 [H, W]."""
+    """The user of ``protocol``, who knows the ground truth ``label``, uint8 [H, W]."""
     return ReleasedClicker(label) if protocol == "released" else Clicker(label)
 
 
 class Clicker:
-    """Clicks at the center of the largest error region, as RITM and SimpleClick do.
+    """A user who clicks the center of the largest region of errors, as in RITM and SimpleClick.
 
     The center is the pixel that is farthest from correct pixels, ignored pixels and the outside of the image.
     """
 
     def __init__(self, label: NDArray[np.uint8]) -> None:
-        """Start without clicks.
-
-        Args:
-            label: Ground truth, uint8 [H, W]: ``OBJECT``, ``IGNORED``, anything else is background.
-        """
+        """Take the ground truth, uint8 [H, W]: ``OBJECT``, ``IGNORED``, and anything else for background."""
         self._object = label == OBJECT
         self._background = ~self._object & (label != IGNORED)
         self._clicked = np.zeros(label.shape, np.bool_)
@@ -50,11 +46,8 @@ class Clicker:
     def next_click(self, mask: NDArray[np.bool_]) -> Click:
         """Choose a pixel that was not clicked before, and remember it.
 
-        Where missing and superfluous regions are equally thick the click is negative; of equally central pixels the
-        first in row-major order is taken. A mask without error gets a negative click at the first free pixel.
-
-        Args:
-            mask: The current segmentation, bool [H, W]; all False before the first click.
+        If missing and superfluous regions are equally thick, the click is negative. Among equally central pixels the
+        first in row-major order is chosen. A mask without errors gets a negative click at the first free pixel.
         """
         missing = self._unclicked(self._object & ~mask)
         superfluous = self._unclicked(self._background & mask)
@@ -70,22 +63,18 @@ class Clicker:
 
 
 class ReleasedClicker:
-    """Clicks at the center of the largest region of errors of either kind, as the released code does.
+    """A user who clicks the center of the largest region of errors of either kind, as the released code does.
 
-    It remembers nothing, and gives the click the label that its pixel has. Where nothing is wrong it clicks the
-    center of the object.
+    This user does not remember earlier clicks, and gives the click the label that its pixel has. If the mask has no
+    errors, the user clicks the center of the object.
     """
 
     def __init__(self, label: NDArray[np.uint8]) -> None:
-        """Start.
-
-        Args:
-            label: Ground truth, uint8 [H, W]: ``OBJECT``, anything else is background.
-        """
+        """Take the ground truth, uint8 [H, W]: ``OBJECT``, and anything else for background."""
         self._object = label == OBJECT
 
     def next_click(self, mask: NDArray[np.bool_]) -> Click:
-        """The first pixel, in row-major order, that is farthest from what is right."""
+        """Click the pixel that is farthest from correct pixels, the first of them in row-major order."""
         wrong = mask != self._object
         depth = squared_depth(wrong if wrong.any() else self._object)
         row, col = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -95,8 +84,8 @@ class ReleasedClicker:
 def squared_depth(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Squared distance to the nearest pixel outside of the region or the image, float64 [H, W]; 0 outside.
 
-    Squares of exact distances are integers. OpenCV's square root differs in the last digit from pixel to pixel, with
-    the number of threads too, and would decide ties by that.
+    Squares of exact distances are integers. The last digit of OpenCV's square root differs from pixel to pixel and
+    with the number of threads, and ties would be decided by it.
     """
     padded = np.pad(region.astype(np.uint8), 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]

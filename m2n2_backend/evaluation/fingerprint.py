@@ -17,17 +17,17 @@ from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.m2n2.paper.attention import Backbone
 
 Identity = Mapping[str, Any]
-"""Code, libraries and backbone of one process: all processes of a run have to be equal in it."""
+"""Code, libraries and backbone of one process. It has to be equal in all processes of a run."""
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "numba", "opencv-python-headless", "Pillow", "scipy")
 """Libraries whose versions may change a last digit."""
 
 
 def identity(backbone: Backbone | None) -> Identity:
-    """Of this process; a classic has no backbone."""
+    """The identity of this process; a classic method has no backbone."""
     return {
         "version": m2n2_backend.__version__,
-        "code": _code_fingerprint(),
+        "code": code_fingerprint(Path(m2n2_backend.__file__).parent),
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
         "backbone": backbone.fingerprint if backbone else None,
     }
@@ -52,18 +52,17 @@ def make_fingerprint(
     return dict(json.loads(json.dumps(fingerprint)))
 
 
+def code_fingerprint(package: Path) -> str:
+    """12 hex digits over the sources in ``package`` that results depend on, subfolders included."""
+    digest = hashlib.sha256()
+    for folder in ("m2n2", "backbones", "evaluation"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def _version(library: str) -> str | None:
     try:
         return version(library)
     except PackageNotFoundError:
         return None
-
-
-def _code_fingerprint() -> str:
-    """12 hex digits over the sources that results depend on."""
-    package = Path(m2n2_backend.__file__).parent
-    digest = hashlib.sha256()
-    for folder in ("m2n2", "backbones", "evaluation"):
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]

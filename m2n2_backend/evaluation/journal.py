@@ -1,4 +1,4 @@
-"""Finished samples on disk, one line each, so that a killed run continues where it stopped."""
+"""Finished samples on disk, so that a killed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from m2n2_backend.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One finished sample.
+class FinishedSample:
+    """What is kept of one object.
 
     Attributes:
-        sample: Its name.
-        ious: After each of 20 clicks.
-        encode_seconds: Of its photograph; None if another sample of the same photograph has them.
-        click_seconds: Sum over its clicks.
-        clicks: Made before the mask was perfect.
-        grid: Cells per side of the attention grid; None for a classic.
-        ipf_residual: What IPF left over on its photograph, largest |row sum - 1|; None where there is none.
+        sample: Name of the sample.
+        ious: IoU after each of 20 clicks.
+        encode_seconds: Time to encode the photograph; None if another sample of the same photograph has it.
+        click_seconds: Time of all clicks together.
+        clicks: Number of clicks until the mask was perfect, or 20.
+        grid: Cells per side of the attention grid; None for a classic method.
+        ipf_residual: Largest |row sum - 1| after IPF on this photograph; None without a Markov chain.
     """
 
     sample: str
@@ -35,15 +35,15 @@ class Entry:
 
 
 class Journal:
-    """A JSONL file: the run's fingerprint, then finished samples in the order in which they were finished."""
+    """A JSONL file: the run's fingerprint, then one line for each finished sample."""
 
     def __init__(self, path: Path, fingerprint: dict[str, Any], *, fresh: bool = False) -> None:
-        """Open, or start, the journal of one run.
+        """Open or create the journal of one run.
 
         Args:
-            path: Of the file; its folder is made if need be.
-            fingerprint: Of everything that decides the results.
-            fresh: Forget what is there.
+            path: The file; its folder is created if necessary.
+            fingerprint: Everything that decides the results.
+            fresh: Discard what an earlier run left.
 
         Raises:
             SettingsError: The file belongs to a run that would give other results.
@@ -57,25 +57,25 @@ class Journal:
                 f"{path} belongs to an unfinished run that differs in {differing}; repeat that command to finish it, "
                 "or start over with --fresh"
             )
-        entries = (Entry(**{**line, "ious": tuple(line["ious"])}) for line in lines[1:])
+        entries = (FinishedSample(**{**line, "ious": tuple(line["ious"])}) for line in lines[1:])
         self.entries = {entry.sample: entry for entry in entries}
         self._file = path.open("ab")
-        # A torn last line goes, or the next line would be glued to it.
+        # A torn last line is cut off, or the next line would continue it.
         self._file.truncate(size)
         if not lines:
             self._write(fingerprint)
 
-    def add(self, entry: Entry) -> None:
-        """Keep a finished sample; on disk when this returns."""
+    def add(self, entry: FinishedSample) -> None:
+        """Keep a finished sample. It is on disk when this returns."""
         self.entries[entry.sample] = entry
         self._write(asdict(entry))
 
     def close(self) -> None:
-        """Leave the file for the next run."""
+        """Close the file and leave it for the next run."""
         self._file.close()
 
     def remove(self) -> None:
-        """The results are safe elsewhere."""
+        """Delete the file, once the results are safe elsewhere."""
         self.close()
         self._path.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ class Journal:
 
 
 def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All lines that were written to their end, and their bytes: a kill may tear the last one."""
+    """All complete lines and the number of their bytes; a kill may tear the last line."""
     lines: list[dict[str, Any]] = []
     size = 0
     for line in path.read_bytes().splitlines(keepends=True):
@@ -102,7 +102,7 @@ def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> set[str]:
-    """Names of the parts of two fingerprints that are not equal."""
+    """Dotted names of the parts in which two fingerprints differ."""
     names = set()
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)

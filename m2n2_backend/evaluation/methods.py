@@ -1,4 +1,4 @@
-"""What can be evaluated, behind one small protocol: the paper's method, its variants, and three classics."""
+"""The methods that can be evaluated: the paper's, its variants, and three classics."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ FRAMEWORK = ("m2n2", "refined", "m2n2-no-flood", "attention-nn", "kl-nn")
 """Methods that need a backbone (Sec. 3 and 8)."""
 
 CLASSICS = ("grabcut", "random-walker", "geodesic")
-"""Methods that look at nothing but colors."""
+"""Methods that use only colors."""
 
 METHODS = FRAMEWORK + CLASSICS
-"""All names ``start_method`` knows."""
+"""All names that ``start_method`` knows."""
 
 OF_THE_CHAIN = ("temperature", "tolerance", "max_sweeps", "tau", "max_iterations", "doublings", "half")
-"""Hyperparameters that only a Markov chain has."""
+"""Hyperparameters that only methods with a Markov chain have."""
 
 PresetName = Literal["ours", "released"]
 
@@ -45,40 +45,41 @@ OF_BOTH_PRESETS = ("m2n2", "m2n2-no-flood")
 """Methods that the released code has too."""
 
 
-class Session(Protocol):
-    """One photograph in work. Clicks are handed over all at once each time; nothing else carries over."""
+class StartedPhotograph(Protocol):
+    """One photograph. Each call gets all clicks; nothing is kept from one call to the next."""
 
     @property
     def grid(self) -> int | None:
-        """Cells per side of the attention grid; None where there is no attention."""
+        """Cells per side of the attention grid; None without attention."""
         ...
 
     @property
     def ipf_residual(self) -> float | None:
-        """Largest |row sum - 1| that IPF left; None where there is no Markov chain."""
+        """Largest |row sum - 1| after IPF; None without a Markov chain."""
         ...
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
-        """Segment: at least one positive click → bool [H, W] at the photograph's size."""
+        """The mask of clicks of which at least one is positive, bool [H, W] at the photograph's size."""
         ...
 
 
 class InteractiveMethod(Protocol):
-    """Anything that turns clicks into masks."""
+    """A method that turns clicks into masks."""
 
-    def start(self, rgb: NDArray[np.uint8]) -> Session:
-        """Do what depends on the photograph alone; ``rgb`` is uint8 [H, W, 3]."""
+    def start(self, rgb: NDArray[np.uint8]) -> StartedPhotograph:
+        """Do what depends only on the photograph, ``rgb``, uint8 [H, W, 3]."""
         ...
 
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """What is evaluated; made by :meth:`of`.
+    """A method and its hyperparameters; made by :meth:`of`.
 
     Attributes:
         name: One of ``METHODS``.
         hyperparameters: All choices of the framework; None for a classic.
-        preset: What the choices that the paper leaves open start from; the backbone has to be loaded accordingly.
+        preset: Whose answers to the questions that the paper leaves open are used. The backbone has to be loaded with
+            the same preset.
     """
 
     name: str
@@ -87,22 +88,22 @@ class MethodChoice:
 
     @classmethod
     def of(cls, name: str = "m2n2", values: Sequence[str] = (), preset: PresetName = "ours") -> MethodChoice:
-        """A method by name, with what deviates from it.
+        """A method by name, with some of its hyperparameters changed.
 
-        ``refined`` is what the service answers with. The others of the framework are the paper's. All work at the
-        photograph's own size, in 32-bit after the model on any device; ``m2n2`` and ``refined`` alone flood. The
+        ``refined`` is the service's method; the other methods of the framework are the paper's. All work at the
+        photograph's own size, and in 32-bit after the model on any device. Only ``m2n2`` and ``refined`` flood. The
         paper does not say whether its baselines do: on GrabCut with ViT-Tiny they follow the order of its Table 3
-        without (NoC85: m2n2 2.28, without flood fill 3.46, kl-nn 3.64, attention-nn 5.88), not with it (kl-nn 2.50,
-        attention-nn 3.14).
+        without flood fill (NoC85: m2n2 2.28, m2n2-no-flood 3.46, kl-nn 3.64, attention-nn 5.88), but not with it
+        (kl-nn 2.50, attention-nn 3.14).
 
         Args:
             name: One of ``METHODS``.
-            values: ``NAME=VALUE`` each, a field of :class:`Hyperparameters`; ``scores.edge=false`` drops a factor of
+            values: ``NAME=VALUE`` for fields of :class:`Hyperparameters`; ``scores.edge=false`` drops a factor of
                 Eq. 9, ``none`` stands for None.
-            preset: ``released`` is what the authors' code does, for ``OF_BOTH_PRESETS``.
+            preset: ``released`` follows the authors' code and exists for ``OF_BOTH_PRESETS``.
 
         Raises:
-            SettingsError: An unknown name, a value that is none, or one without effect.
+            SettingsError: A name is unknown, or a value is not valid or has no effect.
         """
         if name not in METHODS:
             raise SettingsError(f"unknown method {name}: there are {', '.join(METHODS)}")
@@ -110,7 +111,7 @@ class MethodChoice:
             raise SettingsError(f"the released code has no {name}: choose among {', '.join(OF_BOTH_PRESETS)}")
         if name in CLASSICS:
             if values:
-                raise SettingsError(f"the method {name} has none of the hyperparameters of m2n2")
+                raise SettingsError(f"the method {name} does not have the hyperparameters of m2n2")
             return cls(name, None)
         relation: Relation = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
         flooded = name in ("m2n2", "refined")
@@ -133,7 +134,7 @@ class MethodChoice:
         """The method of an earlier run, from ``fingerprint.method`` of its JSON.
 
         Raises:
-            ValueError: It is none.
+            ValueError: There is no such method, or a hyperparameter is not valid.
         """
         name = str(fingerprint["name"])
         if name in FRAMEWORK:
@@ -144,15 +145,11 @@ class MethodChoice:
 
 
 def start_method(choice: MethodChoice, load_backbone: Callable[[], Backbone] | None) -> InteractiveMethod:
-    """Make a method ready; loads the backbone if one is needed.
-
-    Args:
-        choice: Which method.
-        load_backbone: Called at most once.
+    """Prepare a method; ``load_backbone`` is called if the method needs a backbone.
 
     Raises:
-        SettingsError: A backbone is needed and there is none.
-        BackboneUnavailable: It cannot be loaded.
+        SettingsError: The method needs a backbone, but ``load_backbone`` is None.
+        BackboneUnavailable: The backbone cannot be loaded.
     """
     classics: dict[str, Callable[[], InteractiveMethod]] = {
         "grabcut": GrabCut,
@@ -168,19 +165,19 @@ def start_method(choice: MethodChoice, load_backbone: Callable[[], Backbone] | N
 
 @dataclass(frozen=True)
 class SegmenterMethod:
-    """The framework's methods."""
+    """A method of the framework."""
 
     segmenter: Segmenter
 
-    def start(self, rgb: NDArray[np.uint8]) -> Session:
+    def start(self, rgb: NDArray[np.uint8]) -> StartedPhotograph:
         """Encode the photograph."""
         backbone = self.segmenter.backbone
         with memory_advice(getattr(backbone, "grid", 128), backbone.device):
-            return _SegmenterSession(self.segmenter, self.segmenter.encode(rgb))
+            return _SegmenterPhotograph(self.segmenter, self.segmenter.encode(rgb))
 
 
 @dataclass(frozen=True)
-class _SegmenterSession:
+class _SegmenterPhotograph:
     segmenter: Segmenter
     state: ImageState
 

@@ -1,4 +1,4 @@
-"""Number of clicks: what is reported of a whole data set (Sec. 4)."""
+"""The figures of a whole data set, the number of clicks (NoC) first (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,14 @@ COLLAPSE = 0.2
 """Loss of IoU from one click to the next that counts as the mask's collapse."""
 
 QUALITIES = {"85": 0.85, "90": 0.90, "95": 0.95}
-"""IoUs to be reached, by the ending of their figures' names."""
+"""IoUs that count as good, by the ending of their figures' names."""
 
 REPORTED_CLICKS = (1, 3, 5, 10, 20)
 """Clicks after which the mean IoU is reported."""
 
 
 def clicks_to_reach(ious: Sequence[float], quality: float) -> int | None:
-    """Clicks until the IoU first is ≥ ``quality``.
-
-    Args:
-        ious: IoU after each click.
-        quality: In [0, 1].
-
-    Returns:
-        From 1 up, or None if it never is.
-    """
+    """Number of clicks until the IoU, given after each click, is first ≥ ``quality``; None if it never is."""
     return next((count for count, iou in enumerate(ious, start=1) if iou >= quality), None)
 
 
@@ -46,16 +38,16 @@ def mean_iou_per_click(ious: Mapping[str, Sequence[float]]) -> NDArray[np.float6
 
 
 def collapses_per_sample(ious: Mapping[str, Sequence[float]]) -> float:
-    """Clicks per sample after which the IoU is lower by more than ``COLLAPSE`` than before them."""
+    """Clicks per sample that lower the IoU by more than ``COLLAPSE``."""
     curves = np.asarray(list(ious.values()), np.float64)
     return float(np.count_nonzero(curves[:, :-1] - curves[:, 1:] > COLLAPSE) / len(curves))
 
 
 def summary(ious: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """All figures of one run, every threshold from the same clicks.
+    """All figures of one run, for all thresholds from the same clicks.
 
     Args:
-        ious: 20 values for each of at least one sample.
+        ious: 20 values in [0, 1] for each sample; at least one sample.
 
     Returns:
         ``n``, ``noc85``, ``noc90``, ``not_reached_90`` (samples), ``noc95``, ``share_not_reached`` (by quality),

@@ -1,9 +1,8 @@
-"""The method written as its definitions read, without a thought for speed.
+"""The method written as the paper defines it, without regard to speed.
 
-Every step is coded from the paper's equations alone and shares no code with ``m2n2/``: the tests hold the two against
-each other, and ``bench`` measures what the other one gains. Nothing is kept from click to click but the matrix.
-
-A box is left out, as the paper does not define one.
+Every step is written from the paper's equations alone and shares no code with ``m2n2/``: the tests compare the two,
+and ``bench`` measures how much faster ``m2n2/`` is. Only the matrix is kept from click to click. Boxes are left out,
+as the paper does not define them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class PlainState:
-    """What depends on the photograph alone.
+    """What depends only on the photograph.
 
     Attributes:
         rgb: The photograph, uint8 [H, W, 3].
@@ -45,13 +44,13 @@ class PlainState:
 
 @dataclass(frozen=True)
 class PlainSegmentation:
-    """Every stage of one object, in the order of the prompts.
+    """Every stage of one object, in the order of the clicks.
 
     Attributes:
         mask: bool [H, W].
         maps: M_i, each [H, W], in steps of the chain.
-        flooded: M'_i.
-        thresholds: λ_i.
+        flooded: M'_i, each [H, W], in steps of the chain.
+        thresholds: λ_i, in steps of the chain.
     """
 
     mask: NDArray[np.bool_]
@@ -74,8 +73,8 @@ def encode(
         rgb: uint8 [H, W, 3].
         features: Queries and keys of the photograph.
         tolerance: IPF ends once no row sum is further than this from 1.
-        max_sweeps: IPF ends here in any case.
-        dtype: Of the matrix and all that follows.
+        max_sweeps: IPF ends after this number of sweeps in any case.
+        dtype: Precision of the matrix and of all that follows.
     """
     attention = attention_matrix(features, dtype)
     matrix = sinkhorn(sharpen(attention, TEMPERATURE), tolerance=tolerance, max_sweeps=max_sweeps)
@@ -90,14 +89,10 @@ def segment(
     samples: int = 0,
     candidates: int | None = None,
 ) -> PlainSegmentation:
-    """Clicks → mask; all maps are computed anew.
+    """The mask of clicks in pixels of the photograph; all maps are computed again.
 
-    Args:
-        state: Of ``encode``.
-        clicks: In pixels of the photograph.
-        radius: Of the bilateral window, in cells.
-        samples: Guidance pixels per side of a cell; 0 reads every pixel.
-        candidates: See :func:`candidate_thresholds`.
+    ``radius`` and ``samples`` are those of :func:`joint_bilateral`; at most ``candidates`` thresholds are tried, or
+    all if it is None.
     """
     height, width = state.rgb.shape[:2]
     maps, flooded = [], []
@@ -132,14 +127,14 @@ def attention_matrix(features: AttentionFeatures, dtype: type[np.floating[Any]] 
 
 def sharpen(attention: Floats, temperature: float) -> Floats:
     """Eq. 5: softmax of log(A)/T over each row."""
-    with np.errstate(divide="ignore"):  # an attention of 0 stays 0
+    with np.errstate(divide="ignore"):  # attention 0 stays 0
         logits = np.log(attention) / temperature
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def sinkhorn(matrix: Floats, *, tolerance: float, max_sweeps: int) -> Floats:
-    """IPF on the matrix itself: columns, then rows, until the rows need no more."""
+    """IPF on the matrix itself: columns, then rows, until the row sums are close enough to 1."""
     for _ in range(max_sweeps):
         matrix = matrix / matrix.sum(axis=0, keepdims=True)
         rows = matrix.sum(axis=1, keepdims=True)
@@ -150,7 +145,7 @@ def sinkhorn(matrix: Floats, *, tolerance: float, max_sweeps: int) -> Floats:
 
 
 def markov_map(matrix: Floats, start: int, *, tau: float = REACHED, max_iterations: int = MAX_ITERATIONS) -> Floats:
-    """Eq. 4 and 6, step by step until every cell has been reached."""
+    """Eq. 4 and 6, step by step until every cell has been reached, [n] in steps of the chain."""
     cells = len(matrix)
     distribution: Floats = np.zeros(cells, matrix.dtype)
     distribution[start] = 1.0
@@ -171,13 +166,13 @@ def markov_map(matrix: Floats, start: int, *, tau: float = REACHED, max_iteratio
 
 
 def joint_bilateral(small: Floats, rgb: NDArray[np.uint8], *, radius: int = 2, samples: int = 0) -> Floats:
-    """Weighted mean of the cells around each pixel, one guidance pixel of every cell at a time.
+    """The weighted mean of the cells around each pixel, one guidance pixel of every cell at a time.
 
     Args:
         small: [h, w].
         rgb: uint8 [H, W, 3].
-        radius: Guidance further than this many cells away in x or y is not read.
-        samples: Per side of a cell, evenly spread; 0 reads every pixel.
+        radius: Guidance that is further away in x or y, in cells, is not read.
+        samples: Guidance pixels per side of a cell, evenly spread; 0 reads every pixel.
     """
     image = rgb.transpose(2, 0, 1).astype(small.dtype, order="C") / 255.0  # [3, H, W]
     total: Floats = np.zeros(rgb.shape[:2], small.dtype)
@@ -187,7 +182,7 @@ def joint_bilateral(small: Floats, rgb: NDArray[np.uint8], *, radius: int = 2, s
         band, cells = image[:, row], small[row_cell]
         for col, col_cell, col_weight in across:
             difference = np.square(band[:, :, col] - image).sum(axis=0)
-            # Sparse guidance may hold nothing like the pixel; the floor keeps its weights from vanishing.
+            # Sparse guidance may have nothing like the pixel; the floor keeps the weights above 0.
             likeness = np.maximum(np.exp(-difference / (2 * SIGMA_RANGE**2)), np.exp(-20.0))
             weight = row_weight[:, None] * col_weight[None, :] * likeness
             total += weight * cells[:, col_cell]
@@ -198,7 +193,7 @@ def joint_bilateral(small: Floats, rgb: NDArray[np.uint8], *, radius: int = 2, s
 def _guidance(
     pixels: int, cells: int, radius: int, samples: int, dtype: np.dtype[np.floating[Any]]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]:
-    """For every pixel of one axis a guidance pixel, its cell and its spatial weight (0 beyond the window)."""
+    """For every pixel of one axis: a guidance pixel, its cell and its spatial weight (0 beyond the window)."""
     index = np.arange(pixels)
     cell = np.floor((index + 0.5) * cells / pixels).astype(int)
     members = [np.flatnonzero(cell == number) for number in range(cells)]
@@ -220,7 +215,7 @@ def _guidance(
 
 
 def flood(markov: Floats, row: int, col: int) -> Floats:
-    """Algorithm 1 as the reconstruction by erosion of |M - M[x]| from x; exact.
+    """Algorithm 1, exactly, as the reconstruction by erosion of |M - M[x]| from x, float64 [H, W].
 
     Raises:
         ModuleNotFoundError: scikit-image is missing.
@@ -238,14 +233,14 @@ def flood(markov: Floats, row: int, col: int) -> Floats:
 
 
 def candidate_thresholds(flooded: Floats, most: int | None = None) -> Floats:
-    """The levels present in M', ascending and > 0: between two of them the segment does not change.
+    """The levels of M', ascending and > 0. Between two of them the segment does not change.
 
-    The level 0 of the prompt itself stands as half of the next one, so that M'/λ is defined.
+    The click's own level 0 is replaced with half of the next level, so that M'/λ is defined.
 
     Args:
         flooded: M', [H, W].
-        most: Evenly spaced quantiles of the levels instead of all of them. One mask for each of the levels of a
-            large image takes minutes, so a benchmark says how many it takes.
+        most: Take this number of evenly spaced quantiles instead of all levels. One mask for each level of a large
+            image takes minutes, so benchmarks limit the number.
     """
     levels = np.unique(flooded)
     if len(levels) == 1:
@@ -261,7 +256,7 @@ def best_threshold(
 ) -> float:
     """Eq. 8: the first candidate with the largest score.
 
-    Where all are 0, the last that keeps ``other`` out and the segment below the prior.
+    If all scores are 0, it is the last candidate that keeps ``other`` out and the segment below the prior.
     """
     gradient = sobel_magnitude(flooded)
     scores = np.array([score(flooded, gradient, level, same, other, prior=prior) for level in candidates])
@@ -287,7 +282,7 @@ def score(
 
 
 def sobel_magnitude(flooded: Floats) -> Floats:
-    """Length of the Sobel gradient, the image's border repeated outwards."""
+    """Length of the Sobel gradient, with the image's border repeated outwards."""
     padded = np.pad(flooded.astype(np.float64), 1, mode="edge")
     across = padded[:, 2:] - padded[:, :-2]
     down = padded[2:, :] - padded[:-2, :]
@@ -295,7 +290,7 @@ def sobel_magnitude(flooded: Floats) -> Floats:
 
 
 def nearest(flooded: Sequence[Floats], thresholds: Sequence[float], positive: Sequence[bool]) -> NDArray[np.bool_]:
-    """Eq. 10 and 11: the label of the nearest prompt where it is within 1; ties go to the background."""
+    """Eq. 10 and 11: the label of the nearest click where it is within 1, else background; so are ties."""
     order = np.argsort(positive, kind="stable")  # argmin takes the first of equals
     distances = np.stack([flooded[index] / thresholds[index] for index in order])
     foreground = np.asarray(positive)[order][distances.argmin(axis=0)]

@@ -1,9 +1,9 @@
-"""``m2n2-backend evaluate``: a method on a data set → the JSON of results."""
+"""``m2n2-backend evaluate``: runs a method on a data set and writes the JSON of results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint, load_samples
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
-from m2n2_backend.evaluation.journal import Entry, Journal
+from m2n2_backend.evaluation.journal import FinishedSample, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
 from m2n2_backend.evaluation.noc import summary
 from m2n2_backend.evaluation.protocol import PROTOCOLS, ProtocolName
 from m2n2_backend.evaluation.workers import (
+    Assignment,
     Group,
     evaluate_group,
     evaluate_in_processes,
@@ -39,11 +40,12 @@ class EvaluationOptions:
         root: Folder of the data set.
         json: File of the results; ``<json>.partial`` beside it keeps finished samples until all are done.
         method: What is evaluated; the paper's exact method by default.
-        protocol: By which labels are read, clicks made and masks compared.
-        limit: Only the first so many samples.
-        jobs: Processes; does not change the results. PyTorch has one thread in each, the kernels share the cores.
+        protocol: Decides how labels are read, clicks made and masks compared.
+        limit: Number of samples to use, from the first on; None for all.
+        jobs: Number of processes, which does not change the results. Each has one thread of PyTorch; the compiled
+            kernels of all share the cores.
         fresh: Do not continue an unfinished run.
-        report: Folder of the HTML page; None for none.
+        report: Folder of the HTML page; None for no page.
         explain: Sample whose maps and score curves the page shows; the median one by default.
         beside: JSON of another method on the same samples, which the page shows too.
     """
@@ -67,11 +69,12 @@ def evaluate(
     *,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run, or finish, one evaluation; write its JSON and, if wanted, its page.
+    """Run or finish one evaluation; write its JSON and, if wanted, its page.
 
     Args:
-        options: What to do.
-        load_backbone: Needed by the framework's methods; picklable where ``jobs`` > 1, as each process calls it.
+        options: What to evaluate, and where the results go.
+        load_backbone: Needed by the framework's methods. It has to be picklable if ``jobs`` > 1, as each process
+            calls it.
         console: Where progress is shown; standard error by default.
 
     Returns:
@@ -82,8 +85,8 @@ def evaluate(
 
     Raises:
         DatasetError: Files are missing or cannot be read.
-        SettingsError: Unknown names, or the journal belongs to other settings.
-        BackboneUnavailable: It cannot be loaded.
+        SettingsError: A name is unknown, or the journal belongs to other settings.
+        BackboneUnavailable: The backbone cannot be loaded.
     """
     if options.jobs < 1:
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
@@ -105,7 +108,7 @@ def _run(
     load_backbone: Callable[[], Backbone] | None,
     console: Console,
 ) -> dict[str, Any]:
-    """What ``evaluate`` does once its options are known to be right."""
+    """Run an evaluation whose options are valid."""
     backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
     loaded = (lambda: backbone) if backbone is not None else None
     fingerprint = make_fingerprint(options.dataset, options.method, options.protocol, samples, backbone)
@@ -113,17 +116,12 @@ def _run(
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
         if options.jobs > 1 and len(groups) > 1:
-            finished = evaluate_in_processes(
-                groups,
-                options.method,
-                load_backbone,
-                options.jobs,
-                protocol=options.protocol,
-                expected=identity(backbone),
-            )
+            assignment = Assignment(options.method, load_backbone, options.protocol, identity(backbone))
+            finished = evaluate_in_processes(groups, assignment, options.jobs)
         else:
             finished = _one_by_one(groups, options, loaded)
-        _follow(finished, journal, len(samples), options, console)
+        with closing(finished):
+            _follow(finished, journal, len(samples), options, console)
         result = _result(options, backbone, fingerprint, journal.entries)
         write_json(options.json, result)
         journal.remove()
@@ -151,7 +149,7 @@ def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple
     """Result and method of the run that is shown beside this one.
 
     Raises:
-        SettingsError: It is none, or of other samples, or of the same method.
+        SettingsError: The file is not a result of ``evaluate``, or belongs to other samples or to the same method.
     """
     path = options.beside
     assert path is not None
@@ -161,28 +159,32 @@ def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple
         theirs = result["fingerprint"]["preset"], result["fingerprint"]["protocol"]
         same = result["fingerprint"]["data"]["files"] == data_fingerprint(samples)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} is no result of evaluate: {error}") from error
+        raise SettingsError(f"{path} is not a result of evaluate: {error}") from error
     if not same:
-        raise SettingsError(f"{path} is of other samples: run both with the same --dataset, --root and --limit")
+        raise SettingsError(f"{path} belongs to other samples: run both with the same --dataset, --root and --limit")
     if theirs != (options.method.preset, options.protocol):
-        raise SettingsError(f"{path} is of preset {theirs[0]} and protocol {theirs[1]}: run both with the same")
+        raise SettingsError(f"{path} belongs to preset {theirs[0]} and protocol {theirs[1]}: run both with the same")
     if choice.name == options.method.name:
-        raise SettingsError(f"{path} is of {choice.name} too: run another --method")
+        raise SettingsError(f"{path} belongs to {choice.name} too: run another --method")
     return result, choice
 
 
 def _one_by_one(
     groups: Sequence[Group], options: EvaluationOptions, load_backbone: Callable[[], Backbone] | None
-) -> Iterator[list[Entry]]:
+) -> Generator[list[FinishedSample], None, None]:
     method = start_method(options.method, load_backbone)
     for group in groups:
         yield evaluate_group(method, group, options.protocol)
 
 
 def _follow(
-    finished: Iterator[list[Entry]], journal: Journal, count: int, options: EvaluationOptions, console: Console
+    finished: Iterable[list[FinishedSample]],
+    journal: Journal,
+    count: int,
+    options: EvaluationOptions,
+    console: Console,
 ) -> None:
-    """Journal what is finished and show progress, the running NoC and the time left."""
+    """Journal finished samples and show the progress, the NoC so far and the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -208,7 +210,10 @@ def _running(journal: Journal) -> str:
 
 
 def _result(
-    options: EvaluationOptions, backbone: Backbone | None, fingerprint: dict[str, Any], entries: dict[str, Entry]
+    options: EvaluationOptions,
+    backbone: Backbone | None,
+    fingerprint: dict[str, Any],
+    entries: dict[str, FinishedSample],
 ) -> dict[str, Any]:
     """The JSON's content."""
     done = [entries[name] for name in sorted(entries)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.clicker import IGNORED, OBJECT, simulated_user
-from m2n2_backend.evaluation.methods import Session
+from m2n2_backend.evaluation.methods import StartedPhotograph
 from m2n2_backend.evaluation.noc import MAX_CLICKS
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.prompts import Click
@@ -20,9 +20,9 @@ class SampleRun:
     """What happened with one object.
 
     Attributes:
-        ious: After each click, always ``MAX_CLICKS`` values in [0, 1].
-        clicks: In order; fewer than ``MAX_CLICKS`` if the mask became perfect.
-        seconds: Time the method took per click; the clicker's own is not in it.
+        ious: IoU after each click, always ``MAX_CLICKS`` values in [0, 1].
+        clicks: All clicks in order; fewer than ``MAX_CLICKS`` if the mask became perfect.
+        seconds: Time of the method for each click, without the simulated user's own.
     """
 
     ious: tuple[float, ...]
@@ -31,19 +31,14 @@ class SampleRun:
 
 
 def intersection_over_union(label: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """IoU over the pixels that are not ignored.
-
-    Args:
-        label: Ground truth, uint8 [H, W], with at least one ``OBJECT`` pixel.
-        mask: bool [H, W].
-    """
+    """IoU of ``mask``, bool [H, W], and ``label``, uint8 [H, W] with an ``OBJECT`` pixel, without ignored pixels."""
     truth = label == OBJECT
     counted = mask & (label != IGNORED)
     return float(np.count_nonzero(truth & counted) / np.count_nonzero(truth | counted))
 
 
 def evaluate_sample(
-    session: Session,
+    session: StartedPhotograph,
     label: NDArray[np.uint8],
     max_clicks: int = MAX_CLICKS,
     *,
@@ -51,14 +46,14 @@ def evaluate_sample(
 ) -> SampleRun:
     """Click until 20 clicks are made or, by ``ritm``, the mask is perfect.
 
-    A user who sees a perfect mask stops, so the IoU stays 1 for the clicks that are left; all thresholds have been
-    reached by then. The released code's user goes on.
+    A user who sees a perfect mask stops, so the IoU stays 1 for the remaining clicks; all thresholds have been
+    reached by then. The released code's user continues.
 
     Args:
-        session: Of the sample's photograph.
+        session: The method's state for the sample's photograph.
         label: Ground truth, uint8 [H, W], with at least one ``OBJECT`` pixel.
         max_clicks: At least 1.
-        protocol: Of the simulated user.
+        protocol: Decides where the simulated user clicks.
     """
     clicker = simulated_user(protocol, label)
     mask = np.zeros(label.shape, np.bool_)

@@ -1,14 +1,20 @@
-"""Photographs → finished samples, in this process or in several."""
+"""Evaluation of photographs, in this process or in several."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing.connection import Connection
 
 import cv2
 import numba
@@ -18,22 +24,23 @@ from m2n2_backend.backbones.device.cores import usable_cores
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.evaluation.data.datasets import Sample
 from m2n2_backend.evaluation.fingerprint import Identity, identity
-from m2n2_backend.evaluation.journal import Entry
+from m2n2_backend.evaluation.journal import FinishedSample
 from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, SegmenterMethod, start_method
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.sample import evaluate_sample
 from m2n2_backend.m2n2.paper.attention import Backbone
 
 Group = tuple[Sample, ...]
-"""All samples of one photograph, which is encoded once for them."""
+"""All samples of one photograph, which is encoded once for all of them."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Figures that depend neither on ``jobs`` nor on the machine's cores.
+    """Make the figures independent of ``jobs`` and of the number of cores.
 
-    PyTorch promises equal sums only for equal numbers of threads, and twenty clicks amplify a last digit: a threshold
-    flips, and the next click falls elsewhere. The compiled kernels work row by row, where threads change nothing.
+    PyTorch promises equal sums only for equal numbers of threads, and twenty clicks amplify a difference in the last
+    digit: a threshold flips, and the next click falls elsewhere. The compiled kernels work row by row, so threads do
+    not change their results.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -44,15 +51,15 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def group_by_photograph(samples: Sequence[Sample]) -> list[Group]:
-    """Neighbors in the list that share their photograph."""
+    """Group neighbors in the list that share their photograph."""
     return [tuple(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image)]
 
 
-def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolName = "ritm") -> list[Entry]:
+def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolName = "ritm") -> list[FinishedSample]:
     """Encode one photograph and evaluate its objects.
 
     Raises:
-        DatasetError: A file cannot be read, or mask and photograph differ in size.
+        DatasetError: A file cannot be read, or a mask and the photograph differ in size.
     """
     rgb = group[0].rgb()
     labels = [sample.label(rgb.shape[:2]) for sample in group]
@@ -63,96 +70,95 @@ def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolNa
     for sample, label in zip(group, labels, strict=True):
         run = evaluate_sample(session, label, protocol=protocol)
         times = encode_seconds, sum(run.seconds), len(run.seconds)
-        entries.append(Entry(sample.name, run.ious, *times, session.grid, session.ipf_residual))
+        entries.append(FinishedSample(sample.name, run.ious, *times, session.grid, session.ipf_residual))
         encode_seconds = None
     return entries
 
 
-def evaluate_in_processes(
-    groups: Sequence[Group],
-    choice: MethodChoice,
-    load_backbone: Callable[[], Backbone] | None,
-    jobs: int,
-    *,
-    protocol: ProtocolName,
-    expected: Identity,
-) -> Iterator[list[Entry]]:
-    """Evaluate in fresh processes, each with its own backbone and its share of the cores.
+@dataclass(frozen=True)
+class Assignment:
+    """What each process needs beside its photographs; it is pickled once for each process.
 
-    Args:
-        groups: Handed out one by one.
-        choice: Hyperparameters of every process.
-        load_backbone: Called in each process; has to be picklable.
-        jobs: Processes.
-        protocol: Of the clicks.
-        expected: What every process has to be like, or its figures would be those of something else.
+    Attributes:
+        choice: The method that is evaluated.
+        load_backbone: Called once in each process, so it has to be picklable; None for a classic.
+        protocol: Decides where the simulated user clicks.
+        expected: Identity of the first process. The figures of a process that differs would be those of something
+            else.
+        threads: Number of cores that the compiled kernels of one process share.
+    """
+
+    choice: MethodChoice
+    load_backbone: Callable[[], Backbone] | None
+    protocol: ProtocolName
+    expected: Identity
+    threads: int = 1
+
+    @cached_property
+    def method(self) -> InteractiveMethod:
+        """The method with a backbone of this process' own."""
+        method = start_method(self.choice, self.load_backbone)
+        found = identity(method.segmenter.backbone if isinstance(method, SegmenterMethod) else None)
+        if found != self.expected:
+            raise SettingsError(
+                f"a process runs {found}, the first one {self.expected}: leave code and weights alone"
+            )
+        return method
+
+
+def evaluate_in_processes(
+    groups: Sequence[Group], assignment: Assignment, jobs: int
+) -> Generator[list[FinishedSample], None, None]:
+    """Evaluate in at most ``jobs`` fresh processes, each with its own backbone and its share of the cores.
+
+    The processes are spawned, because a fork would copy the threads' locks of PyTorch and numba, and CUDA refuses it.
+    They end with this generator and with this process, however it ends.
 
     Yields:
         The samples of one photograph, in the order in which they are finished.
 
     Raises:
-        M2N2Error: What a worker raised, or a worker died.
+        M2N2Error: A process raised it, or a process died.
     """
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs, len(groups))
-    threads = max(1, usable_cores() // jobs)
-    waiting = iter(groups)
-    workers: dict[Connection, BaseProcess] = {}
-    try:
-        for _ in range(jobs):
-            ours, theirs = context.Pipe()
-            process: BaseProcess = context.Process(
-                target=_serve, args=(theirs, choice, load_backbone, threads, protocol, expected), daemon=True
-            )
-            process.start()
-            theirs.close()
-            workers[ours] = process
-            ours.send(next(waiting))
-        while workers:
-            for ready in wait(list(workers)):
-                assert isinstance(ready, Connection)
-                yield _receive(ready)
-                following = next(waiting, None)
-                ready.send(following)
-                if following is None:
-                    workers.pop(ready).join()
-    finally:
-        for process in workers.values():
-            process.terminate()
+    assignment = replace(assignment, threads=max(1, usable_cores() // jobs))
+    listener, lifeline = context.Pipe(duplex=False)
+    with lifeline, listener, ProcessPoolExecutor(jobs, context, _prepare_process, (assignment, listener)) as pool:
+        try:
+            for finished in as_completed([pool.submit(_evaluate_here, group) for group in groups]):
+                yield finished.result()
+        except BrokenProcessPool as error:
+            raise M2N2Error(
+                "an evaluation process died, perhaps for lack of memory; run again with fewer --jobs to continue"
+            ) from error
+        except BaseException:
+            # The pool waits for the photographs in work; its processes end at once when this pipe is closed.
+            lifeline.close()
+            raise
 
 
-def _receive(connection: Connection) -> list[Entry]:
-    try:
-        answer = connection.recv()
-    except EOFError:
-        raise M2N2Error(
-            "an evaluation process died, perhaps for lack of memory; run again with fewer --jobs to continue"
-        ) from None
-    if isinstance(answer, Exception):
-        raise answer
-    return list(answer)
+_of_this_process: list[Assignment] = []
+"""The assignment of a process of the pool, where its tasks find it; empty in all other processes."""
 
 
-def _serve(
-    connection: Connection,
-    choice: MethodChoice,
-    load_backbone: Callable[[], Backbone] | None,
-    threads: int,
-    protocol: ProtocolName,
-    expected: Identity,
-) -> None:
-    """Body of a worker process: photographs in, finished samples out, until None or the other side is gone."""
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    cv2.setNumThreads(threads)
-    try:
-        with one_torch_thread():
-            method = start_method(choice, load_backbone)
-            found = identity(method.segmenter.backbone if isinstance(method, SegmenterMethod) else None)
-            if found != expected:
-                raise SettingsError(f"a process runs {found}, the first one {expected}: leave code and weights alone")
-            while (group := connection.recv()) is not None:
-                connection.send(evaluate_group(method, group, protocol))
-    except EOFError:
-        pass
-    except Exception as error:
-        connection.send(error)
+def _prepare_process(assignment: Assignment, listener: Connection) -> None:
+    """First step of every process of the pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the first process ends the others
+    threading.Thread(target=_end_with_the_first_process, args=(listener,), daemon=True).start()
+    torch.set_num_threads(1)
+    numba.set_num_threads(min(assignment.threads, numba.config.NUMBA_NUM_THREADS))
+    cv2.setNumThreads(assignment.threads)
+    _of_this_process.append(assignment)
+
+
+def _end_with_the_first_process(listener: Connection) -> None:
+    """Nothing is ever sent: reading returns when the other end is closed, which a killed process does too."""
+    with suppress(EOFError, OSError):
+        listener.recv()
+    os._exit(1)
+
+
+def _evaluate_here(group: Group) -> list[FinishedSample]:
+    assignment = _of_this_process[0]
+    return evaluate_group(assignment.method, group, assignment.protocol)

@@ -1,4 +1,4 @@
-"""Files, Pillow's images and arrays → RGB pixels, by rules that every entry shares."""
+"""Files, Pillow's images and arrays → RGB pixels, by rules that all callers share."""
 
 from m2n2_backend.images.decode import DECODING, FORMATS, decode_image, natural_size
 from m2n2_backend.images.kinds import format_of

@@ -6,10 +6,10 @@ _DESCRIPTIONS = (b"meta", b"moov")
 
 
 def essentials(data: bytes) -> bytes:
-    """A file whose EXIF data are named something else, so that no reader looks at them.
+    """The file with its EXIF data renamed, so that readers ignore them.
 
-    Pillow reads all of their tags, of which thousands may name the same bytes. Browsers pass over them: how an AVIF
-    is turned stands among the properties of its picture.
+    Pillow reads all of their tags, and thousands of tags may name the same bytes. Browsers ignore the EXIF data of an
+    AVIF, as the properties of its picture say how it is turned.
     """
     position, mended = 0, bytearray(data)
     while position + 8 <= len(data):

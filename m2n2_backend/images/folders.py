@@ -1,4 +1,4 @@
-"""Folders of images as people have them: beside the images lies what their systems put there."""
+"""Folders of images that also hold files of the operating system or the storage."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ _OF_SYSTEMS = frozenset(
 
 
 def is_of_a_person(path: Path, folder: Path) -> bool:
-    """Whether a file below a folder is one that people put there: not hidden, nor a thumbnail or deleted file.
+    """Whether a person put the file ``path`` into ``folder``: it is not hidden, and not a thumbnail or deleted file.
 
-    Args:
-        path: Below ``folder``, at any depth.
-        folder: Its own name does not count.
+    Only the names below ``folder`` count.
     """
     parts = path.relative_to(folder).parts
     return not any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in parts)

@@ -1,4 +1,4 @@
-"""JPEG files without what their pixels do not need, and those that end too early."""
+"""JPEG files: reduced to what their pixels need, and completed if they end too early."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from m2n2_backend.errors import ImageTooLarge
 SIGNATURE = b"\xff\xd8\xff"
 
 MAX_SCANS = 100
-"""Most passes over the pixels; progressive files have about ten, and one more may cost 14 bytes."""
+"""Largest number of scans: progressive files have about ten, and 14 bytes can make a decoder pass over all pixels."""
 
 _SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
 _APPLICATIONS = range(0xE0, 0xF0)
 _EXIF = b"Exif\0\0"
-# These two say which colors the pixels are in; a decoder takes no shorter ones.
+# These two segments name the color space of the pixels; decoders ignore them if they are shorter.
 _COLOR = {0xE0: (b"JFIF\0", 16), 0xEE: (b"Adobe", 14)}
-# Within the pixels 0xFF is followed by zero or by a restart, else it begins a segment.
+# Within the pixels 0xFF is followed by zero or by a restart marker; otherwise it begins a segment.
 _SEGMENT = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
 
 def essentials(data: bytes) -> tuple[bytes, bytes]:
-    """A file without comments, color profiles, previews and further pictures, on which Pillow may stumble.
+    """The file without comments, color profiles, previews and further pictures, which may confuse Pillow.
 
     Args:
-        data: Begins with ``SIGNATURE``; it may end early.
+        data: A file that begins with ``SIGNATURE`` and may end early.
 
     Returns:
-        The same picture, and its EXIF data (``II…`` or ``MM…``), empty where there are none.
+        The same picture, and its EXIF data (``II…`` or ``MM…``), which may be empty.
     """
     exif = b""
     kept = [data[:2]]
@@ -46,13 +46,9 @@ def essentials(data: bytes) -> tuple[bytes, bytes]:
 
 
 def require_few_scans(data: bytes) -> None:
-    """Count the scans.
-
-    Raises:
-        ImageTooLarge: More than ``MAX_SCANS``.
-    """
+    """Raise ``ImageTooLarge`` if there are more than ``MAX_SCANS`` scans."""
     if data.count(bytes((0xFF, _SCAN))) <= MAX_SCANS:
-        return  # a search is much faster than a walk, but finds those of a preview too
+        return  # this search is much faster than the walk below, but also finds the scans of a preview
     scans = 0
     for marker, _, _ in _segments(data):
         scans += marker == _SCAN
@@ -61,9 +57,9 @@ def require_few_scans(data: bytes) -> None:
 
 
 def completed(data: bytes) -> bytes:
-    """A file that was cut off, with an end: a decoder then paints what had arrived.
+    """The file with an end marker, so that a decoder paints what is there of a file that was cut off.
 
-    What comes last may be a table that was cut off itself; it goes.
+    A last segment that was itself cut off is removed.
     """
     last = len(data)
     for _, start, end in _segments(data):
@@ -73,7 +69,7 @@ def completed(data: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment until the picture's end; pixels lie between them."""
+    """Marker, start and end of each segment up to the picture's end; the pixels lie between segments."""
     position = 2
     while (segment := _SEGMENT.search(data, position)) is not None:
         marker, start, body = segment[1][0], segment.start(), segment.end()

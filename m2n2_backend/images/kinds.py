@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; what a server or a name says of it does not count."""
+"""The format of a file by its first bytes; what a server or a file name says does not count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAGE = (b"html", b"head", b"body", b"title", b"meta", b"script")
 
 
 def format_of(data: bytes) -> str | None:
-    """The name of a format that is opened, None for anything else."""
+    """The name of the file's format if it is one that is opened, else None."""
     if data.startswith(jpeg.SIGNATURE):
         return "JPEG"
     if data.startswith(png.SIGNATURE):
@@ -48,12 +48,12 @@ def format_of(data: bytes) -> str | None:
         return "TIFF"
     if data[4:8] == b"ftyp" and {b"avif", b"avis"} & _brands(data):
         return "AVIF"
-    # Two letters may begin a text as well; the zeros are reserved.
+    # The two letters may also begin a text; the four zeros are a reserved field of BMP.
     return "BMP" if data[:2] == b"BM" and data[6:10] == bytes(4) else None
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's first chunk names, each in 14 bits or in 24 (RFC 9649); of a broken one, any."""
+    """Width and height in a WebP's first chunk, 14 or 24 bits each (RFC 9649); arbitrary for a broken file."""
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if data[12:16] == b"VP8L":
@@ -63,12 +63,7 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def refusal(data: bytes, formats: tuple[str, ...]) -> str:
-    """What a file is that no decoder is opened for, and what to do with it.
-
-    Args:
-        data: The file's bytes.
-        formats: Names of the formats that are opened.
-    """
+    """Says what a file is that is not opened, and what to do with it; ``formats`` names those that are."""
     if not data.strip(b"\0 \t\r\n"):
         return "not an image: the file is empty" if not data else "not an image: the file holds nothing but zeros"
     text = _text_of(data)
@@ -84,17 +79,17 @@ def refusal(data: bytes, formats: tuple[str, ...]) -> str:
     for pattern, what in _OTHERS:
         if re.match(pattern, data[:200], re.S):
             return f"not an image that can be read but {what}"
-    return f"not an image, or none of {', '.join(formats)}: save it as PNG"
+    return f"not an image of the formats {', '.join(formats)}: save it as PNG"
 
 
 def _brands(data: bytes) -> set[bytes]:
-    """The brands that a file of the ISO family names: its major one, and those it is compatible with."""
+    """The brands that an ISO media file names: its major brand and the compatible ones."""
     length = min(int.from_bytes(data[:4], "big"), 256)
     return {data[at : at + 4] for at in range(8, length - 3, 4) if at != 12}
 
 
 def _text_of(data: bytes) -> bytes:
-    """The beginning, were it a text: without byte order mark and white space."""
+    """The file's beginning read as text, without byte order mark and white space."""
     start = data[:8192]
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         start = start[2:].replace(b"\0", b"")

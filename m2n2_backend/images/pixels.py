@@ -1,4 +1,4 @@
-"""Pictures of any kind in memory → uint8 RGB, for files, the service, batches and the Python API alike."""
+"""Pictures in memory → uint8 RGB, for files, the service, batches and the Python API alike."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _EXPECTED = "a photograph is a PIL image or an array [H, W], [H, W, 3] or [H, W,
 
 
 def rgb_of(picture: Any) -> NDArray[np.uint8]:
-    """Make what a user holds the RGB pixels that everything else works on.
+    """Turn a user's picture into the RGB pixels that everything else works on.
 
     - A PIL image is turned as its EXIF orientation says. Transparency is laid on white.
     - uint8 samples stay as they are; bool becomes 0 and 255.
     - Color as floats in [0, 1] is multiplied by 255, and color in [0, 255] of any type is rounded; so are gray
       integers of other types than uint16, as Python lists give them.
-    - All else is wider than 8 bits, and is stretched as files are, see :func:`stretched`.
+    - Everything else is wider than 8 bits and is stretched as files are, see :func:`stretched`.
 
     Args:
         picture: A PIL image, or an array, PyTorch tensor or nested list of shape [H, W], [H, W, 1] (gray), [H, W, 3],
             and [H, W, 2] or [H, W, 4] with alpha as the last channel. Channels may come first, as in [3, H, W].
 
     Returns:
-        uint8 [H, W, 3]; the array itself where it is that already.
+        uint8 [H, W, 3]; an array of this kind is returned itself.
 
     Raises:
-        InvalidImage: Another shape or type, no pixel, or no sample that is a finite number.
+        InvalidImage: The shape or type is another, there are no pixels, or no sample is a finite number.
     """
     if isinstance(picture, Image.Image):
         try:
@@ -53,7 +53,7 @@ def rgb_of(picture: Any) -> NDArray[np.uint8]:
 
 
 def rgb_of_image(image: Image.Image) -> NDArray[np.uint8]:
-    """An image of any of Pillow's modes, as it lies → uint8 [H, W, 3]."""
+    """Convert an image of any mode to uint8 [H, W, 3], without turning it."""
     if image.mode in _WIDE_MODES:
         return np.repeat(stretched(np.asarray(image))[..., None], 3, axis=2)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
@@ -64,18 +64,18 @@ def rgb_of_image(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def stretched(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """Samples of any range → 8 bits, by the range that the picture has but for what is both rare and alone.
+    """Stretch samples of any range to 8 bits, by the range of all values but those that are both rare and isolated.
 
-    A few hot or dead pixels would otherwise take the whole range for themselves. The range reaches from the smaller
-    to the larger of two estimates: the extremes after a median over 5×5 pixels, which no single pixel and no line of
-    two pixels survives, and all but the outer 0.5 % of the samples, which thin or small objects belong to. Where
-    nothing is left of it, as of some bright dots on an even ground, the true extremes count.
+    Otherwise a few hot or dead pixels would take the whole range for themselves. The range is the larger one of two
+    estimates at either end: the extremes after a median over 5×5 pixels, which removes single pixels and lines of two
+    pixels, and all but the outer 0.5 % of the samples, which keeps thin or small objects. If this range is empty, as
+    for a few bright dots on an even ground, the true extremes count.
 
     Args:
         samples: Real numbers [H, W], or [H, W, 3] with one range for all channels. NaN becomes 0.
 
     Returns:
-        uint8, of the same shape; 0 everywhere where all samples are equal.
+        uint8 of the same shape; 0 everywhere if all samples are equal.
 
     Raises:
         InvalidImage: No sample is finite.
@@ -99,9 +99,9 @@ def stretched(samples: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _array(picture: Any) -> NDArray[Any]:
     if isinstance(picture, str | bytes) or hasattr(picture, "__fspath__"):
-        raise InvalidImage("a photograph is asked for, not its file: open it with PIL.Image.open")
+        raise InvalidImage("a photograph is needed, not its file: open it with PIL.Image.open")
     try:
-        # A tensor of PyTorch may have a gradient, or lie on an accelerator.
+        # A PyTorch tensor may have a gradient or lie on an accelerator.
         samples = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidImage(f"{_EXPECTED}, not this {type(picture).__name__}: {error}") from error
@@ -111,7 +111,7 @@ def _array(picture: Any) -> NDArray[Any]:
 
 
 def _channels_last(samples: NDArray[Any]) -> NDArray[Any]:
-    """Any accepted shape → [H, W, channels]."""
+    """Convert any accepted shape to [H, W, channels]."""
     if samples.ndim == 2:
         samples = samples[..., None]
     elif samples.ndim == 3 and samples.shape[0] in (1, 3, 4) and samples.shape[2] > 4:
@@ -122,7 +122,7 @@ def _channels_last(samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """Gray [H, W, 1] or color [H, W, 3] of any type → uint8 of the same shape."""
+    """Convert gray [H, W, 1] or color [H, W, 3] of any type to uint8 of the same shape."""
     if samples.dtype == np.uint8:
         return samples
     if samples.dtype == np.bool_:
@@ -138,7 +138,7 @@ def _eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _opacity(alpha: NDArray[Any]) -> NDArray[np.uint8]:
-    """An alpha channel, from 0 to the most that its type holds (floats: to 1, or to 255), → uint8."""
+    """Convert an alpha channel to uint8, from 0 to the largest value of its type (floats: 1 or 255)."""
     full = {"b": 1.0, "u": 255.0 if alpha.dtype.itemsize == 1 else 65535.0}.get(alpha.dtype.kind)
     if full is None:
         full = 1.0 if alpha.dtype.kind == "f" and float(alpha.max()) <= 1.0 else 255.0

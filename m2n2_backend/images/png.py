@@ -1,4 +1,4 @@
-"""PNG files without what their pixels do not need."""
+"""PNG files, reduced to what their pixels need."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from m2n2_backend.errors import ImageTooLarge
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MAX_CHUNKS = 100_000
-"""Most chunks of a file; encoders write one for every few thousand bytes, and each costs time however short it is."""
+"""Largest number of chunks. Encoders write one for every few thousand bytes, and even a short chunk costs time."""
 
 _KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_TRANSPARENCY = {
-    0: (2, 2),
-    2: (6, 6),
-    3: (1, 256),
-}  # least and most bytes by color type; others have an alpha channel
+# Least and most bytes by color type; the other types have an alpha channel.
+_TRANSPARENCY = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
 
 
 def essentials(data: bytes) -> tuple[bytes, bytes]:
-    """A file as a browser sees it: without comments, color profiles and frames of an animation.
+    """The file as a browser sees it: without comments, color profiles and frames of an animation.
 
-    Pillow unfolds and checks all of them, and gives up the picture where one is large or damaged. Browsers pass over
-    what they cannot use.
+    Pillow unpacks and checks all of them, and refuses the picture if one is large or damaged. Browsers ignore what
+    they cannot use.
 
     Args:
-        data: Begins with ``SIGNATURE``; it may end early.
+        data: A file that begins with ``SIGNATURE`` and may end early.
 
     Returns:
-        The same picture in fewer chunks, and its EXIF data (``II…`` or ``MM…``), empty where none stand before
-        the pixels.
+        The same picture in fewer chunks, and its EXIF data (``II…`` or ``MM…``), empty if there are none before the
+        pixels.
 
     Raises:
-        ImageTooLarge: More than ``MAX_CHUNKS``.
+        ImageTooLarge: There are more than ``MAX_CHUNKS`` chunks.
     """
     view, exif = memoryview(data), b""
     kept: list[bytes | memoryview] = [SIGNATURE]
@@ -55,5 +52,5 @@ def essentials(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_whole(chunk: memoryview) -> bool:
-    """Whether a chunk, from its name on, has the checksum that it ends with."""
+    """Whether the checksum at a chunk's end is that of the chunk, which is given from its name on."""
     return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], "big")

@@ -1,4 +1,4 @@
-"""The tags of a TIFF, as cheap as they can be read; EXIF data are one."""
+"""The tags of a TIFF, read at little cost; EXIF data are a TIFF too."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ _SUBDIRECTORY = 0x8769  # EXIF's own tags
 
 
 def bytes_of_tags(tiff: bytes) -> int:
-    """Bytes that the tags of the first directory refer to (TIFF 6.0, section 2; BigTIFF).
+    """Number of bytes that the tags of the first directory refer to (TIFF 6.0, section 2; BigTIFF).
 
-    Nothing keeps thousands of tags from naming the same bytes, each of which a reader would copy.
-
-    Args:
-        tiff: A whole file, as it begins with ``II`` or ``MM``; a broken one refers to nothing.
+    Thousands of tags may name the same bytes, and a reader would copy them for each tag. ``tiff`` is a whole file,
+    from ``II`` or ``MM`` on; a broken one gives 0.
     """
     return sum(_SIZES.get(kind, 1) * count for _, kind, count, _ in _entries(tiff, None))
 
 
 def numbers(tiff: bytes) -> dict[int, float]:
-    """The first number of each tag of a TIFF's first directory, and of the directory of EXIF that it points to.
+    """The first number of each tag in a TIFF's first directory and in the EXIF directory that it points to.
 
-    Args:
-        tiff: As above; tags that hold no positive number, or lie outside of the file, are left out.
+    Tags that do not hold a positive number, or whose value lies outside of the file, are left out.
     """
     found = dict(_numbers(tiff, None))
     if _SUBDIRECTORY in found:
@@ -39,7 +36,7 @@ def _numbers(tiff: bytes, start: int | None) -> Iterator[tuple[int, float]]:
     for tag, kind, count, at in _entries(tiff, start):
         try:
             if kind == _RATIONAL and count:
-                # Too large for its place in the directory of a TIFF, but not of a BigTIFF.
+                # A rational does not fit into an entry of a TIFF's directory, but one fits into a BigTIFF's.
                 place = at if _is_big(tiff) and count == 1 else struct.unpack_from(f"{order}I", tiff, at)[0]
                 above, below = struct.unpack_from(f"{order}II", tiff, place)
                 yield tag, above / below
@@ -52,7 +49,7 @@ def _numbers(tiff: bytes, start: int | None) -> Iterator[tuple[int, float]]:
 
 
 def _entries(tiff: bytes, start: int | None) -> Iterator[tuple[int, int, int, int]]:
-    """Tag, type, count and the place of its value, for each entry of a directory; None is the first one."""
+    """Tag, type, count and the value's place for each entry of the directory at ``start``; None is the first one."""
     order = _order(tiff)
     offset, count, entry = ("8xQ", "Q", "HHQ") if _is_big(tiff) else ("4xI", "H", "HHI")
     try:

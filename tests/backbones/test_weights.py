@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from local_hub import COMMIT, COMMON, HALF, NOT_NEEDED, PICKLED, PLAIN, Hub, content_of
+from local_hub import COMMIT, COMMON, HALF, NOT_NEEDED, PICKLED, PLAIN, Hub, content_of, running_hub
+from processes import free_port
 
 from m2n2_backend.backbones.weights.sources import content_hash, loading_options, resolve, revision_of, select_files
 from m2n2_backend.errors import BackboneUnavailable
@@ -102,22 +100,14 @@ def test_the_revision_sees_a_change_at_either_end_of_a_large_file(tmp_path: Path
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    Hub.requested, Hub.closing, Hub.proxied = [], threading.Event(), b""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    Hub.closing.set()
-    server.shutdown()
-    server.server_close()
+    with running_hub() as address:
+        yield address
 
 
 @pytest.fixture
 def nowhere() -> str:
     """An address that refuses connections."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 CALL = """

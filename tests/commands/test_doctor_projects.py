@@ -9,15 +9,10 @@ import pytest
 from doctor_checks import BANNED, with_studio
 from fake_label_studio import BRUSH_CONFIG, PERSONAL, FakeLabelStudio
 from label_studio_fakes import DiscPool, serving
+from processes import free_port
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.settings import load_settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_connected_project_with_a_good_config_is_fine(tmp_path: Path, studio: FakeLabelStudio) -> None:

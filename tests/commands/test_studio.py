@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from processes import is_running
 from repository import ROOT
 
 from m2n2_backend.commands.studio import label_studio
@@ -74,17 +75,8 @@ def test_stopping_ends_what_the_program_started_too_however_stubborn(
     with python(STUBBORN, log) as program:
         program.wait_until(lambda: log.read_text().count("up") == 2, 120)
     child = int(next(line for line in log.read_text().splitlines() if line.isdigit()))
-    assert not running(program.pid)
-    assert not running(child)
-
-
-def running(pid: int) -> bool:
-    """False also for a zombie that its new parent has not buried yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
+    assert not is_running(program.pid)
+    assert not is_running(child)
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

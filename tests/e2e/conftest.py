@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def first_run() -> rig.FirstRun:
-    """``make studio`` creates the database of all tests."""
+    """Let ``make studio`` create the database of all tests."""
     reason = rig.missing()
     if reason:
         pytest.skip(reason)
@@ -59,7 +59,7 @@ def login(browser: Browser, studio: rig.Studio) -> Any:
 def open_editor(
     browser: Browser, studio: rig.Studio, login: Any, request: pytest.FixtureRequest
 ) -> Iterator[OpenEditor]:
-    """Opens editors; what they show at the end of the test is kept in ``out/e2e``."""
+    """Opens editors; their last pictures are kept in ``out/e2e``."""
     opened: list[Editor] = []
 
     def make(as_user: Any = None) -> Editor:

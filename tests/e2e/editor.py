@@ -1,4 +1,4 @@
-"""Label Studio's editor as an annotator uses it: a real mouse, waiting for what the page knows, never for time."""
+"""Uses Label Studio's editor with a real mouse; it waits for what the page shows, never for time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Editor:
         """Open a window.
 
         Args:
-            browser: Chromium.
+            browser: The running browser.
             base: Address of Label Studio.
             login: Cookies of a user.
         """
@@ -81,7 +81,7 @@ class Editor:
         """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``."""
         self.page.goto(f"{self._base}/projects/{project}/data?task={task}")
         self.page.wait_for_function("window.m2n2 && m2n2.ready()")
-        # Label Studio loads the task again after it was shown, and forgets what was done before.
+        # Label Studio loads the task again after it was shown, and forgets what was done until then.
         self.page.wait_for_load_state("networkidle")
         if not self.page.evaluate("Htx.autoAnnotation"):
             self.page.get_by_test_id("bottombar-auto-annotation-toggle").click()
@@ -95,7 +95,7 @@ class Editor:
         self._blank = self._look()
 
     def turn_to(self, image: str) -> None:
-        """Go on with one of several images, and take the only smart tool of its toolbar."""
+        """Switch to one of several images, and take the only smart tool of its toolbar."""
         self.page.evaluate("image => { m2n2.on = image }", image)
         self.page.wait_for_function("m2n2.ready()")
         number = self.page.evaluate("m2n2.images()").index(image)
@@ -106,7 +106,7 @@ class Editor:
         self.page.evaluate("m2n2.image().stageRef.container().scrollIntoView({block: 'center'})")
 
     def choose_tool(self, tool: str) -> None:
-        """A plain tool of the toolbar: ``bitmask-tool``, ``ellipse-tool`` or ``polygon-tool``."""
+        """Take a plain tool of the toolbar: ``bitmask-tool``, ``ellipse-tool`` or ``polygon-tool``."""
         self.page.locator(f".lsf-toolbar__group > button[aria-label={tool}]").click()
 
     def choose_only_label(self, label: str) -> None:
@@ -116,7 +116,7 @@ class Editor:
         self.page.wait_for_function("label => m2n2.selected('label').join() === label", arg=label)
 
     def stroke(self, points: Sequence[tuple[int, int]]) -> None:
-        """Drag the mouse through pixels of the image; nothing is waited for."""
+        """Drag the mouse through pixels of the image, without waiting for an answer."""
         self.page.mouse.move(*self._window(*points[0]))
         self.page.mouse.down()
         for point in points[1:]:
@@ -131,12 +131,12 @@ class Editor:
         self.page.wait_for_function("count => m2n2.finished() === count + 1", arg=count)
 
     def unselect(self) -> None:
-        """No region and no label is selected any more."""
+        """Deselect all regions and labels."""
         self.page.keyboard.press("Escape")
         self.page.wait_for_function("!m2n2.annotation().hasSelection && !m2n2.selected('label').length")
 
     def choose_label(self, label: str, control: str = "keypoint", *, further: bool = False) -> None:
-        """Select a label, as is needed before each prompt; a further one stands beside those selected before."""
+        """Select a label, as is necessary before each prompt, beside those that are selected already."""
         before = self.page.evaluate("name => m2n2.selected(name)", control) if further else []
         if self.page.evaluate("name => m2n2.selected(name)", control) != [label]:
             # The groups of labels stand in the order of the controls in the config.
@@ -172,7 +172,7 @@ class Editor:
             yield lambda: info.value
 
     def press(self, x: int, y: int, *, positive: bool = True) -> None:
-        """Click on a pixel of the image, with Alt where it is background; nothing is waited for."""
+        """Click on a pixel of the image, with Alt if it is background, without waiting for an answer."""
         if not positive:
             self.page.keyboard.down("Alt")
         self.page.mouse.click(*self._window(x, y))
@@ -208,16 +208,16 @@ class Editor:
         return found
 
     def accept(self) -> None:
-        """The check mark in the bottom bar, which removes the prompts."""
+        """Click on the check mark in the bottom bar, which removes the prompts."""
         self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
         self.page.wait_for_function("m2n2.suggestions().length === 0")
 
     def accept_on_canvas(self) -> None:
-        """The check mark drawn below the mask, which leaves the prompts where they are."""
+        """Click on the check mark below the mask, which leaves the prompts where they are."""
         from playwright.sync_api import TimeoutError as NotYet
 
         for _ in range(5):
-            # A click counts once the button is in what the canvas tests a hit against, some frames after it is known.
+            # The canvas reacts to a click on the button only some frames after the page knows the button.
             button = self.page.wait_for_function("m2n2.acceptButton()").json_value()
             self.page.mouse.click(*button)
             try:
@@ -237,7 +237,7 @@ class Editor:
         return int(info.value.json()["id"])
 
     def _window(self, x: int, y: int) -> tuple[float, float]:
-        """The middle of a pixel of the image, in the window."""
+        """The center of a pixel of the image, in the window."""
         view = self.page.evaluate("m2n2.view()")
         width, height = view["natural"]
         return view["left"] + view["width"] * (x + 0.5) / width, view["top"] + view["height"] * (y + 0.5) / height
@@ -251,7 +251,7 @@ class Editor:
 
 
 OpenEditor = Callable[..., Editor]
-"""Opens one more editor, for the first user or the one whose cookies it is given."""
+"""Opens one more editor, for the first user or for the user whose cookies are given."""
 
 
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -1,4 +1,4 @@
-"""``make latency``: how long a click waits for its mask in the browser, beside a backend that answers at once."""
+"""``make latency``: measures how long a click waits for its mask in the browser, beside a backend without a model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _milliseconds(editor: Editor, index: int) -> float:
-    """One first click on the disc: pressed, painted, rejected."""
+    """Make a first click on the disc, wait until its mask is painted, and reject it."""
     x, y = _FACTOR * DISC[0] + 9 * index, _FACTOR * DISC[1] + 7 * index
     probe = [(_FACTOR * DISC[0]) / SIZE[0], (_FACTOR * (DISC[1] - 60)) / SIZE[1]]
     editor.choose_label("Object")

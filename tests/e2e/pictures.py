@@ -64,7 +64,7 @@ def save_turned(folder: Path) -> Path:
 
 
 def save_dense(folder: Path) -> Path:
-    """The scene, which its EXIF data ask to be shown at half its size (in Chromium), cut off in its last bytes."""
+    """The scene, cut off in its last bytes, with EXIF data that make Chromium show it at half its size."""
     exif = Image.Exif()
     exif[_UNIT], exif[_RESOLUTION_X], exif[_RESOLUTION_Y] = 2, 144.0, 144.0
     shown = exif.get_ifd(_EXIF)
@@ -92,7 +92,7 @@ def _decoded(region: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.bool_
     if "imageDataURL" in value:
         png = base64.b64decode(value["imageDataURL"].partition(",")[2])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[..., 3] > 0
-    # Four times as fine, so that a pixel is decided at its middle.
+    # Drawn four times as large, so that the center of a pixel decides.
     fine = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
     points = np.array(value["points"]) / 100 * (fine.shape[1], fine.shape[0])
     cv2.fillPoly(fine, [np.round(points - 0.5).astype(np.int32)], 1)

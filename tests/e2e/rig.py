@@ -1,4 +1,4 @@
-"""The real programs: Label Studio as ``make studio`` starts it, the backend, Chromium."""
+"""Starts the real programs: Label Studio as ``make studio`` does, the backend, and Chromium."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _FLAGS = [
 
 
 def missing() -> str | None:
-    """What the tests in a browser lack on this machine, None where nothing does."""
+    """What the tests in a browser lack on this machine; None if they can run."""
     program = os.environ.get("E2E_LABEL_STUDIO")
     if program is None:
         return "E2E_LABEL_STUDIO names no Label Studio: `make e2e` installs one and sets it"
     if shutil.which(program) is None:
-        return f"E2E_LABEL_STUDIO={program} is no program: `make e2e` installs it"
+        return f"E2E_LABEL_STUDIO={program} is not a program: `make e2e` installs it"
     return missing_browser()
 
 
 def missing_browser() -> str | None:
-    """What tests that need no Label Studio lack on this machine, None where nothing does."""
+    """What the tests in a browser without Label Studio lack on this machine; None if they can run."""
     if not CHROMIUM.exists():
         return f"no {CHROMIUM}: apt-get install chromium"
     if importlib.util.find_spec("playwright") is None:
@@ -62,7 +62,7 @@ class Studio:
 
     Attributes:
         url: Its address.
-        account: Of its first user.
+        account: Account of the first user.
         api: As that user.
         files: Root of its local files.
     """
@@ -75,7 +75,7 @@ class Studio:
     def project(
         self, title: str, config: str, images: Sequence[Path], model: str, **more: Any
     ) -> tuple[int, list[int]]:
-        """A new project with a config, or a shipped one by its name, connected; its id and those of its tasks."""
+        """Connect a new project with a config, or a shipped one by name; returns its id and its tasks' ids."""
         xml = config if config.startswith("<") else label_config(config).read_text(encoding="utf-8")
         number = project.create_project(self.api, title, xml, **more)
         project.upload(self.api, number, images)
@@ -97,10 +97,10 @@ class Backend:
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What ``make studio`` did.
+    """The result of ``make studio``.
 
     Attributes:
-        folder: Of the database it created.
+        folder: Folder of the database that it created.
         printed: On both streams.
         status: With which it ended after SIGINT.
         left: Command lines of processes it left behind.
@@ -141,7 +141,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_studio(folder: Path) -> Iterator[Studio]:
-    """Label Studio with the database in ``folder``; an empty one is created where there is none."""
+    """Run Label Studio with the database in ``folder``, which is created if there is none."""
     account, port = Account.of(folder), free_port()
     url = f"http://127.0.0.1:{port}"
     with label_studio.start(Path(os.environ["E2E_LABEL_STUDIO"]), folder, port, account) as program:
@@ -152,7 +152,7 @@ def running_studio(folder: Path) -> Iterator[Studio]:
 
 @contextmanager
 def running_backend(studio: Studio, token: str, port: int | None = None) -> Iterator[Backend]:
-    """The backend with the color backbone and a token of its own."""
+    """Run the backend with the color backbone and a token."""
     port = port or free_port()
     log = OUT / "logs" / f"backend-{port}.log"
     settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
@@ -174,7 +174,7 @@ def running_browser() -> Iterator[Browser]:
 
 
 def log_in(browser: Browser, studio: Studio) -> Any:
-    """Cookies of the first user."""
+    """Log in as the first user; returns the cookies."""
     page = browser.new_page()
     page.goto(f"{studio.url}/user/login")
     _fill_in(page, studio.account.user, studio.account.password)
@@ -184,7 +184,7 @@ def log_in(browser: Browser, studio: Studio) -> Any:
 
 
 def sign_up(browser: Browser, studio: Studio, user: str, password: str) -> Any:
-    """Cookies of a new user of the same organization."""
+    """Create a user of the same organization; returns the cookies."""
     invitation = studio.api.call("GET", "/api/invite")["invite_url"]
     page = browser.new_page()
     page.goto(f"{studio.url}{invitation}")

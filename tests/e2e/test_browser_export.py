@@ -1,4 +1,4 @@
-"""What is submitted in a real Label Studio comes out of ``m2n2-backend export``; and what its own button does."""
+"""``m2n2-backend export`` of what was submitted in a real Label Studio, and what its own button gives."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def submit(studio: Studio, task: int, *result: dict[str, Any]) -> None:
 
 
 def export(studio: Studio, number: int, format: str, out: Path) -> str:
-    """The last line that was printed."""
+    """Run the export; returns the last line that it printed."""
     environment = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.account.token}
     arguments = ["export", "--project", str(number), "--format", format, "--out", str(out)]
     done = CliRunner(env=environment).invoke(app, arguments)
@@ -110,7 +110,7 @@ def test_two_classes_of_every_kind_come_out_of_every_format_as_they_were_submitt
 
 
 class Own:
-    """Label Studio's own export of a project, as its button asks for it."""
+    """Label Studio's own export of a project, requested as by its button."""
 
     def __init__(self, studio: Studio, number: int, format: str) -> None:
         query = {"exportType": format}

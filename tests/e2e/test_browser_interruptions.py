@@ -30,7 +30,7 @@ def test_a_click_after_the_backend_was_killed_and_restarted_works(
             editor.press(DISC[0] + 20, DISC[1])
         assert answer().json()["errors"]
     with running_backend(studio, studio.account.token, port):
-        # The page was not told: the same one goes on, with the prompts of before.
+        # The page does not know: the same page continues with the earlier prompts.
         again = editor.click(DISC[0], DISC[1] + 30)
         assert len(again.request.post_data_json["context"]["result"]) == 3
         mask = mask_of(again.json()["data"]["result"])
@@ -56,7 +56,7 @@ def test_opening_a_task_encodes_its_image_and_those_of_the_next_tasks(
 
 
 def encoded(backend: Backend) -> float:
-    """Images the model has run on, as the backend counts them."""
+    """Number of images that the model has run on, as the backend counts them."""
     text = httpx.get(f"{backend.url}/metrics").text
     return sum(float(value) for value in re.findall(r"^m2n2_worker_encoded_total\{.*\} (.*)$", text, re.MULTILINE))
 
@@ -69,7 +69,7 @@ def test_two_annotators_on_one_task_do_not_disturb_each_other(
     first.open(number, task)
     second.open(number, task)
     with first.answering("Person") as of_first, second.answering("Person") as of_second:
-        # Neither waits for the other's answer.
+        # The two do not wait for each other's answers.
         first.press(*DISC[:2])
         second.press(*ON_PLATE)
     first.shown(of_first())

@@ -19,7 +19,7 @@ from rig import Backend, Studio
 from m2n2_backend.resources import sample_photograph
 
 CLICKS = ((230, 60, True), (215, 380, True), (120, 60, False))
-"""On the sample photograph: hair, suit, and the wall behind."""
+"""Points on the sample photograph: hair, suit, and the wall behind."""
 
 
 def as_arguments(prompts: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def as_arguments(prompts: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 @functools.cache
 def written_by_segment(clicks: tuple[str, ...]) -> NDArray[np.bool_]:
-    """The mask of the command line; run once where all three outputs were clicked at the same pixels."""
+    """The mask of the command line, which runs once for all three outputs if they were clicked at the same pixels."""
     command = [sys.executable, "-m", "m2n2_backend", "segment", str(sample_photograph()), "--backbone", "color"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "mask.png"
@@ -54,7 +54,7 @@ def test_what_is_submitted_is_the_mask_of_the_command_line(
     for x, y, positive in CLICKS:
         answer = editor.click(x, y, "Person", positive=positive)
     prompts = answer.request.post_data_json["context"]["result"]
-    if output != "polygon":  # of a polygon only the outline is drawn
+    if output != "polygon":  # the editor draws only the outline of a polygon
         assert editor.painted(mask_of(answer.json()["data"]["result"])) > 0.9
     editor.accept()
     editor.submit()

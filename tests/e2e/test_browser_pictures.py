@@ -37,7 +37,7 @@ def page(chromium: Any) -> Iterator[Any]:
 
 
 def shown(page: Any, data: bytes) -> tuple[tuple[int, int], np.ndarray] | None:
-    """Natural size and RGBA pixels in Chromium; None where it shows nothing."""
+    """Natural size and RGBA pixels in Chromium; None if it shows nothing."""
     found = page.evaluate(SHOW, base64.b64encode(data).decode())
     if found is None:
         return None
@@ -74,7 +74,7 @@ def test_of_a_file_that_was_cut_off_all_that_the_browser_shows_is_there(page: An
     size, pixels = found
     rgb = decode_image(CUT_OFF[name], max_pixels=LIMIT).astype(int)
     assert natural_size(CUT_OFF[name], max_pixels=LIMIT) == size
-    # The browser leaves what has not arrived transparent; of a GIF and a progressive JPEG it paints a guess.
+    # The browser leaves missing rows transparent, but guesses them in a GIF and a progressive JPEG.
     there = pixels[..., 3] > 0
     there[24:] &= not name.startswith(("GIF", "progressive"))
     off = np.abs(rgb - pixels[..., :3]).max(axis=2)[there]
@@ -85,11 +85,11 @@ def test_of_a_file_that_was_cut_off_all_that_the_browser_shows_is_there(page: An
 @pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM"])
 def test_what_is_refused_is_no_photograph_that_the_browser_shows(page: Any, kind: str) -> None:
     data = odd_files.encoded(kind)
-    if kind == "TIFF":  # which users of the other commands have
+    if kind == "TIFF":  # browsers do not show TIFF, but users of the other commands have it
         assert shown(page, data) is None
         assert natural_size(data, max_pixels=LIMIT) == (64, 48)
         return
-    assert (shown(page, data) is not None) == (kind == "ICO")  # an icon, but nobody annotates those
+    assert (shown(page, data) is not None) == (kind == "ICO")  # browsers show icons, but the backend refuses them
     with pytest.raises(InvalidImage, match="save it as PNG"):
         natural_size(data, max_pixels=LIMIT)
 

@@ -30,7 +30,7 @@ def shapes_task(studio: Studio, backend: Backend, tmp_path: Path) -> tuple[int, 
 
 
 def draw(editor: Editor, tool: str) -> None:
-    """With the plain tool of that name, on the disc; a polygon around the plate."""
+    """Draw with the plain tool of that name on the disc, or a polygon around the plate."""
     editor.choose_tool(tool)
     editor.choose_only_label("Person")
     with editor.one_region_more():

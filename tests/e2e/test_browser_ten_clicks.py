@@ -14,8 +14,8 @@ from m2n2_backend.resources import sample_photographs
 
 Points = tuple[tuple[int, int, bool], ...]
 
-# After the first clicks where the benchmark's user, who clicks the middle of the largest error, went on: a woman in a
-# suit, a cup with its saucer, a cat's head.
+# After the first clicks these are the clicks of the benchmark's simulated user, in the middle of the largest error:
+# on a woman in a suit, a cup with its saucer, and a cat's head.
 ASTRONAUT: Points = (
     (228, 276, True),
     (103, 306, True),

@@ -1,4 +1,4 @@
-"""What the backend's commands ask of the real Label Studio's API, without a browser."""
+"""The backend's commands with the API of the real Label Studio, without a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2n2_backend.labelstudio.client import LabelStudioClient
 
 
 def saved_point(x: float, y: float) -> dict[str, Any]:
-    """A key point as an annotator who accepted nothing left it."""
+    """A key point that an annotator left without accepting a mask."""
     value = {"x": 100 * x / SIZE[0], "y": 100 * y / SIZE[1], "width": 0.3, "keypointlabels": ["Person"]}
     control = {"from_name": "keypoint", "to_name": "image", "type": "keypointlabels", "id": "point"}
     return {**control, "original_width": SIZE[0], "original_height": SIZE[1], "value": value}

@@ -1,4 +1,4 @@
-"""Label Studio's own templates of labeling configs: each is refused, or every prompt on it comes back right."""
+"""Label Studio's own templates of labeling configs: each is refused, or all its prompts come back right."""
 
 from __future__ import annotations
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from fake_backbone import FakeBackbone, scene
 from numpy.typing import NDArray
-from small_data_set import one_thread
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.baselines import Geodesic, GrabCut, RandomWalker
@@ -31,11 +30,7 @@ RECTANGLE = Click(67, 30)
 GROUND = Click(45, 5, positive=False)
 CLASSES: Sequence[type[GrabCut | RandomWalker | Geodesic]] = (GrabCut, RandomWalker, Geodesic)
 
-
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def flat_scene() -> NDArray[np.uint8]:
@@ -154,7 +149,7 @@ def test_each_hyperparameter_can_be_set_by_name_and_has_its_type() -> None:
         ("m2n2", ["tau=none"], "tau=none: "),
         ("m2n2", ["radius=1.5"], "radius=1.5: .*integer"),
         ("m2n2", ["relation=kl"], "choose among m2n2"),
-        ("geodesic", ["radius=2"], "none of the hyperparameters"),
+        ("geodesic", ["radius=2"], "does not have the hyperparameters"),
         ("kl-nn", ["temperature=0.5"], "its own temperature"),
         ("m2n2-no-flood", ["flood_fill=true"], "is m2n2"),
     ],

@@ -158,7 +158,7 @@ def test_sbd_with_a_cut_off_instance_file_is_refused(tmp_path: Path, monkeypatch
     (tmp_path / "inst").mkdir()
     (tmp_path / "inst" / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     (tmp_path / "val.txt").write_text("a\n")
-    with pytest.raises(DatasetError, match=r"a\.mat is no instance file"):
+    with pytest.raises(DatasetError, match=r"a\.mat is not an SBD instance file"):
         load_samples("sbd", tmp_path)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backbone import FakeBackbone
+from processes import is_running
 from rich.console import Console
 from shared_data import GRABCUT, VIT_TINY, needs_grabcut, needs_vit_tiny
-from small_data_set import SAMPLES, one_thread, options_for, quietly, write_data
+from small_data_set import SAMPLES, options_for, quietly
+from waiting import until
 
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.evaluation import run
+from m2n2_backend.evaluation.fingerprint import code_fingerprint
 from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 
@@ -31,12 +35,6 @@ KEYS = [
     "share_not_reached", "collapses", "iou_at", "iou_per_click", "seconds_per_click", "seconds_per_encode",
     "ipf_residual", "fingerprint", "samples",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
-    with one_thread():
-        yield write_data(tmp_path / "data")
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +100,16 @@ def test_the_fingerprint_names_code_backbone_settings_and_data(data: Path) -> No
     assert fingerprint["method"]["temperature"] == 0.65
     other = quietly(options_for(data, limit=1, method=MethodChoice.of(values=["temperature=0.5"])))
     assert other["fingerprint"]["method"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("file", ["m2n2/segmenter.py", "m2n2/paper/transition.py", "backbones/device/memory.py"])
+def test_every_source_of_the_method_is_in_the_fingerprint_of_the_code(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\n")
+    before = code_fingerprint(tmp_path)
+    path.write_text("x = 2\n")
+    assert code_fingerprint(tmp_path) != before
 
 
 class Interrupted:
@@ -212,6 +220,72 @@ def test_an_error_in_a_process_reaches_the_caller(data: Path) -> None:
         quietly(options_for(data, jobs=2), load)
 
 
+class Killed(FakeBackbone):
+    """Ends its process as a machine does that runs out of memory."""
+
+    def features(self, rgb: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_named_with_the_cure(data: Path) -> None:
+    with pytest.raises(M2N2Error, match=r"an evaluation process died.* fewer --jobs to continue"):
+        quietly(options_for(data, jobs=2), Killed)
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupted_run_leaves_no_process_and_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = functools.partial(FakeBackbone, 12, 12)
+    whole = quietly(options_for(data), load)
+    options = options_for(data, jobs=2, json=data.parent / "second" / "result.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_running", interrupting(at=3))
+        with pytest.raises(KeyboardInterrupt):
+            quietly(options, load)
+    assert not multiprocessing.active_children()
+    assert len(journal_of(options).read_text().splitlines()) == 3
+    assert without_seconds(quietly(options, load)) == without_seconds(whole)
+
+
+def interrupting(at: int) -> Callable[[object], str]:
+    """What is called once at the start and once for each photograph: Ctrl+C is pressed in its n-th call."""
+    calls = itertools.count(1)
+
+    def running(_: object) -> str:
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return ""
+
+    return running
+
+
+class Waiting(FakeBackbone):
+    """Says which process it is in, and never comes back."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def features(self, rgb: Any) -> Any:
+        (self.folder / str(os.getpid())).touch()
+        signal.pause()
+
+
+def test_the_processes_of_a_killed_run_end(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    options = options_for(data, jobs=2)
+    process = multiprocessing.get_context("spawn").Process(
+        target=quietly, args=(options, functools.partial(Waiting, folder))
+    )
+    process.start()
+    try:
+        until(lambda: len(list(folder.iterdir())) == 2)
+    finally:
+        process.kill()
+        process.join()
+    until(lambda: not any(is_running(int(path.name)) for path in folder.iterdir()))
+
+
 def test_objects_of_one_photograph_share_its_encoding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [replace(sample, image=data / "images" / "00.png") for sample in run.load_samples("folder", data, 3)]
     samples = [replace(sample, mask=data / "masks" / "00.png") for sample in samples]
@@ -238,12 +312,11 @@ def test_no_jobs_and_a_sample_that_is_not_there_are_refused(data: Path) -> None:
 
 @needs_grabcut
 @needs_vit_tiny
-def test_vit_tiny_needs_few_clicks_on_photographs_of_grabcut(tmp_path: Path) -> None:
+def test_vit_tiny_needs_few_clicks_on_photographs_of_grabcut(tmp_path: Path, single_thread: None) -> None:
     load = functools.partial(
         load_backbone, "vit", model=str(VIT_TINY), layers=(6,), grid=40, device="cpu", cache_dir=tmp_path
     )
     options = EvaluationOptions("grabcut", GRABCUT, tmp_path / "result.json", limit=2)
-    with one_thread():
-        result = quietly(options, load)
+    result = quietly(options, load)
     assert result["noc85"] <= 5
     assert result["iou_at"]["20"] > 0.9

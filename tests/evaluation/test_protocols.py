@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 from scipy.ndimage import distance_transform_edt
-from small_data_set import one_thread, options_for, quietly, write_data
+from small_data_set import options_for, quietly
 
 from m2n2_backend.errors import DatasetError, SettingsError
 from m2n2_backend.evaluation.clicker import ReleasedClicker, simulated_user
@@ -38,7 +38,7 @@ def test_missing_and_superfluous_regions_that_touch_are_one_for_the_released_use
     mask[9:12, 30:33] = False  # a small hole is all that is missing on the right
 
     assert simulated_user("ritm", label).next_click(mask) == Click(15, 6, False)
-    # Of the region of 9 by 18 pixels the whole middle line is as deep: the first pixel of it is missing.
+    # All pixels of the middle line of the region of 9 by 18 are equally deep; the first of them is missing.
     assert simulated_user("released", label).next_click(mask) == Click(6, 6, True)
 
 
@@ -131,12 +131,10 @@ def test_the_summary_names_the_share_that_never_gets_there() -> None:
     assert len(figures["iou_per_click"]) == 20
 
 
-def test_preset_and_protocol_are_in_the_json_and_change_the_figures(tmp_path: Path) -> None:
-    with one_thread():
-        data = write_data(tmp_path / "data")
-        ours = quietly(options_for(data, limit=1))
-        chosen = MethodChoice.of(preset="released")
-        released = quietly(options_for(data, limit=1, method=chosen, protocol="released", fresh=True))
+def test_preset_and_protocol_are_in_the_json_and_change_the_figures(data: Path) -> None:
+    ours = quietly(options_for(data, limit=1))
+    chosen = MethodChoice.of(preset="released")
+    released = quietly(options_for(data, limit=1, method=chosen, protocol="released", fresh=True))
     assert (ours["preset"], ours["protocol"]) == ("ours", "ritm")
     assert (released["preset"], released["protocol"]) == ("released", "released")
     assert released["fingerprint"]["method"]["rules"] == "released"

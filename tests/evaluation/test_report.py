@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from fake_backbone import FakeBackbone, scene
 from PIL import Image
-from small_data_set import one_thread, options_for, quietly, write_data
+from small_data_set import options_for, quietly
 
 from m2n2_backend.errors import InvalidPrompt, SettingsError
 from m2n2_backend.evaluation.data.datasets import load_samples
@@ -28,18 +27,9 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.overlay import NEGATIVE, POSITIVE, draw_overlay
 from m2n2_backend.prompts import Box, Click
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 CLICKS = (Click(22, 30), Click(67, 30), Click(45, 5, positive=False))
-
-
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_data(tmp_path / "data")
 
 
 class References(HTMLParser):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import threading
 import time
@@ -11,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fake_label_studio import HEIGHT, LEGACY, WIDTH, Clock, FakeLabelStudio, png
-from label_studio_fakes import settings
-from waiting import until
+from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
+from label_studio_fakes import data_url, settings
+from waiting import RunningClock, until
 
 from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage, NotReady
 from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
@@ -27,7 +26,7 @@ def media(
     fresh_seconds: float = 300.0,
     *,
     at_once: int = 40,
-    clock: Clock | None = None,
+    clock: RunningClock | None = None,
     **more: Any,
 ) -> RememberingMedia:
     reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **more))
@@ -96,7 +95,7 @@ def test_twenty_requests_for_one_address_are_one_download(studio: FakeLabelStudi
 
 
 def test_a_failure_answers_for_a_few_seconds_and_no_longer(studio: FakeLabelStudio) -> None:
-    clock = Clock()
+    clock = RunningClock()
     remembering = media(studio, clock=clock)
     file = studio.files.pop("a.png")
     for _ in range(3):
@@ -192,7 +191,7 @@ def test_one_project_takes_half_of_the_places_for_downloads(studio: FakeLabelStu
 def test_a_known_image_is_clicked_although_its_time_is_over_and_all_places_of_its_host_are_taken(
     studio: FakeLabelStudio, elsewhere: FakeLabelStudio
 ) -> None:
-    clock = Clock()
+    clock = RunningClock()
     remembering = media(studio, at_once=2, clock=clock, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
     ref = ImageRef(f"{elsewhere.url}/versioned/a.png")
     known = remembering.fetch(ref)
@@ -293,7 +292,7 @@ def test_what_is_remembered_of_a_long_address_is_short(studio: FakeLabelStudio) 
 
 def test_data_urls_are_read_each_time_from_the_task(studio: FakeLabelStudio) -> None:
     remembering = media(studio)
-    ref = ImageRef("data:image/png;base64," + base64.b64encode(png()).decode())
+    ref = ImageRef(data_url(png()))
 
     assert remembering.fetch(ref, data_needed=False).data == png()
     assert remembering.downloads == 0

@@ -8,8 +8,8 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from fake_label_studio import Clock
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, payload, settings
+from waiting import RunningClock
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
@@ -78,12 +78,12 @@ def pool() -> TellingPool:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> RunningClock:
+    return RunningClock()
 
 
 @pytest.fixture
-def prefetcher(pool: TellingPool, media: GatedMedia, clock: Clock) -> Iterator[Prefetcher]:
+def prefetcher(pool: TellingPool, media: GatedMedia, clock: RunningClock) -> Iterator[Prefetcher]:
     prefetcher = Prefetcher(pool, media, timeout=5, upcoming=lambda project, opened: [task(8), task(9)], clock=clock)
     yield prefetcher
     media.gate.set()
@@ -125,7 +125,7 @@ def test_a_task_opened_twice_at_once_is_read_once(
 
 
 def test_after_a_while_a_task_that_is_opened_again_is_read_again(
-    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool, clock: Clock
+    prefetcher: Prefetcher, media: GatedMedia, pool: TellingPool, clock: RunningClock
 ) -> None:
     for ahead, is_read in ((0, True), (int(REPEAT_SECONDS) - 60, False), (int(REPEAT_SECONDS) + 1, True)):
         clock.ahead = ahead
@@ -145,7 +145,9 @@ def test_the_newest_task_goes_first_and_the_oldest_of_too_many_are_forgotten(
     assert media.tasks == [7, *reversed(many[10:])]
 
 
-def test_an_image_has_as_long_as_a_download_may_take(prefetcher: Prefetcher, media: GatedMedia, clock: Clock) -> None:
+def test_an_image_has_as_long_as_a_download_may_take(
+    prefetcher: Prefetcher, media: GatedMedia, clock: RunningClock
+) -> None:
     before = clock()
     opened(prefetcher, 7)
     _, deadline = media.asked.get(timeout=60)

@@ -205,7 +205,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "no image at all": (payload(POINT, image=data_url(b"hello")), 422, "not an image"),
     "an empty image": (payload(POINT, image=data_url(b"")), 422, "not an image"),
     "an image cut off before its first row": (payload(POINT, image=data_url(png()[:45])), 422, "shows nothing"),
-    "a format nobody opens": (payload(POINT, image=data_url(ppm())), 422, "not an image, or none of JPEG"),
+    "a format nobody opens": (payload(POINT, image=data_url(ppm())), 422, "not an image of the formats JPEG"),
     "too many pixels": (payload(POINT, image=data_url(png(1001, 1000))), 413, "1001x1000 pixels"),
     "lone surrogates everywhere": (
         payload(key_point(id="\ud800", label="\ud800"), config=CONFIG.replace("Dog", "\ud800"), image="/\ud800"),

@@ -30,16 +30,6 @@ from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 from m2n2_backend.worker.interface import WorkerStats
 
 
-@pytest.fixture
-def pool() -> DiscPool:
-    return DiscPool()
-
-
-@pytest.fixture
-def client(pool: DiscPool) -> FlaskClient:
-    return create_app(settings(), pool, CountingMedia()).test_client()
-
-
 def test_an_unexpected_error_is_told_by_a_number_and_logged_with_it(
     client: FlaskClient, pool: DiscPool, caplog: pytest.LogCaptureFixture
 ) -> None:

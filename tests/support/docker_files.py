@@ -1,4 +1,4 @@
-"""The files of docker/ as the tests read them: instructions, merged compose files, substituted variables."""
+"""Reads the files of docker/: the Dockerfile's instructions, merged compose files, substituted variables."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def copied() -> list[str]:
 
 
 def sent_to_the_builder(path: str) -> bool:
-    """Whether the ignore file lets a path of the context through: the last line that matches decides."""
+    """Whether the ignore file keeps a path in the build context: the last line that matches decides."""
     sent = True
     for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -72,7 +72,7 @@ def sent_to_the_builder(path: str) -> bool:
 
 
 def compose(*names: str) -> dict[str, Any]:
-    """Compose files laid over each other."""
+    """Compose files merged, each over the one before."""
     merged: dict[str, Any] = {}
     for name in names:
         merged = _merge(merged, yaml.safe_load((DOCKER / name).read_text()))
@@ -80,12 +80,12 @@ def compose(*names: str) -> dict[str, Any]:
 
 
 def manifests(name: str) -> list[dict[str, Any]]:
-    """The objects of a file for Kubernetes."""
+    """The objects in a file for Kubernetes."""
     return list(yaml.safe_load_all((DOCKER / name).read_text()))
 
 
 def pods(name: str) -> list[dict[str, Any]]:
-    """The specs of all pods that a file for Kubernetes makes, at any depth."""
+    """The specs of all pods in a file for Kubernetes, at any depth."""
     found: list[dict[str, Any]] = []
 
     def look(value: Any) -> None:
@@ -108,7 +108,7 @@ def example() -> dict[str, str]:
 
 
 def variables(text: str) -> set[str]:
-    """Names in ``${…}``."""
+    """The names of the variables in ``${…}``."""
     return {match[1] for match in _VARIABLE.finditer(text)}
 
 

@@ -1,4 +1,4 @@
-"""The doctor's findings by name, for a machine and a Label Studio of a test's choice."""
+"""Runs ``doctor`` for a machine and a Label Studio that the test describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Label Studio's editor (1.23.2) can send for a labeling config, written down from its own source.
+"""A model of what Label Studio's editor (1.23.2) can send for a labeling config, written from its source.
 
 It is the other side of the contract: tags are made for each item of a ``<Repeater>``, a control belongs to the image
 whose name its ``toName`` is, and a smart tool exists for key points and rectangles alone.
@@ -88,7 +88,7 @@ def page_of(xml: str, data: dict[str, Any]) -> list[EditorTag]:
 
 
 def value_of(text: str, data: dict[str, Any]) -> Any:
-    """What a value such as ``$photo.urls[0]`` names; None where it names nothing."""
+    """What a value such as ``$photo.urls[0]`` names; None if it does not name anything."""
     if not re.fullmatch(r"\$[A-Za-z0-9_.\[\]]+", text):
         return None
     value: Any = data
@@ -134,7 +134,7 @@ def _items(
 
 
 def _selections(tool: EditorTag, groups: list[EditorTag]) -> Iterator[dict[str, list[str]]]:
-    """What may be selected: names of controls that hold labels → the labels; a label has to be where there is one."""
+    """Labels that an annotator may select, by control; one of them has to be selected if there are any."""
     holders = [tool] if tool.kind.endswith("labels") else groups
     if not holders:
         yield {}
@@ -149,7 +149,7 @@ def _selections(tool: EditorTag, groups: list[EditorTag]) -> Iterator[dict[str, 
 
 
 def check_every_prompt(client: FlaskClient, media: CountingMedia, xml: str, data: dict[str, Any]) -> int | None:
-    """Where /setup takes a config, every prompt comes back right: the number of prompts; None where it refuses."""
+    """Check that all prompts of a config come back right; returns their number, or None if /setup refuses it."""
     setup = client.post("/setup", json={"project": "1", "schema": xml})
     assert setup.status_code in (200, 422), setup.status
     if setup.status_code == 422:
@@ -180,13 +180,13 @@ def check_every_prompt(client: FlaskClient, media: CountingMedia, xml: str, data
             found += labels
         if sent.labels:
             assert renamed or sorted(set(found)) == sorted(set(sent.labels)), (found, sent)
-        else:  # no label can mean the only one there is
+        else:  # a prompt without a label can mean the only label there is
             assert len(set(found)) <= 1, (found, sent)
     return len(requests)
 
 
 def _check_output(control: EditorTag, on_image: list[EditorTag]) -> None:
-    """Masks are shown by a control made for it; by one that prompts only where there is no other."""
+    """Masks go to a control that is made for them, or to one for prompts if there is no other."""
     assert control.kind.removesuffix("labels") in OUTPUTS
     free = [tag for tag in on_image if tag.kind.removesuffix("labels") in OUTPUTS and not _prompts(tag)]
     assert not free or not _prompts(control) or control.attributes.get("m2n2") == "output"

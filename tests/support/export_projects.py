@@ -1,4 +1,4 @@
-"""Projects with masks of two classes, and the command that exports them."""
+"""Makes projects with masks of two classes, and runs the command that exports them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONFIGS = {**SHIPPED, "rectangle": config(output("RectangleLabels"), POINTS)}
 
 
 def ring() -> Mask:
-    """With a hole, and a second part."""
+    """A mask with a hole and a second part."""
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     distance = np.hypot(x - 60, y - 60)
     return (distance < 45) & (distance > 15) | (x > 130) & (x < 150) & (y > 20) & (y < 70)
@@ -43,7 +43,7 @@ def ring() -> Mask:
 
 def plate() -> Mask:
     mask = np.zeros(SHAPE, bool)
-    mask[28:56, 7:93] = True  # 28 of 120 pixels are 27.999… where the SDK computes them
+    mask[28:56, 7:93] = True  # the SDK computes 28 of 120 pixels as 27.999…
     return mask
 
 
@@ -58,7 +58,7 @@ def prompt_box(name: str = "r", **more: Any) -> dict[str, Any]:
 
 
 def export(studio: FakeLabelStudio, format: str, out: Path, project: int = 1) -> tuple[int, str]:
-    """Exit status and what was printed."""
+    """Run the command; returns its exit status and what it printed."""
     environment = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": LEGACY, "COLUMNS": "250"}
     arguments = ["export", "--project", str(project), "--format", format, "--out", str(out)]
     done = CliRunner(env=environment).invoke(app, arguments)
@@ -67,6 +67,6 @@ def export(studio: FakeLabelStudio, format: str, out: Path, project: int = 1) ->
 
 
 def annotate(studio: FakeLabelStudio, task: int, *results: dict[str, Any], **more: Any) -> None:
-    """One annotation more."""
+    """Add one annotation."""
     annotations = studio.tasks[task - 1]["annotations"]
     annotations.append({"id": 100 * task + len(annotations), "result": list(results), "was_cancelled": False, **more})

@@ -1,4 +1,4 @@
-"""Exported files → masks, read as the formats' own tools do; and regions as annotators save them."""
+"""Reads exported files as the formats' own tools do, and makes regions as Label Studio saves them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from m2n2_backend.labelstudio.contract.polygons import outlines
 Mask = NDArray[np.bool_]
 
 Masks = dict[tuple[str, str], Mask]
-"""Name of the image without its ending, and class → union of the masks."""
+"""The union of the masks, by the image's name without its ending and by class."""
 
 
 def rasterized(points: Any, shape: tuple[int, int]) -> Mask:
-    """Pixels whose middle lies in a polygon of (x, y) in pixels; drawn four times as fine: OpenCV rounds corners."""
+    """The pixels whose center lies in a polygon of (x, y); drawn four times as large, as OpenCV rounds corners."""
     fine = np.zeros((4 * shape[0], 4 * shape[1]), np.uint8)
     cv2.fillPoly(fine, [np.round(np.reshape(points, (-1, 2)) * 4 - 0.5).astype(np.int32)], 1)
     return fine[2::4, 2::4].astype(bool)
@@ -84,7 +84,7 @@ def voc(folder: Path, shape: tuple[int, int]) -> Masks:
 
 
 def png(folder: Path, shape: tuple[int, int]) -> Masks:
-    """Names are task-T-annotation-A-by-U-CONTROL-LABEL-N.png; the image is told by the task and the table."""
+    """Read files named task-T-annotation-A-by-U-CONTROL-LABEL-N.png; ``images.csv`` names the image of each."""
     names = {(row["task"], row["annotation"]): row["name"] for row in table(folder)}
     found: Masks = defaultdict(lambda: np.zeros(shape, bool))
     for file in folder.glob("*.png"):
@@ -112,7 +112,7 @@ def around(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def box_of(mask: Mask) -> Mask:
-    """Its bounding box, filled."""
+    """The mask's bounding box, filled."""
     left, top, width, height = around(mask)
     filled = np.zeros_like(mask)
     filled[top : top + height, left : left + width] = True
@@ -124,7 +124,7 @@ def iou(one: Mask, other: Mask) -> float:
 
 
 def region(kind: str, value: dict[str, Any], labels: Sequence[str], name: str, **more: Any) -> dict[str, Any]:
-    """As Label Studio saves it; of kind ``brush`` …, with the labels in it."""
+    """A region as Label Studio saves it, of a kind such as ``brush``, with its labels."""
     height, width = more.pop("shape")
     return {
         "id": name,
@@ -163,7 +163,7 @@ def drawn(kind: str, mask: Mask, *labels: str, name: str = "m", **more: Any) -> 
 
 
 def with_labels_control(regions: Sequence[dict[str, Any]], control: str = "label") -> list[dict[str, Any]]:
-    """As ``<Brush>`` with ``<Labels>`` saves them: twice, the second time with the labels."""
+    """Regions as ``<Brush>`` with ``<Labels>`` saves them: each twice, the second time with the labels."""
     both = []
     for one in regions:
         kind = one["type"].removesuffix("labels")

@@ -1,4 +1,4 @@
-"""A backbone without weights: cells attend to cells of like color nearby."""
+"""A backbone without weights, whose cells attend to cells of similar color nearby, and a picture for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
 
 
 class FakeBackbone:
-    """Counts how often it is run; ``height`` and ``width`` of its grid may differ."""
+    """A backbone that counts its runs; ``height`` and ``width`` of its grid may differ."""
 
     fingerprint = "fake"
     description = "fake"

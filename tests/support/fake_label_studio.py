@@ -1,6 +1,6 @@
-"""A Label Studio on a real socket: its tokens, files, projects and models as release 1.23.2 answers, as recorded.
+"""A Label Studio on a real socket. Its tokens, files, projects and models answer as recorded from release 1.23.2.
 
-As a server of files it also knows redirects, buckets, and many ways to misbehave.
+It also serves files with redirects, from buckets, and in many ways in which servers misbehave.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import re
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 from repository import ROOT
+from waiting import RunningClock
 
 WIDTH, HEIGHT = 64, 48
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -28,7 +28,7 @@ DISABLED = "Authentication token no longer valid: legacy token authentication ha
 
 
 def jwt(**claims: Any) -> str:
-    """A token whose claims can be read, and whose signature nobody here checks."""
+    """A token whose claims can be read; its signature is not checked."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".c2lnbmF0dXJl"
 
@@ -42,18 +42,12 @@ def png(width: int = WIDTH, height: int = HEIGHT, **save: Any) -> bytes:
     return file.getvalue()
 
 
-class Clock:
-    """The system's, which can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead
-
-
 class FakeLabelStudio:
-    """Projects are ``id → label config``, models lists of what GET /api/ml tells about each."""
+    """The server, from its creation until ``close``.
+
+    ``projects`` holds labeling configs by project id, and ``models`` by project id what GET /api/ml says about each.
+    ``requests`` and ``posted`` keep what was sent.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -61,15 +55,15 @@ class FakeLabelStudio:
         self.generation = 0
         self.files: dict[str, bytes] = {"a.png": png()}
         self.kinds: dict[str, str] = {}
-        # What Content-Encoding says of a file; its bytes go out as they are.
+        # The Content-Encoding of a file, by its name; the bytes are sent unchanged.
         self.encodings: dict[str, str] = {}
-        # The server behind s3:// addresses, and the tasks it is closed to.
+        # The address behind s3:// addresses, and the tasks that may not read from it.
         self.bucket = ""
         self.denied_tasks: set[int] = set()
-        # Of every version; made of the file if empty.
+        # The ETag of every versioned file; made from the file if empty.
         self.etag = ""
-        # Each part of an answer that drips in takes a second of it.
-        self.clock = Clock()
+        # Each part of a dripping answer puts this clock forward by a second.
+        self.clock = RunningClock()
         self.release = "1.23.2"
         self.legacy_tokens = True
         self.bans_private = False
@@ -78,7 +72,7 @@ class FakeLabelStudio:
         self.models: dict[int, list[dict[str, Any]]] = {}
         self.tasks: list[dict[str, Any]] = []
         self.declines_predictions = False
-        # What is asked for below /held is answered, with a failure, once this is set; below /almost it is finished.
+        # A request below /held is answered with an error once this is set; an answer below /almost is finished then.
         self.held = threading.Event()
         self._stop = threading.Event()
         self._server = _Quiet(("127.0.0.1", 0), self._handler())
@@ -114,7 +108,7 @@ class FakeLabelStudio:
         return [headers.get("Authorization") for path, headers in self.requests if path.startswith(prefix)]
 
     def access(self) -> str:
-        """The newest access token, the only one that is taken."""
+        """The newest access token, which is the only one accepted."""
         return jwt(token_type="access", exp=4102444800, generation=self.generation)
 
     def connect(self, url: str, *, state: str = "CO", config: str = BRUSH_CONFIG, **fields: Any) -> int:
@@ -126,7 +120,7 @@ class FakeLabelStudio:
         return project
 
     def add_task(self, project: int, *regions: dict[str, Any], drafts: bool = False, **data: Any) -> int:
-        """A task with prompts saved in an annotation or a draft; returns its id."""
+        """Add a task with prompts saved in an annotation or a draft; returns its id."""
         number = len(self.tasks) + 1
         saved = [{"id": number, "result": list(regions), "was_cancelled": False}] if regions else []
         task = {
@@ -141,7 +135,7 @@ class FakeLabelStudio:
         return number
 
     def predictions(self, task: int) -> list[dict[str, Any]]:
-        """What was posted for a task."""
+        """The predictions that were posted for a task."""
         return list(self.tasks[task - 1]["predictions"])
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -170,7 +164,7 @@ class FakeLabelStudio:
 
         return Handler
 
-    # Its API
+    # The API
 
     def _api(self, path: str, query: dict[str, str], given: str) -> tuple[int, Any]:
         project = re.fullmatch(r"/api/projects/(\d+)/", path)
@@ -244,7 +238,7 @@ class FakeLabelStudio:
         return _error(400, "Validation error", validation_errors={"project": ["This field is required."]})
 
     def _refusal(self, given: str) -> str:
-        """Why Label Studio does not take an Authorization header; empty where it does."""
+        """Why Label Studio refuses an Authorization header; empty if it accepts it."""
         if given == f"Bearer {self.access()}" or (given == f"Token {LEGACY}" and self.legacy_tokens):
             return ""
         if given == f"Token {LEGACY}":
@@ -256,7 +250,7 @@ class FakeLabelStudio:
         config = self.projects[number]
         return {"id": number, "title": f"project {number}", "label_config": config, "task_number": count}
 
-    # Its files, and what is none
+    # Files, and answers that are not files
 
     def _file(self, to: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
         _, first, *rest = path.split("/")
@@ -301,14 +295,14 @@ class FakeLabelStudio:
         self._reply(to, 404 if file is None else 200, file or b"", self.kinds.get(name, "image/png"), **more)
 
     def _almost(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
-        """All but the last byte, which comes once this server lets go."""
+        """Send all but the last byte, and that one once ``held`` is set."""
         self._head(to, 200, {"Content-Length": str(len(file))})
         to.wfile.write(memoryview(file)[:-1])  # type: ignore[arg-type]
         self.held.wait(60)
         to.wfile.write(file[-1:])
 
     def _versioned(self, to: BaseHTTPRequestHandler, file: bytes) -> None:
-        """As a bucket serves files: 304 to whoever names the version there is."""
+        """Serve a file as a bucket does: 304 if the client names the current version."""
         etag = self.etag or f'"{hash(file)}"'
         unchanged = to.headers.get("If-None-Match") == etag
         body = b"" if unchanged else file
@@ -317,7 +311,7 @@ class FakeLabelStudio:
 
     def _drip(self, to: BaseHTTPRequestHandler, start: bytes, part: bytes, seconds: float = 1.0) -> None:
         to.wfile.write(start)
-        # The pause keeps small parts far below every limit of bytes, however long a reader on a busy machine is away.
+        # With the pause, small parts stay far below every limit of bytes, even if a busy machine delays the reader.
         while not self._stop.wait(0.001 if seconds else 0.0):
             to.wfile.write(part)
             self.clock.ahead += seconds
@@ -348,4 +342,4 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are what these tests are about."""
+        """Ignore clients that hang up, as many tests do."""

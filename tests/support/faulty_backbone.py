@@ -1,4 +1,4 @@
-"""The fault-injection twin of a model: it fails on command, for real, in whatever process it runs."""
+"""A backbone that fails on command, in the process in which it runs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ GRID = 8
 
 
 def picture(color: tuple[int, int, int], *, tail: bytes = b"") -> bytes:
-    """A small PNG of a disk on a ground of one color; tails make other files of the same pixels."""
+    """A small PNG of a disk on a ground of one color; different tails make different files of the same pixels."""
     rgb = np.full((48, 64, 3), color, np.uint8)
     cv2.circle(rgb, (30, 22), 12, (250, 240, 30), -1)
     return bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()) + tail
 
 
 CRASH, HANG, MEMORY, BROKEN = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 0, 200)
-"""Grounds of pictures: end the process, never return, run out of memory, break the device."""
+"""Grounds of pictures that end the process, never return, run out of memory, or break the device."""
 
 PLAIN = (90, 80)
-"""Red and green of pictures that do nothing; blue is free, to tell them apart."""
+"""Red and green of harmless pictures; blue is free, to tell them apart."""
 
 
 class FaultyBackbone(ColorAffinity):
@@ -61,7 +61,7 @@ class FaultyBackbone(ColorAffinity):
             (self.folder / f"threads-{os.getpid()}").write_text(threads)
         red, green, blue = (int(value) for value in rgb[0, 0])
         ground = (red, green, blue)
-        if rgb.shape[:2] != (64, 64):  # of the warm-up's picture
+        if rgb.shape[:2] != (64, 64):  # the picture of the warm-up has this size
             self.calls.append(ground)
             self.entered.set()
             assert self.gate.wait(120)
@@ -82,5 +82,5 @@ def load_faulty(settings: Settings, device: str, *, folder: Path) -> FaultyBackb
 
 
 def loader(folder: Path) -> partial[FaultyBackbone]:
-    """What a worker loads; can be pickled. In the folder each worker notes the threads it may use."""
+    """What a worker loads; it can be pickled. Each worker notes in the folder how many threads it may use."""
     return partial(load_faulty, folder=folder)

@@ -1,4 +1,4 @@
-"""A backend to send hostile addresses to, and what must not happen meanwhile: connections, model calls, memory."""
+"""A backend for hostile addresses, which checks that they cause no connections, model calls or use of memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from label_studio_fakes import DiscPool, key_point, payload, send, serving, sett
 from m2n2_backend.server.app import create_app
 
 MEMORY = 256 * 1024
-"""KiB that an answer may cost at most."""
+"""Most memory, in KiB, that an answer may cost."""
 
 _TRIED: list[tuple[Any, ...]] = []
 _WATCHED = threading.Event()
@@ -42,7 +42,7 @@ sys.addaudithook(_audit)
 
 
 class Canary:
-    """Listens on both loopback addresses, at one port, and counts who comes."""
+    """Listens on one port of both loopback addresses and counts connections."""
 
     def __init__(self) -> None:
         self.visits = 0
@@ -80,7 +80,7 @@ class Prey:
         self.port, self.studio, self.canary, self.pool = port, studio, canary, pool
 
     def asked_for(self, image: str) -> str:
-        """The status line of /predict about an image; checks all that holds for every hostile one."""
+        """Ask /predict about an image and check what holds for every hostile address; returns the status line."""
         expected = {("127.0.0.1", self.port), ("127.0.0.1", self.studio.port)}
         visits, calls = self.canary.visits, len(self.pool.calls)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -95,7 +95,7 @@ class Prey:
 
 @contextlib.contextmanager
 def trapped() -> Iterator[Prey]:
-    """The app with real settings on a socket; at the end it must still read what it may."""
+    """Serve the app with real settings; at the end it must still read what it may read."""
     studio, canary, pool = FakeLabelStudio(), Canary(), DiscPool()
     ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, max_image_bytes=1_000_000)
     try:

@@ -1,4 +1,4 @@
-"""A model that loads and encodes only while files in a folder do not forbid it: as slow as a test wants it.
+"""A model that loads and encodes only while no file in a folder forbids it, so that a test decides how long it takes.
 
 Nothing heavy is imported here, as the web process imports it too.
 """
@@ -17,7 +17,7 @@ WARM_UP = (64, 64)
 
 
 class Gates:
-    """The folder as a test sees it."""
+    """The folder of these files, as a test uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class Gates:
         (self.folder / f"{step}.closed").unlink(missing_ok=True)
 
     def reached(self, step: str) -> list[int]:
-        """Process ids of those that came to a step, once for each time."""
+        """Process ids of the processes that reached a step, once for each time."""
         path = self.folder / step
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -49,7 +49,7 @@ def load_gated(settings: Settings, device: str, *, folder: Path) -> Any:
 
 
 def loader(folder: Path) -> partial[Any]:
-    """What a worker loads; can be pickled."""
+    """What a worker loads; it can be pickled."""
     return partial(load_gated, folder=folder)
 
 

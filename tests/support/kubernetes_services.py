@@ -1,10 +1,10 @@
-"""What Kubernetes tells a pod of the Services beside it."""
+"""Environment variables that Kubernetes sets in a pod."""
 
 from __future__ import annotations
 
 
 def services(*names: str) -> dict[str, str]:
-    """What Kubernetes puts into a pod for Services with two ports, one of them with a name."""
+    """The variables for Services with two ports, of which one has a name."""
     variables: dict[str, str] = {}
     for name in names:
         prefix = name.upper().replace("-", "_")

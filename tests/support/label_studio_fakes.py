@@ -1,4 +1,4 @@
-"""What the tests of the HTTP side share: a model that draws discs, requests, a server for the app."""
+"""Stand-ins for what surrounds the app: a model that draws discs, media, requests, settings, and a server for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from fake_label_studio import HEIGHT, WIDTH, png
+from fake_label_studio import HEIGHT, WIDTH, FakeLabelStudio, png
 from flask import Flask
 from numpy.typing import NDArray
 from werkzeug.serving import make_server
@@ -134,14 +134,14 @@ class DiscPool:
 
 
 class CountingMedia:
-    """Media that always reads the same picture and notes what it was asked for."""
+    """An image reader that always reads the same picture, and keeps the addresses that it was given."""
 
     def __init__(self) -> None:
         self.refs: list[ImageRef] = []
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
-        return MediaReader(settings()).fetch(ImageRef("data:image/png;base64," + base64.b64encode(png()).decode()))
+        return MediaReader(settings()).fetch(ImageRef(data_url(png())))
 
     def host(self, ref: ImageRef) -> str:
         return MediaReader(settings()).host(ref)
@@ -154,9 +154,19 @@ def settings(**overrides: Any) -> Settings:
     return load_settings(**{"deadline": 60.0, "download_timeout": 30.0, **overrides})
 
 
+def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
+    """A reader of images whose settings name a Label Studio and its token."""
+    url = studio.url if studio else None
+    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
 @contextmanager
 def serving(app: Flask) -> Iterator[int]:
-    """The app on a real socket; yields its port."""
+    """Serve the app on a real socket; yields its port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -171,7 +181,7 @@ def serving(app: Flask) -> Iterator[int]:
 def send(
     port: int, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
 ) -> tuple[int, str, bytes]:
-    """One request; status, reason phrase, body."""
+    """Send one request; returns the status, the reason phrase and the body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         if isinstance(body, dict):

@@ -1,4 +1,4 @@
-"""A listener on a real socket, whose time goes by as the tests say."""
+"""A listener on a real socket, whose time passes only as the tests say."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class HeldPool(DiscPool):
 
 
 class Web:
-    """A listener whose loop runs in a thread; ``asked`` counts the requests that reach the app.
+    """A listener whose loop runs in a thread. ``asked`` counts the requests that reach the app.
 
-    Those for /versions wait there until ``go_on`` is set, as it is at first.
+    Requests for /versions wait in the app until ``go_on`` is set, as it is at first.
     """
 
     def __init__(self, *, guarded: bool = False, **limits: Any) -> None:
@@ -71,7 +71,7 @@ class Web:
         self._stop = threading.Event()
         self.began = time.monotonic() + 1
         self.listener = Listener(counted, sock, Limits(BODY, **limits), threads=2, sockets=self._sockets)
-        self.listener.next_look = math.inf  # time goes by as the tests say
+        self.listener.next_look = math.inf  # the test alone lets time pass
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
@@ -103,7 +103,7 @@ class Web:
         return send(self.port, "GET", "/health", **self._headers)[0] == 200
 
     def go_by(self, begin: int, end: int) -> None:
-        """Seconds go by."""
+        """Let seconds pass."""
         for second in range(begin, end):
             self.listener.maintenance(self.began + second)
         self.listener.pull_trigger()
@@ -119,14 +119,14 @@ def web(*, guarded: bool = False, **limits: Any) -> Iterator[Web]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Waits until something happens."""
+    """Wait until something happens."""
     with contextlib.suppress(ConnectionResetError):
         return connection.recv(1) == b""
     return True
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+    """Everything that arrives until the server closes the connection."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(2**16):

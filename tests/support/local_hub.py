@@ -1,12 +1,17 @@
-"""As much of the Hugging Face hub as a download needs, served on this machine."""
+"""The part of the Hugging Face hub that a download needs, served on this machine."""
 
 from __future__ import annotations
 
 import io
 import json
+import ssl
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+
+from http_servers import serving_with
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMMON = [
@@ -52,13 +57,13 @@ def content_of(name: str) -> bytes:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs; repositories are named after how they behave."""
+    """The hub's answers. Repositories are named after their behavior."""
 
     repository = COMMON + PLAIN + HALF + PICKLED + NOT_NEEDED
     requested: list[str]
-    # What a proxy puts in the place of every file; nothing where there is no proxy.
+    # What a proxy sends in place of every file; empty without a proxy.
     proxied: bytes = b""
-    # Set where the silent and the trickling repository may end.
+    # Set when the silent and the trickling repository may end.
     closing: threading.Event
 
     def do_GET(self) -> None:
@@ -114,3 +119,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextmanager
+def running_hub(tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve the hub until the body ends, without the state of earlier tests; yields its address."""
+    Hub.requested, Hub.closing, Hub.proxied = [], threading.Event(), b""
+    with serving_with(Hub, tls) as address:
+        yield address
+        Hub.closing.set()

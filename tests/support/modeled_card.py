@@ -1,4 +1,4 @@
-"""A graphics card that is not there: its tensors lie in the CPU's memory and are computed with, but are counted."""
+"""A simulated graphics card: its tensors lie in the CPU's memory, and are counted as if they lay on a card."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Card(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "aten":
             with self:
-                parts = func.decompose(*args, **kwargs)  # in inference mode composite operations come whole
+                parts = func.decompose(*args, **kwargs)  # inference mode does not split composite operations
             if parts is not NotImplemented:
                 return parts
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -81,7 +81,7 @@ class Card(TorchDispatchMode):
 
 
 class _Placed(TorchFunctionMode):
-    """Puts on the card what is meant for it, and takes from it what is meant for the CPU."""
+    """Moves tensors to the card and back to the CPU as the code asks."""
 
     def __init__(self, card: Card) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _is_device(value: Any) -> bool:
 
 @contextmanager
 def modeled_card(total: int, patch: pytest.MonkeyPatch) -> Iterator[Card]:
-    """PyTorch in this thread with such a card; ``torch.cuda`` tells its figures."""
+    """Give PyTorch such a card in this thread; ``torch.cuda`` reports its figures."""
     card = Card(total)
     patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (card.free, card.total))
     patch.setattr(torch.cuda, "memory_allocated", lambda device=None: card.used)

@@ -1,4 +1,4 @@
-"""Files that browsers show although something about them is unusual, large, damaged or missing."""
+"""Image files that browsers show although something in them is unusual, large, damaged or missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = bytes(100_000_000)
 
 
 def pixels(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """A gradient that has no two equal rows, uint8 [H, W, 3]."""
+    """A gradient without equal rows, uint8 [H, W, 3]."""
     row, column = np.mgrid[:height, :width]
     return np.stack([column * 4, row * 5, (row + column) * 2], axis=-1).astype(np.uint8)
 
@@ -79,7 +79,7 @@ def _cut(data: bytes, share: float) -> bytes:
 
 
 def whole() -> dict[str, bytes]:
-    """Files that have all of their pixels, which are those of :func:`pixels`."""
+    """Complete files, whose pixels are those of :func:`pixels`."""
     palette = Image.fromarray(pixels()).quantize(64)
     return {
         "PNG with a text of 5 MB": png(chunk(b"tEXt", b"k\0" + b"x" * 5_000_000)),
@@ -117,7 +117,7 @@ def whole() -> dict[str, bytes]:
 
 
 def sized() -> dict[str, tuple[bytes, tuple[int, int]]]:
-    """Files whose size is not that of their pixels, 64×48, or might be taken not to be; and the size."""
+    """Files that a browser shows, or might show, at another size than their 64×48 pixels; and that size."""
     made = {
         "JPEG of double density": (encoded("JPEG", exif=exif()), (32, 24)),
         "JPEG of double density, turned": (encoded("JPEG", exif=exif(6)), (24, 32)),
@@ -148,7 +148,7 @@ def sized() -> dict[str, tuple[bytes, tuple[int, int]]]:
 
 
 def cut_off() -> dict[str, tuple[bytes, bytes]]:
-    """Files of which a part is missing, and the whole ones; what is there is shown."""
+    """Files of which a part is missing, and the complete files; browsers show the part that is there."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
     baseline, progressive = (encoded("JPEG", noise, quality=95, progressive=each) for each in (False, True))
     image = encoded("PNG", noise)
@@ -167,7 +167,7 @@ def cut_off() -> dict[str, tuple[bytes, bytes]]:
 
 
 def _rows(image: bytes, share: float) -> bytes:
-    """A PNG that ends well, with a share of its rows."""
+    """A PNG with a proper end but only a share of its rows."""
     start = image.index(b"IDAT")
     length = int.from_bytes(image[start - 4 : start], "big")
     rows = zlib.decompress(image[start + 4 : start + 4 + length])
@@ -175,7 +175,7 @@ def _rows(image: bytes, share: float) -> bytes:
 
 
 def color_of_16_bits() -> bytes:
-    """A PNG whose upper bytes are :func:`pixels`."""
+    """A PNG of 16 bits whose upper bytes are :func:`pixels`."""
     rows = (pixels().astype(np.uint16) * 256 + 77).astype(">u2")
     header = struct.pack(">IIBBBBB", 64, 48, 16, 2, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))

@@ -1,4 +1,4 @@
-"""Programs of their own, for what only a whole process shows."""
+"""Runs code as a program of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def program(folder: Path, code: str) -> dict[str, Any]:
-    """The code as a file, and what `subprocess` needs to run it with a cache in the same folder: `args` and `env`."""
+    """Write code to a file; returns `args` and `env` for `subprocess` to run it with a cache in the same folder."""
     script = folder / "program.py"
     script.write_text(code)
     environment = {**os.environ, "M2N2_CACHE_DIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -52,7 +52,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 
 def save_family(family: str, folder: Path) -> Path:
-    """Write ``config.json`` and ``model.safetensors``; none of the weights keeps its even start.
+    """Write ``config.json`` and ``model.safetensors``; no weights keep their uniform initial values.
 
     Raises:
         AttributeError: This release of transformers does not have the family.

@@ -1,4 +1,4 @@
-"""Folders of the repository that tests read."""
+"""The repository's root and the folder of these helpers."""
 
 from __future__ import annotations
 

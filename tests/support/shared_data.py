@@ -1,4 +1,4 @@
-"""Real photographs and weights beside the checkout, in ``../shared``; tests that need them skip without it."""
+"""Real photographs and weights in ``../shared``, beside the checkout; tests that need them are skipped without it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ needs_vit_tiny = pytest.mark.skipif(
 
 
 def grabcut_photograph(stem: str) -> NDArray[np.uint8]:
-    """RGB pixels, uint8 [H, W, 3]."""
+    """A photograph's RGB pixels, uint8 [H, W, 3]."""
     path = next((GRABCUT / "images").glob(f"{stem}.*"))
     return np.array(Image.open(path).convert("RGB"))
 
 
 def grabcut_mask(stem: str) -> NDArray[np.uint8]:
-    """255 object, 0 background, 128 ignore, uint8 [H, W]."""
+    """A photograph's ground truth, uint8 [H, W]: 255 object, 0 background, 128 ignored."""
     return np.array(Image.open(GRABCUT / "masks" / f"{stem}.png"))
 
 
 @functools.cache
 def vit_tiny() -> VisionTransformer:
-    """Layer 6 at grid 40, loaded once for all tests."""
+    """ViT-Tiny, read at layer 6 and grid 40, loaded once for all tests."""
     return VisionTransformer.load(
         VIT_TINY, name="vit-tiny", revision="test", layers=[6], grid=40, device=torch.device("cpu")
     )

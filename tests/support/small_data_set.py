@@ -1,4 +1,4 @@
-"""A data set of six small photographs, and evaluations of it."""
+"""Writes a data set of six small photographs, and evaluates it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLES = 6
 
 
 def write_data(root: Path) -> Path:
-    """The same two objects at different sizes, as ``folder``; the left one is the object."""
+    """Write a data set of kind ``folder``: the same scene at different sizes, whose left shape is the object."""
     for index in range(SAMPLES):
         height, width = 48 + 4 * index, 66 + 4 * index
         rgb = scene(height, width)
@@ -44,7 +44,7 @@ def quietly(options: EvaluationOptions, load: Callable[[], Any] = FakeBackbone) 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """On images this small, threads wait for each other longer than they compute."""
+    """Use one thread: on images this small, threads wait for each other longer than they compute."""
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
     numba.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Tiny random models, saved the way the real ones are published."""
+"""Saves tiny random models in the way in which the real ones are published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def save_stable_diffusion(folder: Path, name: Version = "sd2", *, seed: int = 0, variant: str | None = None) -> Path:
-    """Write ``unet/ vae/ text_encoder/ tokenizer/ model_index.json``; the topology is the real one."""
+    """Write ``unet/ vae/ text_encoder/ tokenizer/ model_index.json`` with the real topology."""
     dtype = torch.float16 if variant == "fp16" else torch.float32
     random_unet(name, tiny=True, seed=seed, dtype=dtype).save_pretrained(folder / "unet", variant=variant)
     random_vae(tiny=True, seed=seed + 1, dtype=dtype).save_pretrained(folder / "vae", variant=variant)
@@ -28,7 +28,7 @@ def save_stable_diffusion(folder: Path, name: Version = "sd2", *, seed: int = 0,
 
 @torch.no_grad()
 def plain_embedding(folder: Path) -> torch.Tensor:
-    """What the saved text encoder says of the empty prompt, by transformers alone."""
+    """The saved text encoder's embedding of the empty prompt, computed by transformers alone."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     tokens = tokenizer([""], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
     return CLIPTextModel.from_pretrained(folder / "text_encoder").eval()(tokens.input_ids).last_hidden_state

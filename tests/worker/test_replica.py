@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from faulty_backbone import BROKEN, MEMORY, PLAIN, FaultyBackbone, picture
 from stored_features import SharedBoard
-from waiting import until
+from waiting import Clock, until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
 from m2n2_backend.m2n2.places import Place
@@ -32,16 +32,6 @@ from m2n2_backend.worker.store.health import SHARED
 
 ONE = Prompts((Click(30, 22),))
 TIMEOUT = 120  # seconds, which nothing here takes
-
-
-class Clock:
-    """Time that stands still unless it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def source(name: int, *, with_data: bool = True, color: tuple[int, int, int] | None = None) -> SourceImage:

@@ -5,7 +5,6 @@ A real server with its model process, in a group of its own; the model waits for
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import socket
@@ -20,7 +19,8 @@ import httpx
 import pytest
 from fake_label_studio import png
 from gated_backbone import Gates
-from label_studio_fakes import key_point, payload
+from label_studio_fakes import data_url, key_point, payload
+from processes import free_port
 from repository import SUPPORT
 from waiting import until
 
@@ -68,7 +68,7 @@ class Server:
 
     def click(self, seed: int = 0) -> Future[httpx.Response]:
         """A click on an image that no other seed gives."""
-        image = "data:image/png;base64," + base64.b64encode(png() + bytes([seed])).decode()
+        image = data_url(png() + bytes([seed]))
         url = f"http://127.0.0.1:{self.port}/predict"
         return self._askers.submit(httpx.post, url, json=payload(key_point(), image=image), timeout=300)
 
@@ -114,9 +114,7 @@ def running(
         watchdog: Seconds after which a web process that hangs is ended.
         closed: Gate that is closed at the start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     gates, log = Gates(folder), folder / "log"
     if closed:
         gates.close(closed)

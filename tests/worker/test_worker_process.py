@@ -19,6 +19,7 @@ import gated_backbone
 import pytest
 from faulty_backbone import BROKEN, CRASH, PLAIN, loader, picture
 from gated_backbone import Gates
+from processes import is_running
 from programs import program
 from waiting import LAST_RESORT_SECONDS, until
 
@@ -183,7 +184,7 @@ def test_a_program_that_forgets_to_close_its_pool_ends_all_the_same(tmp_path: Pa
     done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
-    until(lambda: is_gone(int(done.stdout)))
+    until(lambda: not is_running(int(done.stdout)))
 
 
 @pytest.mark.parametrize("color", [CRASH, BROKEN], ids=["ends the process", "breaks the device"])
@@ -221,12 +222,4 @@ def test_workers_die_with_the_web_process_even_if_they_are_stopped(tmp_path: Pat
         web.kill()
         web.wait()
 
-    until(lambda: all(is_gone(pid) for pid in pids))
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody waits for stays a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    until(lambda: not any(is_running(pid) for pid in pids))

@@ -1,1 +1,1 @@
-"""Data sets for evaluation: photographs with their true masks."""
+"""Data sets: photographs with their true masks."""

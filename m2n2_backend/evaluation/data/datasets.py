@@ -1,4 +1,4 @@
-"""The benchmarks' folders as RITM and SimpleClick lay them out → samples."""
+"""Finds the samples in the benchmarks' folders, which are laid out as for RITM and SimpleClick."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m2n2_backend.evaluation.data.masks import MaskRule, read_indices, read_labe
 from m2n2_backend.evaluation.protocol import ProtocolName
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".mat"})
-"""Other files that lie in the folders are passed over."""
+"""Endings of photographs and masks; other files in the folders are ignored."""
 
 SBD_IMAGES = 2857
 """Images of SBD's validation set; they hold 6671 instances."""
@@ -24,13 +24,13 @@ SBD_IMAGES = 2857
 
 @dataclass(frozen=True)
 class Layout:
-    """Two folders with files of the same stems.
+    """Two folders, of photographs and of masks, with files of the same stems.
 
     Attributes:
-        images: Folder of the photographs.
-        masks: Folder of the masks.
+        images: Name of the photographs' folder.
+        masks: Name of the masks' folder.
         rule: How masks are read.
-        count: Files of the complete set.
+        count: Number of files in each folder of the complete set.
     """
 
     images: str
@@ -47,7 +47,7 @@ LAYOUTS: dict[str, Layout] = {
     "coco_mval": Layout("img", "gt", "nonzero", 800),
     "folder": Layout("images", "masks", "strict"),
 }
-"""Data sets made of image files; SBD alone has ``.mat`` files."""
+"""Data sets whose masks are image files; only SBD has ``.mat`` files."""
 
 DATASETS = (*LAYOUTS, "sbd")
 """Names that ``load_samples`` knows."""
@@ -59,10 +59,10 @@ class Sample:
 
     Attributes:
         name: Stem of the image file; for SBD followed by the object's index.
-        image: Of the photograph.
-        mask: Of the ground truth.
+        image: File of the photograph.
+        mask: File of the ground truth.
         rule: How ``mask`` is read.
-        instance: Index of the object in an SBD file: of the instance, or of the class.
+        instance: Index of the instance or class in an SBD file.
     """
 
     name: str
@@ -72,17 +72,17 @@ class Sample:
     instance: int = 0
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Photograph, uint8 [H, W, 3]; raises ``DatasetError``."""
+        """Read the photograph, uint8 [H, W, 3]; raises ``DatasetError`` if that fails."""
         return read_rgb(self.image)
 
     def label(self, size: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
+        """Read the ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
 
         Args:
             size: (H, W) of the photograph.
 
         Raises:
-            DatasetError: Cannot be read, holds no object, or is of another size than the photograph.
+            DatasetError: The file cannot be read, has no object, or differs in size from the photograph.
         """
         label = read_label(self.mask, self.rule, self.instance)
         if label.shape != size:
@@ -101,14 +101,14 @@ def load_samples(dataset: str, root: Path, limit: int | None = None, protocol: P
     Args:
         dataset: One of ``DATASETS``.
         root: The folder that holds the layout's two folders.
-        limit: Use the first so many samples.
-        protocol: By ``released`` every value > 0 of a mask image is object, and SBD has an object per class.
+        limit: Number of samples to use, from the first on; None for all.
+        protocol: By ``released`` every value > 0 of a mask image is object, and SBD has an object for each class.
 
     Returns:
         At least one sample, sorted by name.
 
     Raises:
-        DatasetError: Unknown name, or files are missing; the message says what is expected where.
+        DatasetError: The name is unknown, or files are missing; the message says which files are expected where.
     """
     if dataset not in DATASETS:
         raise DatasetError(f"unknown data set {dataset}: there are {', '.join(DATASETS)}")
@@ -149,7 +149,7 @@ def _paired(dataset: str, root: Path, layout: Layout) -> list[Sample]:
 
 
 def _sbd(root: Path, kind: Literal["instance", "class"]) -> list[Sample]:
-    """Every instance, or every class, in a validation image is a sample of its own."""
+    """Every instance or class in a validation image as a sample of its own."""
     folder = "inst" if kind == "instance" else "cls"
     expected = f"{root} should hold val.txt ({SBD_IMAGES} names), img/NAME.jpg and {folder}/NAME.mat"
     try:
@@ -170,7 +170,7 @@ def _sbd(root: Path, kind: Literal["instance", "class"]) -> list[Sample]:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """Images and .mat files by the part of the name before the last dot; hidden and empty files are none."""
+    """Images and .mat files by the part of the name before the last dot, without hidden and empty files."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
     return {
         path.stem: path

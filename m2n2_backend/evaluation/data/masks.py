@@ -1,4 +1,4 @@
-"""Ground-truth files → labels, by the rules of each data set."""
+"""Reads ground-truth files by the rules of each data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2n2_backend.evaluation.clicker import IGNORED, OBJECT
 from m2n2_backend.images import decode_image
 
 MAX_PIXELS = 200_000_000
-"""Largest photograph that is opened."""
+"""Size of the largest photograph that is opened."""
 
 MaskRule = Literal["strict", "trimap", "nonzero", "instance", "class"]
 """How a file is read.
@@ -26,10 +26,10 @@ mask image by the ``released`` protocol). ``instance``, ``class``: one index of 
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Photograph, uint8 [H, W, 3], EXIF orientation applied.
+    """Read a photograph, uint8 [H, W, 3], with its EXIF orientation applied.
 
     Raises:
-        DatasetError: Cannot be read or decoded.
+        DatasetError: The file cannot be read or decoded.
     """
     try:
         return decode_image(path.read_bytes(), max_pixels=MAX_PIXELS)
@@ -38,15 +38,15 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label(path: Path, rule: MaskRule, instance: int = 0) -> NDArray[np.uint8]:
-    """Ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
+    """Read a ground truth, uint8 [H, W]: 255 object, 128 ignored, 0 background.
 
     Args:
         path: Mask image, or an SBD ``.mat`` file.
-        rule: Of the data set.
+        rule: How the data set's files are read.
         instance: Index of the object for ``instance`` and ``class``.
 
     Raises:
-        DatasetError: Cannot be read, holds values the rule does not know, or no object.
+        DatasetError: The file cannot be read, holds values that the rule does not know, or has no object.
     """
     if rule == "instance" or rule == "class":
         truth = read_indices(path, rule) == instance
@@ -54,29 +54,29 @@ def read_label(path: Path, rule: MaskRule, instance: int = 0) -> NDArray[np.uint
     else:
         truth, ignored = _read_image(path, rule)
     if not truth.any():
-        raise DatasetError(f"{path} holds no object")
+        raise DatasetError(f"{path} holds no object pixels")
     label = np.where(truth, np.uint8(OBJECT), np.uint8(0))
     label[ignored] = IGNORED
     return label
 
 
 def read_indices(path: Path, kind: Literal["instance", "class"]) -> NDArray[np.uint8]:
-    """Instance or class indices of an SBD file, uint8 [H, W]; 0 is background.
+    """Read the instance or class indices of an SBD file, uint8 [H, W]; 0 is background.
 
     Raises:
-        DatasetError: No ``.mat`` file with ``GTinst.Segmentation`` or ``GTcls.Segmentation``.
+        DatasetError: The file is not a ``.mat`` file with ``GTinst.Segmentation`` or ``GTcls.Segmentation``.
     """
     from scipy.io import loadmat
 
     try:
         content: Any = loadmat(path)["GTinst" if kind == "instance" else "GTcls"][0][0]["Segmentation"]
     except Exception as error:  # a cut-off file may raise nearly anything in the parser
-        raise DatasetError(f"{path} is no {kind} file of SBD, or incomplete: {error}") from error
+        raise DatasetError(f"{path} is not an SBD {kind} file, or incomplete: {error}") from error
     return np.asarray(content, np.uint8)
 
 
 def _read_image(path: Path, rule: MaskRule) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Object and ignored pixels of a mask image, bool [H, W] each."""
+    """Read the object's and the ignored pixels of a mask image, bool [H, W] each."""
     try:
         with Image.open(path) as image:
             if rule == "nonzero":

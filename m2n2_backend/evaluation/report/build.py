@@ -1,4 +1,4 @@
-"""The page of one evaluation: HTML with PNGs beside it, nothing from the network."""
+"""Writes the page of one evaluation: HTML with PNGs beside it, without anything from the network."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 
 CASES = 4
-"""Samples shown as best, as median and as worst."""
+"""Number of samples that are shown as best, as median and as worst."""
 
 EXPLAINED_CLICKS = 5
-"""Clicks at most whose maps are shown."""
+"""Largest number of clicks whose maps are shown."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Another method that was run on the same samples: what ``run.evaluate`` returned, and the method itself."""
+    """Another method, and what ``run.evaluate`` returned for it on the same samples."""
 
     result: Mapping[str, Any]
     method: InteractiveMethod
@@ -56,18 +56,18 @@ def write_report(
 ) -> Path:
     """Write ``index.html`` and its pictures.
 
-    The JSON holds no masks, so the few samples shown are run once more; equal clicks give equal masks.
+    The JSON does not hold masks, so the samples that are shown are run once more; equal clicks give equal masks.
 
     Args:
-        result: What ``run.evaluate`` returns.
-        samples: All of that run.
-        method: The one that was evaluated.
-        out_dir: Made if need be.
-        explain: Sample whose maps are shown, for a method that has maps; the median one by default.
-        beside: Another method's figures, curve and masks on the same samples.
+        result: What ``run.evaluate`` returned.
+        samples: All samples of that run.
+        method: The method that was evaluated.
+        out_dir: Folder of the page, which is created if necessary.
+        explain: Name of the sample whose maps are shown, if the method has maps; the median sample by default.
+        beside: Another method, shown beside this one.
 
     Returns:
-        The page.
+        The path of the page.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     ious: Mapping[str, Sequence[float]] = result["samples"]
@@ -87,7 +87,7 @@ def write_report(
         caption = f"{title.capitalize()} cases" + (f": {' above '.join(shown)}" if beside else "")
         cases.append(Picture(file, caption))
     panels: list[Picture] = []
-    # The panels show levels and score curves, which the released rules do not have.
+    # The panels show levels and score curves, which the released code's rules do not have.
     if isinstance(method, SegmenterMethod) and method.segmenter.method.rules == "ours":
         chosen = by_name[explain or ranked(ious)[len(ious) // 2]]
         panels = _explain(chosen, method.segmenter, protocol, out_dir / "explain")
@@ -97,14 +97,14 @@ def write_report(
 
 
 def ranked(ious: Mapping[str, Sequence[float]]) -> list[str]:
-    """Names from the best sample to the worst: fewest clicks to IoU 0.90, then to 0.85, then the larger mean IoU."""
+    """Names from the best sample to the worst: by clicks to IoU 0.90, then clicks to 0.85, then mean IoU."""
     counts85, counts90 = clicks_per_sample(ious, 0.85), clicks_per_sample(ious, 0.90)
     losses = [1.0 - float(np.mean(values)) for values in ious.values()]
     return [name for *_, name in sorted(zip(counts90.tolist(), counts85.tolist(), losses, ious, strict=True))]
 
 
 def choose_cases(ious: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
-    """Names of the ``best``, the ``median`` and the ``worst`` samples, at most ``CASES`` each."""
+    """Names of the ``best``, ``median`` and ``worst`` samples, at most ``CASES`` of each."""
     names = ranked(ious)
     middle = max(0, (len(names) - CASES) // 2)
     return {"best": names[:CASES], "median": names[middle : middle + CASES], "worst": names[-CASES:]}
@@ -113,7 +113,7 @@ def choose_cases(ious: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
 def _draw_cases(
     samples: Sequence[Sample], methods: Mapping[str, InteractiveMethod], protocol: ProtocolName, path: Path
 ) -> None:
-    """A row of samples for each method, each sample at the click that reaches 0.90, or at the last."""
+    """Draw a row of samples for each method, each sample at the click that reaches IoU 0.90 or at the last one."""
     figure = new_figure(4.2 * len(samples), 3.9 * len(methods))
     axes = np.asarray(figure.subplots(len(methods), len(samples), squeeze=False))
     for row, (name, method) in zip(axes, methods.items(), strict=True):
@@ -137,12 +137,12 @@ def _replay(
 
 
 def _until_good(run: SampleRun) -> tuple[Click, ...]:
-    """Clicks up to the one that reaches 0.90, or all."""
+    """The clicks up to the one that reaches IoU 0.90, or all clicks."""
     return run.clicks[: clicks_to_reach(run.ious, 0.90)]
 
 
 def _explain(sample: Sample, segmenter: Segmenter, protocol: ProtocolName, folder: Path) -> list[Picture]:
-    """Maps and scores of one sample's first clicks."""
+    """Draw the maps and scores of one sample's first clicks."""
     rgb, _, run = _replay(sample, SegmenterMethod(segmenter), protocol)
     clicks = _until_good(run)[:EXPLAINED_CLICKS]
     files = explanation.explain(segmenter, rgb, clicks, folder)

@@ -1,4 +1,4 @@
-"""Why a mask is what it is: the maps and score curves behind every click (the paper's Fig. 2 and 9)."""
+"""Pictures that explain a mask: the maps and score curves of every click (the paper's Fig. 2 and 9)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ScoreCurves:
     """The four scores of one click for every threshold (Eq. 9).
 
     Attributes:
-        scores: By name, each float64 [65536] in [0, 1]; ``edge`` is divided by its largest value, which changes no
-            choice.
-        total: Product of those the method uses; 0 where the segment is too small to be a candidate.
+        scores: The scores by name, each float64 [65536] in [0, 1]; ``edge`` is divided by its largest value, which
+            does not change the choice.
+        total: Product of the scores that the method uses; 0 where the segment is too small to be a candidate.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -51,20 +51,20 @@ def explain(
 ) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
-    A method that refines adds a row to each click: what the click's radius and the band did.
+    If the method refines, each click has a second row, which shows what the click's radius and the band did.
 
     Args:
-        segmenter: Whose mask is explained.
+        segmenter: The segmenter whose mask is explained.
         rgb: Photograph, uint8 [H, W, 3].
-        clicks: At least one of them positive where there is no box.
-        out_dir: Made if need be; ``result.png`` and ``click_01.png`` … are written into it.
-        boxes: Of the same object.
+        clicks: Clicks on one object, of which at least one is positive if there is no box.
+        out_dir: Folder for ``result.png``, ``click_01.png`` and so on; it is created if necessary.
+        boxes: Boxes around the same object.
 
     Returns:
         The files, the result first.
 
     Raises:
-        InvalidPrompt: A click lies outside of the photograph, or none is positive.
+        InvalidPrompt: A click lies outside of the photograph, or there is neither a positive click nor a box.
     """
     prompts = Prompts(tuple(clicks), tuple(boxes))
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -84,11 +84,11 @@ def score_curves(
     """The four scores for all thresholds.
 
     Args:
-        profile: Of the click's map.
-        same: Levels of its map at the clicks of its own label, its own included.
+        profile: Profile of the click's map.
+        same: Levels of that map at the clicks of the same label, this click included.
         other: Levels at the clicks of the other label.
-        method: Which scores count, and the prior's share of the image.
-        least_area: Share of the image below which a segment is no candidate.
+        method: Says which scores count, and the prior's share of the image.
+        least_area: Share of the image that a segment needs to be a candidate.
     """
     thresholds = np.arange(LEVELS)
     scores = {
@@ -124,7 +124,7 @@ def _draw_click(
     threshold: float,
     path: Path,
 ) -> None:
-    """A row of four panels: segment of this click alone, map before, map after, scores; and what refining did."""
+    """Draw the click's segment, its maps before and after the flood fill, its scores, and what refining did."""
     clicks = prompts.clicks
     click, prefix = clicks[index], replace(prompts, clicks=clicks[: index + 1])
     before, after = _map_without_flood(segmenter, state, click), segmenter.prompt_map(state, click)
@@ -147,15 +147,15 @@ def _draw_click(
 
 
 def _map_without_flood(segmenter: Segmenter, state: ImageState, click: PointPrompt) -> PromptMap:
-    """|M - M[x]|, from the memo of cell maps the state has already."""
+    """|M - M[x]|, from the cell maps that the state already holds."""
     plain = Segmenter(segmenter.backbone, replace(segmenter.method, flood_fill=False))
     return plain.prompt_map(replace(state, clicks=ByteCache(0)), click)
 
 
 def _draw_map(axes: Axes, shown: PromptMap, threshold: float, title: str) -> None:
-    """The map as in the paper's Fig. 2, near is white; the line is the segment's edge."""
+    """Draw the map as in the paper's Fig. 2: near is white, the line is the segment's edge."""
     values = shown.levels * np.float32(shown.step)
-    # Cells that are never reached have 1000 steps and would leave one shade for all others.
+    # Cells that are never reached have 1000 steps, and would give all others nearly the same shade.
     most = max(float(np.quantile(values, 0.9)), 1.5 * threshold, 1e-6)
     axes.imshow(values, cmap="gray_r", vmin=0.0, vmax=most)
     if values.min() <= threshold < values.max():
@@ -173,21 +173,21 @@ def _draw_scores(
     index: int,
     level: int,
 ) -> None:
-    """The paper's Fig. 9: four scores and their product over λ, and the λ chosen."""
+    """Draw the four scores and their product over λ, and the chosen λ, as in the paper's Fig. 9."""
     positive = clicks[index].positive
     at = [level_at(own.levels, place_of(state, click)) for click in clicks]
     same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
     other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
     method = segmenter.method
     curves = score_curves(own.profile, same, other, method, segmenter.least_area(state))
-    # Up to where everything is inside, or a little past what can be chosen at all.
+    # The axis ends where everything is inside, or a little beyond the largest possible choice.
     last = min(LEVELS - 1, max(int(own.levels.max()), level, 1))
     possible = np.flatnonzero(curves.total[: last + 1] > 0)
     last = min(last, int(1.5 * max(level, possible[-1] if possible.size else 0)) + 1)
     thresholds = np.arange(last + 1) * own.step
     for name, color in CURVES.items():
         style = "-" if getattr(method.scores, name) else ":"
-        # Where curves lie on each other, the thicker one below still shows.
+        # If curves coincide, the thicker one below is still visible.
         width = 3.5 if name == "prior" else 1.2
         axes.plot(thresholds, curves.scores[name][: last + 1], style, color=color, linewidth=width, label=f"s_{name}")
     axes.fill_between(thresholds, curves.total[: last + 1], color="0.85", label="product")

@@ -1,4 +1,4 @@
-"""What the click's radius and color did: one row of panels beside the paper's maps."""
+"""A row of panels that shows what the click's radius and color did."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CIRCLE = (255, 196, 0)
 def draw_refined(
     panels: Sequence[Axes], segmenter: Segmenter, state: ImageState, rgb: NDArray[np.uint8], prompts: Prompts
 ) -> None:
-    """Four panels on the last click: the mask before it, the paper's answer, what was taken, color at its edge.
+    """Show for the last click the mask before it, the paper's answer, what was taken of it, and color at its edge.
 
     Args:
-        panels: Four.
-        segmenter: Its method refines.
-        state: Of the photograph.
-        rgb: uint8 [H, W, 3].
-        prompts: Up to the click in question.
+        panels: Four panels.
+        segmenter: A segmenter whose method refines.
+        state: The encoded photograph.
+        rgb: The photograph, uint8 [H, W, 3].
+        prompts: All prompts up to the click that is shown.
     """
     clicks, boxes = prompts.clicks, prompts.boxes
     size = (rgb.shape[0], rgb.shape[1])
@@ -62,7 +62,7 @@ def draw_refined(
 
 
 def _title(bound: Bound) -> str:
-    """Of what was taken of the answer."""
+    """How much of the paper's answer was taken."""
     if bound.radius == 0.0:
         return "the click agrees: kept"
     if bound.edits:

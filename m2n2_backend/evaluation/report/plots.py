@@ -1,6 +1,6 @@
-"""Pictures: curves, histograms, and photographs with clicks and outlines.
+"""Curves, histograms and pictures.
 
-Drawn with matplotlib's objects alone: nothing global, so threads and notebooks are left in peace.
+Only matplotlib's objects are used, and not its global state, so that other threads and notebooks are not affected.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from m2n2_backend.evaluation.noc import MAX_CLICKS
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure with its own canvas; sizes in inches at 100 pixels each."""
+    """An empty figure with its own canvas; sizes in inches of 100 pixels."""
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without white margins. Equal pictures are equal files: the software is not named in them."""
+    """Write a PNG without margins. It does not name the software, so that equal pictures are equal files."""
     figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
 
 
 def plot_iou_per_click(curves: Mapping[str, NDArray[np.float64]], path: Path) -> None:
-    """Mean IoU after each click (the paper's Fig. 6).
+    """Plot the mean IoU after each click (the paper's Fig. 6).
 
     Args:
-        curves: By method, each float64 [20] in [0, 1]; two at most.
-        path: PNG to write.
+        curves: Curves of at most two methods by name, each float64 [20] in [0, 1].
+        path: The PNG to write.
     """
     figure = new_figure(6.0, 3.6)
     axes = figure.add_subplot()
@@ -53,12 +53,9 @@ def plot_iou_per_click(curves: Mapping[str, NDArray[np.float64]], path: Path) ->
 
 
 def plot_noc_histogram(counts85: NDArray[np.int64], counts90: NDArray[np.int64], path: Path) -> None:
-    """Share of the objects by number of clicks (the paper's Fig. 7).
+    """Plot the share of the objects by number of clicks (the paper's Fig. 7) into the PNG ``path``.
 
-    Args:
-        counts85: Clicks to IoU 0.85, int64 [n], 1 to 20.
-        counts90: Clicks to IoU 0.90.
-        path: PNG to write.
+    The counts are the clicks to IoU 0.85 and 0.90, int64 [n] each, 1 to 20.
     """
     figure = new_figure(6.0, 3.6)
     axes = figure.add_subplot()
@@ -73,7 +70,7 @@ def plot_noc_histogram(counts85: NDArray[np.int64], counts90: NDArray[np.int64],
 
 
 def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
-    """A photograph with some text above it."""
+    """Draw a picture with a title above it."""
     axes.imshow(picture)
     axes.set_title(title, fontsize=12)
     axes.set_axis_off()

@@ -1,25 +1,25 @@
-"""Figures of the literature, to stand beside measured ones."""
+"""Published figures, for comparison with measured ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 COLUMNS = ("grabcut", "berkeley", "sbd", "davis")
-"""Data sets of the published table."""
+"""The data sets of the published table."""
 
 TITLES = {"grabcut": "GrabCut", "berkeley": "Berkeley", "sbd": "SBD", "davis": "DAVIS", "coco_mval": "COCO_MVal"}
-"""How the data sets are written."""
+"""The data sets' names as they are usually written."""
 
 COUNTS = {"grabcut": 50, "berkeley": 100, "sbd": 6671, "davis": 345}
-"""Objects each column is a mean over."""
+"""Number of objects over which each column is a mean."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """NoC85 and NoC90 as printed in Karmann & Urfalioglu, CVPR 2025, Table 3.
+    """One row of Table 3 in Karmann & Urfalioglu, CVPR 2025.
 
     Attributes:
-        method: As the paper calls it.
+        method: The paper's name of the method.
         figures: NoC85 and NoC90 for each of ``COLUMNS``; None where the paper has a dash.
     """
 

@@ -80,11 +80,11 @@ class FakeCuda(TorchDispatchMode):
             source, target = args[0].device, torch.device(kwargs.get("device") or args[0].device)
             if source.type != target.type:
                 self._waited("in" if target.type == DEVICE.type else "out")
-        if func is _ATEN.matmul.out:  # of matrices alone here; PyTorch's decomposition would write to a copy first
+        if func is _ATEN.matmul.out:  # only of matrices here; PyTorch's decomposition would write to a copy first
             func = _ATEN.mm.out
         if func.namespace == "aten":
             with self:
-                parts = func.decompose(*args, **kwargs)  # in inference mode composite operations come whole
+                parts = func.decompose(*args, **kwargs)  # inference mode does not split composite operations
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
@@ -113,7 +113,7 @@ class FakeCuda(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """What fake tensors cannot do: attention as fused kernels hold it, without probabilities, and arrays of zeros."""
+    """Adds what fake tensors lack: attention without probabilities, as fused kernels have it, and arrays of zeros."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -1,4 +1,4 @@
-"""Backbones of full size on the fake CUDA device: what an image takes of it, and how often a prompt waits for it."""
+"""Full-size backbones on the fake CUDA device: the memory of an image, and how often a prompt waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Box, Click
 
 STEPS = 160
-"""What every chain walks to its end here, as no cell is ever reached."""
+"""Steps of every chain here: it walks to its end, as it never reaches a cell."""
 
 T = TypeVar("T")
 Waits = Counter[tuple[str, str]]
@@ -51,13 +51,13 @@ class Counted:
 
     @property
     def peak(self) -> int:
-        """The most that one image takes beside another one's state, or where it is the only one."""
+        """The most that one image takes, alone or beside another image's state."""
         return max(self.beside, self.model + self.prepare)
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """What prompts cost.
+    """How often prompts wait for the device.
 
     Attributes:
         click: Waits of a new click.
@@ -107,7 +107,7 @@ def count_waits(guard: Path, name: str, grid: int) -> Prompted:
 
 
 def mismatch(guard: Path) -> str:
-    """What PyTorch says where a tensor was left on the CPU; empty if nothing."""
+    """PyTorch's error if a tensor was left on the CPU; empty without an error."""
     with fake_cuda(guard):
         try:
             torch.ones(3) + torch.ones(3, device=DEVICE)
@@ -137,7 +137,7 @@ def _prompt(device: FakeCuda, segmenter: Segmenter, state: ImageState) -> Prompt
     device.restart()
     segmenter.segment(state, [Click(20 * number + 5, 300) for number in range(8)])
     clicks, peak = device.waits, device.peak
-    device.restart(truth=False)  # no round is told to be the last
+    device.restart(truth=False)  # so that no round is the last
     segmenter.segment(state, box=Box(100, 100, 500, 400))
     return Prompted(click, clicks, device.waits, max(peak, device.peak) - before)
 
@@ -156,7 +156,7 @@ def _backbone(name: str, grid: int) -> Backbone:
 def _dinov2_base(grid: int) -> Backbone:
     with torch.device("meta"):
         model = Dinov2Model(Dinov2Config(patch_size=14, image_size=518))  # the rest is base already
-    # What the backbone tries out on noise takes numbers: one special token and twelve layers.
+    # The backbone's trial on noise needs numbers: one special token and twelve layers.
     tried = {"check_tokens": lambda *_, **__: 1, "check_layers": lambda *_, **__: ([11], 12)}
     with mock.patch.multiple(vit, **tried):
         return vit.VisionTransformer(
