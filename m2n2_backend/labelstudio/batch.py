@@ -11,7 +11,8 @@ from typing import Any
 from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidRequest, M2N2Error
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.saved_prompts import (
     Region,
     Source,

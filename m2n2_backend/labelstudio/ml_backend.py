@@ -20,7 +20,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings

@@ -13,8 +13,9 @@ from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable
-from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest
 from m2n2_backend.labelstudio.contract.openapi import openapi
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
-from m2n2_backend.labelstudio.contract import shapes
+from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.saved_prompts import saved_objects
 from m2n2_backend.prompts import MOST_CORNERS, Polygon, Prompts, Scribble
@@ -159,7 +160,7 @@ RLE = RECORDED["brush"][0]["value"]["rle"]
         (changed("brush", rle=RLE[:40]), InvalidPrompt, "ends too early"),
         (changed("brush", rle=[]), InvalidPrompt, "not drawn on an image of 640x480"),
         (changed("brush", rle=[255] * 4 + RLE[4:]), InvalidPrompt, "not drawn on an image of 640x480"),
-        (changed("brush", rle=[0] * (shapes.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes: draw fewer"),
+        (changed("brush", rle=[0] * (scribbles.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes: draw fewer"),
         (changed("brush", rle=[0, 256]), InvalidRequest, r"result\[0\]\.value\.rle\[1\] must be a whole number"),
         (changed("brush", rle="00"), InvalidRequest, r"result\[0\]\.value\.rle must be a list, not a string"),
         (changed("bitmask", imageDataURL="data:image/gif;base64,AA"), InvalidPrompt, "must be a PNG"),

@@ -4,7 +4,7 @@ from repository import ROOT
 
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config import Control, LabelConfig, Target, parse_label_config
-from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import MAX_CHARS
 
 SHIPPED = ROOT / "label_config"
 IMAGE = '<Image name="image" value="$image"/>'

@@ -10,7 +10,8 @@ from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import MAX_ITEMS, PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import MAX_ITEMS, PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.request import parse_request
 from m2n2_backend.prompts import Box, Click, Polygon
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction, regions
 from m2n2_backend.worker.interface import Answer

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.errors import InvalidImage, InvalidLabelConfig, InvalidPrompt, InvalidRequest, NotReady
-from m2n2_backend.labelstudio.contract import shapes
+from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import MAX_LABELS, MAX_TASKS, PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import MAX_TASKS, PredictRequest
+from m2n2_backend.labelstudio.contract.reading import MAX_LABELS, read
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.stroke_reader import LARGE_AT_ONCE, LARGE_STROKES, StrokeReader
@@ -135,7 +136,7 @@ def test_strokes_are_read_one_at_a_time_in_less_memory_than_two_bytes_a_pixel() 
         ([item("brush", size=(20_000, 20_000), rle=[0])], "1 strokes .* draw at most 0, or click"),
         ([item("brush", str(n), rle=[0] * 100_000) for n in range(11)], "draw fewer or simpler ones"),
         ([item("bitmask", imageDataURL="A" * 2_000_001)], "more than 2000000 characters: draw a simpler"),
-        ([item("brush", str(n), rle=[0]) for n in range(shapes.MAX_STROKES + 1)], "more than 50 strokes"),
+        ([item("brush", str(n), rle=[0]) for n in range(scribbles.MAX_STROKES + 1)], "more than 50 strokes"),
         (
             [{**rectangle(1, 1, 5, 5), "id": str(n)} for n in range(MAX_PROMPTS + 1)],
             "65 prompts for one object, and 64 are the most",

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, Target
-from m2n2_backend.labelstudio.contract.models import PredictRequest, Task
-from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush
+from m2n2_backend.labelstudio.contract.models import PredictRequest, PredictTask
+from m2n2_backend.labelstudio.contract.scribbles import DrawnStroke, require_short
 from m2n2_backend.prompts import Prompts
 
 
@@ -137,7 +136,7 @@ def _require_readable(group: Sequence[Drawn], width: int, height: int) -> None:
     Raises:
         InvalidPrompt: See :func:`parse_request`.
     """
-    shapes.require_short([one.item for one in group if isinstance(one.item, Brush | Bitmask)], width, height)
+    require_short([one.item for one in group if isinstance(one.item, DrawnStroke)], width, height)
     others = [one for one in group if not one.is_stroke]
     prompts = to_prompts(others, width, height)
     prompts.require_few()
@@ -145,7 +144,7 @@ def _require_readable(group: Sequence[Drawn], width: int, height: int) -> None:
         prompts.validate(width, height)
 
 
-def _finished(task: Task, masks: set[str]) -> set[str]:
+def _finished(task: PredictTask, masks: set[str]) -> set[str]:
     """Ids of saved regions that cannot be prompts of the object that is being worked on.
 
     What was submitted is finished. Drafts are another matter: Label Studio saves them by itself a few seconds
@@ -175,7 +174,7 @@ def _region_ids(entries: object) -> Iterator[list[str]]:
         ]
 
 
-def _address(task: Task, newest: Drawn) -> str:
+def _address(task: PredictTask, newest: Drawn) -> str:
     data = task.get("data")
     if data is None:
         raise InvalidRequest("tasks[0].data must be an object, not missing or null")

@@ -6,29 +6,42 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
-from m2n2_backend.labelstudio.contract.models import (
-    BITMASKS,
-    BRUSHES,
-    LABEL_KEYS,
-    LABELS,
-    POINTS,
-    RECTANGLES,
-    SHAPES,
-    ColumnBox,
-    ColumnPoint,
-    read,
-)
+from pydantic import ConfigDict
 
-_PROMPTS = (*POINTS, *RECTANGLES, *SHAPES)
-_OF_POINTS = (*POINTS, *BRUSHES, *BITMASKS)
+from m2n2_backend.errors import InvalidRequest
+from m2n2_backend.labelstudio.contract.drawn import LABEL_KEYS, KeyPoint, Rectangle
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
+from m2n2_backend.labelstudio.contract.models import LABELS, kind_of
+from m2n2_backend.labelstudio.contract.reading import Model, Text, read
 
 Region = dict[str, Any]
 """As a request's context would hold it."""
 
 Source = Literal["annotations", "predictions"]
 """Where prompts are saved in a task; ``annotations`` are its drafts, too."""
+
+
+class ColumnPoint(Model):
+    """A point in a column of the task's data, in pixels."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x: float
+    y: float
+    positive: bool = True
+    label: Text | None = None
+
+
+class ColumnBox(Model):
+    """A box in a column of the task's data, in pixels, without its last column and row."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: Text | None = None
 
 
 def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source = "annotations") -> list[list[Region]]:
@@ -57,7 +70,7 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
     for name, region in items.items():
         if region.get("original_width") is None or region.get("original_height") is None:
             raise InvalidRequest(
-                f"the {_kind(region).removesuffix(LABELS)} {name} in the task's {source} was saved without "
+                f"the {str(region.get('type')).lower().removesuffix(LABELS)} {name} in the task's {source} was saved without "
                 "original_width and original_height, the size of its image in pixels: add both to what imports it"
             )
     return _grouped(list(items.values()), twins)
@@ -67,7 +80,8 @@ def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source
     """What a task holds that looks like prompts, where :func:`saved_objects` finds none; "" if it holds nothing."""
     if source == "annotations" and (count := sum(_is_prompt(one, config) for one in _saved(task, "predictions"))):
         return f"its predictions hold prompts ({count}): --from predictions uses them"
-    others = [one for one in _saved(task, source) if _kind(one) in (*POINTS, *RECTANGLES)]
+    found = ((one, kind_of(one)) for one in _saved(task, source))
+    others = [one for one, kind in found if kind is not None and not kind.may_be_mask]
     if not others:
         return ""
     names = ", ".join(sorted({f'"{one.get("from_name")}"' for one in others}))
@@ -100,7 +114,7 @@ def _entries(task: Mapping[str, Any], key: str) -> list[list[Region]]:
 
 
 def _is_prompt(region: Region, config: LabelConfig) -> bool:
-    return _kind(region) in _PROMPTS and config.is_prompt(region.get("from_name"))
+    return kind_of(region) is not None and config.is_prompt(region.get("from_name"))
 
 
 def column_objects(value: object, path: str, size: tuple[int, int], image: ShownImage) -> list[list[Region]]:
@@ -148,7 +162,7 @@ def _region(entry: object, path: str, size: tuple[int, int], name: str) -> Regio
         }
     return {
         "id": name,
-        "type": RECTANGLES[0] if is_box else POINTS[0],
+        "type": (Rectangle if is_box else KeyPoint).names[0],
         "original_width": width,
         "original_height": height,
         "is_positive": prompt.positive if isinstance(prompt, ColumnPoint) else True,
@@ -161,17 +175,14 @@ def _grouped(items: Sequence[Region], twins: Mapping[str, list[Region]]) -> list
     for item in items:
         name = str(item.get("id"))
         with_labels = [item, *twins.get(name, ())]
-        if _kind(item) in _OF_POINTS:
+        kind = kind_of(item)
+        if kind is not None and kind.is_object:
+            key = json.dumps(["object", name])
+        else:
             labels = [_labels(one) for one in with_labels]
             key = json.dumps(["points", labels, item.get("to_name"), item.get("item_index") or 0])
-        else:
-            key = json.dumps(["rectangle", name])
         groups.setdefault(key, []).extend(with_labels)
     return list(groups.values())
-
-
-def _kind(item: Mapping[str, Any]) -> str:
-    return str(item.get("type")).lower()
 
 
 def _labels(item: Mapping[str, Any]) -> object:

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from m2n2_backend.errors import InvalidLabelConfig, NotReady
 from m2n2_backend.labelstudio.contract.label_config.model import LabelConfig
 from m2n2_backend.labelstudio.contract.label_config.parser import parse_label_config
-from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import MAX_CHARS
 
 _WAITING = 16
 """Threads that may wait while others' configs are parsed."""
