@@ -20,7 +20,7 @@ from m2n2_backend.labelstudio.contract.saved_prompts import (
     saved_objects,
     without_prompts,
 )
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.predictor import Predictor
@@ -74,7 +74,7 @@ class ProjectBatch:
             LabelStudioUnavailable: The list of tasks cannot be read.
         """
         version = wait_until_loaded(pool).model_version
-        media = RememberingMedia.of(self._settings)
+        media = CachedImages.of(self._settings)
         predictor = Predictor(pool, media)
         for task in self._studio.tasks(self._project, whole=True):
             name = f"task {task['id']}"

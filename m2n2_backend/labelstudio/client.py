@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, SettingsError, TokenRefused
-from m2n2_backend.labelstudio.images.download import Reply, shown
+from m2n2_backend.labelstudio.images.download import HttpReply, shown
 from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import advice, tls_context
@@ -244,10 +244,10 @@ class LabelStudioClient:
         data = self.call("GET", "/api/tasks/", project=project, page=1, page_size=count, query=query, fields=fields)
         return objects(data.get("tasks") if isinstance(data, dict) else data)
 
-    def _refresh(self, content: bytes, deadline: float) -> Reply:
+    def _refresh(self, content: bytes, deadline: float) -> HttpReply:
         headers = {"Content-Type": "application/json"}
         answer = self._http.post("/api/token/refresh/", content=content, headers=headers, auth=httpx.Auth())
-        return Reply(answer.status_code, answer.headers, answer.content)
+        return HttpReply(answer.status_code, answer.headers, answer.content)
 
 
 def objects(data: Any) -> list[Json]:

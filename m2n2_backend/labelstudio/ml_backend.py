@@ -22,7 +22,7 @@ from typing import Any
 
 from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.reading import read
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool
@@ -46,7 +46,7 @@ def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
         pool: The model, shared by all requests.
         settings: How images are read, and for how long a request may wait.
     """
-    predictor = Predictor(pool, RememberingMedia.of(settings))
+    predictor = Predictor(pool, CachedImages.of(settings))
 
     class M2N2Backend(LabelStudioMLBase):  # type: ignore[misc]
         """Interactive segmentation by clicks and boxes."""

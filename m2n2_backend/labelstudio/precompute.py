@@ -14,7 +14,7 @@ from m2n2_backend.errors import BackboneUnavailable, M2N2Error, SettingsError
 from m2n2_backend.images.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.task_images import images_of_task
@@ -92,7 +92,7 @@ def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterato
     """
     assert pool.fingerprint is not None, "it is loaded"
     store = open_store(settings, pool.fingerprint)
-    media = RememberingMedia.of(settings)
+    media = CachedImages.of(settings)
     begun = ((name, _begin(name, where, media, store, pool)) for name, where in images.items())
     done = 0
     for name, work in _read_ahead(begun, AHEAD * len(pool.stats())):
@@ -112,7 +112,7 @@ class _UnderWay:
 
 
 def _begin(
-    name: str, where: Path | ImageRef, media: RememberingMedia, store: DiskCache | SharedStore, pool: ProcessPool
+    name: str, where: Path | ImageRef, media: CachedImages, store: DiskCache | SharedStore, pool: ProcessPool
 ) -> _UnderWay | Outcome:
     """Read an image and have it encoded, or say at once what becomes of it."""
     try:

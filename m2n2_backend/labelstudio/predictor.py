@@ -15,6 +15,7 @@ from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
+from m2n2_backend.labelstudio.meter import Meter
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
@@ -27,15 +28,19 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Answers prediction requests; threads share one."""
 
-    def __init__(self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None) -> None:
+    def __init__(
+        self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None, meter: Meter | None = None
+    ) -> None:
         """Set up the predictor.
 
         Args:
             pool: The model.
             media: Where images are read.
-            prefetcher: Told of opened tasks.
+            prefetcher: Prepares the images of opened tasks; without one, none is prepared.
+            meter: Bounds and counts what is asked of the model; without one, nothing is bounded or counted.
         """
-        self.pool = pool
+        self._pool = pool
+        self._meter = meter
         self.configs = LabelConfigs()
         self._strokes = StrokeReader()
         self._media = media
@@ -123,7 +128,13 @@ class Predictor:
         self, image: SourceImage, prompts: Prompts, request: InteractiveRequest, deadline: float, subject: Subject
     ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
-        return self.pool.segment(Work(image, prompts, deadline - time.monotonic(), subject, rle=is_brush))
+        work = Work(image, prompts, deadline - time.monotonic(), subject, rle=is_brush)
+        if self._meter is None:
+            return self._pool.segment(work)
+        with self._meter.place(work):
+            answer = self._pool.segment(work)
+        self._meter.answered(work, answer)
+        return answer
 
 
 def _check_size(image: SourceImage, request: InteractiveRequest) -> None:

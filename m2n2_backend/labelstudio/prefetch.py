@@ -46,7 +46,9 @@ Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Opened:
+class OpenedTask:
+    """A task whose images are wanted: one that an annotator opened, or one that comes next."""
+
     refs: tuple[ImageRef, ...]
     config: LabelConfig
     project: str
@@ -58,7 +60,7 @@ class _Opened:
         """Bytes of the addresses; a character takes up to four."""
         return sum(sys.getsizeof(ref.url) for ref in self.refs)
 
-    def is_beside(self, others: Collection[_Opened]) -> bool:
+    def is_beside(self, others: Collection[OpenedTask]) -> bool:
         """Whether this one may be read beside others: a slow host, or a busy project, holds one thread of several."""
         alike = [other for other in others if bool(other.hosts) == bool(self.hosts)]
         return len(alike) < THREADS - 1 and not any(
@@ -92,9 +94,9 @@ class Prefetcher:
         self._media = media
         self._timeout = timeout
         self._upcoming = upcoming
-        self._waiting: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._later: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._in_work: list[_Opened] = []
+        self._waiting: deque[OpenedTask] = deque(maxlen=MAX_WAITING)
+        self._later: deque[OpenedTask] = deque(maxlen=MAX_WAITING)
+        self._in_work: list[OpenedTask] = []
         self._seen: TTLCache[bytes, bool] = TTLCache(MAX_REMEMBERED, REPEAT_SECONDS, timer=clock)
         self._changed = threading.Condition()
         self._closed = False
@@ -113,7 +115,7 @@ class Prefetcher:
         with self._changed:
             for obsolete in [one for one in self._later if one.project == project]:
                 self._later.remove(obsolete)
-            self._put(self._waiting, _Opened(tuple(refs), config, project, self._hosts(refs)))
+            self._put(self._waiting, OpenedTask(tuple(refs), config, project, self._hosts(refs)))
 
     def close(self) -> None:
         """Stop after the images in work."""
@@ -136,7 +138,7 @@ class Prefetcher:
                 self._in_work.remove(opened)
                 self._changed.notify_all()
 
-    def _begin(self) -> _Opened | None:
+    def _begin(self) -> OpenedTask | None:
         """Wait for a task that may be read beside those in work; None at the end."""
         with self._changed:
             while not self._closed:
@@ -149,7 +151,7 @@ class Prefetcher:
                 self._changed.wait()
             return None
 
-    def _prefetch(self, opened: _Opened) -> None:
+    def _prefetch(self, opened: OpenedTask) -> None:
         for ref in opened.refs:
             self._image(ref)
         if self._upcoming is None or not opened.project or opened.is_next or not self._is_quick():
@@ -159,9 +161,9 @@ class Prefetcher:
             shown = images_of_task(task, config, hostname, opened.project)
             if refs := tuple(ref for _, ref in islice(shown, MOST_SHOWN)):
                 with self._changed:
-                    self._put(self._later, _Opened(refs, config, opened.project, self._hosts(refs), is_next=True))
+                    self._put(self._later, OpenedTask(refs, config, opened.project, self._hosts(refs), is_next=True))
 
-    def _put(self, tasks: deque[_Opened], opened: _Opened) -> None:
+    def _put(self, tasks: deque[OpenedTask], opened: OpenedTask) -> None:
         tasks.append(opened)
         while sum(one.nbytes for one in tasks) > MAX_WAITING_BYTES:
             tasks.popleft()

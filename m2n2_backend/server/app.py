@@ -17,13 +17,14 @@ from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupReques
 from m2n2_backend.labelstudio.contract.openapi import openapi
 from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
+from m2n2_backend.labelstudio.meter import Meter
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
 from m2n2_backend.server.access import OPEN_ROUTE, authorize, credentials
 from m2n2_backend.server.body import JsonReader
-from m2n2_backend.server.metrics import MeteredPool, Metrics
-from m2n2_backend.server.status_page import RecentRequests, status_page
+from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.server.status_page import RecentRequests, StatusPage
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool, Status, WorkerStats
 from m2n2_backend.worker.shares import FILES_AT_ONCE
@@ -74,16 +75,18 @@ class _Routes:
         self._metrics = Metrics(pool)
         self._metrics_text = b""
         self._makes_metrics = threading.Lock()
-        self._pool = MeteredPool(
-            pool,
-            self._metrics,
-            min(settings.queue, settings.http_threads),
-            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
-        )
+        self._pool = pool
         self._recent = RecentRequests()
+        self._page = StatusPage()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
-        self._predictor = Predictor(self._pool, media, prefetcher=prefetcher)
+        meter = Meter(
+            self._metrics.segmented,
+            pool.stats,
+            at_once=min(settings.queue, settings.http_threads),
+            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
+        )
+        self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
         self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
@@ -105,7 +108,7 @@ class _Routes:
         status = self._pool.status()
         # Browsers name it; to weigh a header of thousands of types would take a quarter of a second.
         if "text/html" in request.headers.get("Accept", ""):
-            page = status_page(status, self._pool.stats(), self._recent.latest())
+            page = self._page.render(status, self._pool.stats(), self._recent.latest())
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
         return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
 

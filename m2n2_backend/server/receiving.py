@@ -29,7 +29,7 @@ _HEALTH_THREADS = 2
 _OTHER_THREADS = 4
 
 
-class _Task(WSGITask):  # type: ignore[misc]
+class _TaskWithRefusal(WSGITask):  # type: ignore[misc]
     """Tells the app what was refused."""
 
     def get_environment(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class _Rest(Incoming):
 class _Channel(HTTPChannel):  # type: ignore[misc]
     """One connection; its times are of ``time.monotonic()``."""
 
-    task_class = _Task
+    task_class = _TaskWithRefusal
     server: Listener
     request: Incoming | None
     active = 0.0

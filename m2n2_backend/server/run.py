@@ -14,7 +14,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from m2n2_backend.labelstudio.client import LabelStudioClient
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.server.access import credentials, open_to_strangers
@@ -59,17 +59,17 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
     log_to_stderr(settings.log_level)
     if warning := open_to_strangers(settings):
         logger.warning(warning)
-    _Server(settings, pool_factory).run()
+    _GunicornApp(settings, pool_factory).run()
 
 
-class _Server(BaseApplication):  # type: ignore[misc]
+class _GunicornApp(BaseApplication):  # type: ignore[misc]
     """gunicorn's application hooks."""
 
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
         self._settings = settings
         self._pool_factory = pool_factory
         self.limits = Limits(settings.max_body_bytes, credentials=credentials(settings))
-        self._open: list[Pool | RememberingMedia | Prefetcher] = []
+        self._open: list[Pool | CachedImages | Prefetcher] = []
         super().__init__()
 
     def run(self) -> None:
@@ -98,7 +98,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Called by gunicorn in the serving process."""
         pool = self._pool_factory(self._settings)
         self._open.append(pool)
-        media = RememberingMedia.of(self._settings)
+        media = CachedImages.of(self._settings)
         self._open.append(media)
         prefetcher = Prefetcher(
             pool, media, timeout=self._settings.download_timeout, upcoming=upcoming_tasks(self._settings)
@@ -126,7 +126,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 class _Arbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's process that watches the web process: there is one, with the settings of the start."""
 
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: _GunicornApp) -> None:
         super().__init__(server)
         self._looked_at = self._awake_since = time.monotonic()
 

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import itertools
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
 from label_studio_fakes import CONFIG, DiscPool, key_point, payload, rectangle, send, serving, settings
 from PIL import Image
 
+from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.server.app import create_app
 
 
@@ -172,7 +175,6 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "image is forbidden": (payload(POINT, image="/data/status/403"), 424, "may not read"),
     "image's server fails": (payload(POINT, image="/status/502"), 424, "502 Bad Gateway"),
     "image never ends": (payload(POINT, image="/endless"), 413, "image file is larger"),
-    "image drips in": (payload(POINT, image="/slow"), 424, "timed out"),
     "redirects never end": (payload(POINT, image="/hops/9"), 424, "redirects"),
     "image of this machine": (payload(POINT, image="http://127.0.0.1:9/a.png"), 403, "M2N2_ALLOWED_HOSTS"),
     "image of the cloud's metadata": (
@@ -226,7 +228,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     studio = FakeLabelStudio()
-    limits = {"max_image_bytes": 200_000, "max_image_pixels": 1_000_000, "download_timeout": 0.5}
+    limits = {"max_image_bytes": 200_000, "max_image_pixels": 1_000_000}
     app = create_app(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **limits), DiscPool())
     with serving(app) as port:
         yield port
@@ -247,6 +249,16 @@ def test_a_malformed_predict_request_is_told_its_cause(port: int, name: str) -> 
     body, status, cause = BODIES[name]
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     check(send(port, "POST", "/predict", encoded, Content_Type="application/json"), status, cause)
+
+
+def test_an_image_that_drips_in_is_told_to_have_timed_out() -> None:
+    studio, began, looks = FakeLabelStudio(), time.monotonic(), itertools.count()
+    own = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
+    # A second passes at each look at the clock, so that the test waits for none.
+    reader = MediaReader(own, clock=lambda: began + next(looks))
+    with serving(create_app(own, DiscPool(), reader)) as port:
+        check(send(port, "POST", "/predict", payload(POINT, image="/slow")), 424, "timed out")
+    studio.close()
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])

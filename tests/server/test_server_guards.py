@@ -24,7 +24,7 @@ from label_studio_fakes import (
 from waiting import until
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 from m2n2_backend.worker.interface import WorkerStats
@@ -345,7 +345,7 @@ def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(
 
 def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio, pool: DiscPool) -> None:
     ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, http_threads=2, download_timeout=20)
-    with serving(create_app(ours, pool, RememberingMedia.of(ours))) as port, ThreadPoolExecutor(2) as threads:
+    with serving(create_app(ours, pool, CachedImages.of(ours))) as port, ThreadPoolExecutor(2) as threads:
         assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
         slow = [
             threads.submit(send, port, "POST", "/predict", payload(key_point(), image=f"/held/{number}"))

@@ -57,7 +57,7 @@ def read(model: type[M], value: object, path: str = "") -> M:
         path: Where the value stands, for messages; "" for the request itself.
 
     Raises:
-        InvalidRequest: The value does not fit; the message names the path of the first mistake and what must be there.
+        InvalidRequest: The value does not fit; the message names the first mistake's path and what must be there.
     """
     try:
         return model.model_validate(value)

@@ -69,8 +69,9 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
             items[name] = region
     for name, region in items.items():
         if region.get("original_width") is None or region.get("original_height") is None:
+            kind = str(region.get("type")).lower().removesuffix(LABELS)
             raise InvalidRequest(
-                f"the {str(region.get('type')).lower().removesuffix(LABELS)} {name} in the task's {source} was saved without "
+                f"the {kind} {name} in the task's {source} was saved without "
                 "original_width and original_height, the size of its image in pixels: add both to what imports it"
             )
     return _grouped(list(items.values()), twins)

@@ -36,7 +36,7 @@ _SocketOptions = Iterable[tuple[Any, ...]] | None
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """A response that was read to its end.
 
     Attributes:
@@ -64,7 +64,7 @@ def exchange(
     read: Container[int] = (HTTPStatus.OK,),
     turn: threading.Lock | None = None,
     arrived: Arrived = lambda size: None,
-) -> Reply:
+) -> HttpReply:
     """Send one request and read the answer; redirects are not followed and no proxy is used.
 
     Args:
@@ -107,7 +107,7 @@ def exchange(
                     arrived(len(piece))
                     body.write(piece)
             # It shares its bytes: no image is held twice.
-            return Reply(response.status, received, body.getvalue())
+            return HttpReply(response.status, received, body.getvalue())
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:

@@ -16,8 +16,8 @@ import httpx
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage, M2N2Error
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.download import Clock, shown
+from m2n2_backend.labelstudio.images.downloader import Downloader, is_below, require_port
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
-from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
 from m2n2_backend.labelstudio.images.spelling import as_browsers_read
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import SourceImage
@@ -120,7 +120,7 @@ class MediaReader:
         """
         self._clock = clock
         self._settings = settings
-        self._session = Session(settings, clock)
+        self._downloader = Downloader(settings, clock)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image file.
@@ -172,7 +172,7 @@ class MediaReader:
             url = self._locate(replace(ref, url=as_browsers_read(ref.url)))
         except (M2N2Error, httpx.InvalidURL, UnicodeError):
             return ""
-        return self._session.host(url)
+        return self._downloader.host(url)
 
     def close(self) -> None:
         """Do nothing: no connection outlives a read. A cache around the reader has more to do here."""
@@ -192,9 +192,9 @@ class MediaReader:
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidImage(f"the image's address cannot be parsed: {error}") from error
         try:
-            reply = self._session.download(url, known.headers, deadline)
+            reply = self._downloader.download(url, known.headers, deadline)
         except ImageNotAllowed as error:
-            if self._session.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
+            if self._downloader.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
                 raise
             raise ImageNotAllowed(
                 f"the image is in Label Studio, which says it runs at {shown(httpx.URL(ref.hostname))}: set "
@@ -224,7 +224,7 @@ class MediaReader:
         )
 
     def _below_base(self, path: str, ref: ImageRef) -> httpx.URL:
-        base = self._session.base or (httpx.URL(ref.hostname) if ref.hostname else None)
+        base = self._downloader.base or (httpx.URL(ref.hostname) if ref.hostname else None)
         if base is None:
             raise ImageUnavailable("the image's address is relative: set LABEL_STUDIO_URL to where Label Studio runs")
         prefix = base.path.rstrip("/")
@@ -235,13 +235,13 @@ class MediaReader:
 
         A false hostname gains nothing: the same path could have been given without any.
         """
-        if self._session.base is None or ref.hostname is None or not is_below(url, ref.hostname):
+        if self._downloader.base is None or ref.hostname is None or not is_below(url, ref.hostname):
             return url
         name = httpx.URL(ref.hostname)
         path = url.raw_path.decode("ascii")[len(name.path.rstrip("/")) :]
         moved = self._below_base(path, ref)
-        return moved if self._session.takes_token(moved) else url
+        return moved if self._downloader.takes_token(moved) else url
 
     def _is_local_file(self, url: httpx.URL) -> bool:
-        on_label_studio = not (url.scheme or url.raw_host) or self._session.is_label_studio(url)
+        on_label_studio = not (url.scheme or url.raw_host) or self._downloader.is_label_studio(url)
         return on_label_studio and url.path.rstrip("/").endswith("/data/local-files")

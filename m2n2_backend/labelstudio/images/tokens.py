@@ -12,14 +12,14 @@ from http import HTTPStatus
 import httpx
 
 from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.images.download import Clock, Reply
+from m2n2_backend.labelstudio.images.download import Clock, HttpReply
 
 _ACCESS_SECONDS = 240.0
 """Label Studio's access tokens live 300 s; a new one is asked for before a slow download can outlast it."""
 
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
-Refresh = Callable[[bytes, float], Reply]
+Refresh = Callable[[bytes, float], HttpReply]
 """Posts a JSON body to Label Studio's ``/api/token/refresh/``, until a deadline."""
 
 

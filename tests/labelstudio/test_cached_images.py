@@ -16,7 +16,7 @@ from label_studio_fakes import settings
 from waiting import until
 
 from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage, NotReady
-from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
+from m2n2_backend.labelstudio.images.cached import FAILURE_SECONDS, CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = ImageRef("/data/upload/1/a.png")
@@ -29,9 +29,9 @@ def media(
     at_once: int = 40,
     clock: Clock | None = None,
     **more: Any,
-) -> RememberingMedia:
+) -> CachedImages:
     reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **more))
-    return RememberingMedia(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
+    return CachedImages(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
 
 
 def test_the_second_click_downloads_nothing_and_knows_hash_and_size(studio: FakeLabelStudio) -> None:
@@ -221,7 +221,7 @@ def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_im
     try:
         with ThreadPoolExecutor(40) as threads:
             begun = [threads.submit(remembering.fetch, ImageRef(f"/almost/{number}.png")) for number in range(40)]
-            held = remembering._reader._session._bytes
+            held = remembering._reader._downloader._bytes
             until(lambda: held.taken >= sum(not one.done() for one in begun) * (len(file) - 1))
             _, most = tracemalloc.get_traced_memory()
             studio.held.set()

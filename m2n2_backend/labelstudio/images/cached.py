@@ -45,7 +45,7 @@ class _Download:
     error: M2N2Error | None = None
 
 
-class RememberingMedia:
+class CachedImages:
     """A :class:`~m2n2_backend.labelstudio.images.reader.Media` that knows which file stands behind an address.
 
     For ``fresh_seconds`` an address is taken to hold the same file; after that its server is asked whether it
@@ -80,10 +80,10 @@ class RememberingMedia:
         self.revalidations = 0
 
     @staticmethod
-    def of(settings: Settings) -> RememberingMedia:
+    def of(settings: Settings) -> CachedImages:
         """The memory around a reader, as the settings want both."""
         reader = MediaReader(settings)
-        return RememberingMedia(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
+        return CachedImages(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image, or tell what is known of it.

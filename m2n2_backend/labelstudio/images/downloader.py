@@ -15,7 +15,7 @@ import httpx
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
 from m2n2_backend.images import format_of
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
-from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
+from m2n2_backend.labelstudio.images.download import Clock, HttpReply, exchange, shown
 from m2n2_backend.labelstudio.images.spelling import with_slashes
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
@@ -30,7 +30,7 @@ _REPLY_LIMIT = 64 * 1024
 Origin = tuple[str, bytes, int]
 
 
-class Session:
+class Downloader:
     """Downloads files as the settings allow it. Threads may share one."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -73,7 +73,7 @@ class Session:
             return False
         return _FILES.fullmatch(path[len(prefix) :]) is not None
 
-    def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+    def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> HttpReply:
         """Read a file, through redirects.
 
         Args:
@@ -107,7 +107,7 @@ class Session:
                 raise ImageUnavailable(f"image download failed: redirect to no address by {shown(url)}") from error
         raise ImageUnavailable(f"image download failed: more than {_REDIRECTS} redirects, last to {shown(url)}")
 
-    def _get(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+    def _get(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> HttpReply:
         if url.scheme not in ("http", "https") or not url.raw_host:
             raise ImageNotAllowed("the image's address leads away from http and https")
         if url.userinfo:
@@ -120,7 +120,7 @@ class Session:
             reply = self._send("GET", url, {**known, **token}, None, deadline)
         return reply
 
-    def _check(self, reply: Reply, url: httpx.URL) -> None:
+    def _check(self, reply: HttpReply, url: httpx.URL) -> None:
         own = self.is_label_studio(url)
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if self.takes_token(url):
@@ -147,7 +147,7 @@ class Session:
                 )
             raise ImageUnavailable(f"image download failed: {shown(url)} is a web page, not an image")
 
-    def _refresh(self, content: bytes, deadline: float) -> Reply:
+    def _refresh(self, content: bytes, deadline: float) -> HttpReply:
         assert self.base is not None, "tokens are only used for the Label Studio of the settings"
         url = self.base.join(f"{self.base.path.rstrip('/')}/api/token/refresh/")
         return self._send("POST", url, {"Content-Type": "application/json"}, content, deadline, _REPLY_LIMIT)
@@ -160,7 +160,7 @@ class Session:
         content: bytes | None,
         deadline: float,
         limit: int | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         room = FILES_AT_ONCE * self._settings.max_image_bytes
         try:
             with self._bytes.take(download_limits(room, self.host(url)), 0) as more:
