@@ -28,7 +28,7 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool, wait_until_loaded
 
 SECONDS = 900.0
-"""For one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""
+"""Limit for one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""
 
 
 class ProjectBatch:
@@ -41,13 +41,13 @@ class ProjectBatch:
 
         Args:
             settings: Label Studio's address and token, and the limits.
-            project: Its id.
-            column: Key of the tasks' data that holds the prompts; those drawn and saved if None.
-            source: Where the drawn ones are saved.
+            project: The id of the project.
+            column: Key of the tasks' data that holds the prompts; None for the prompts that were drawn and saved.
+            source: Where drawn prompts are saved.
 
         Raises:
             SettingsError: Address or token is not set.
-            LabelStudioUnavailable: Label Studio does not answer, or not for this token or project.
+            LabelStudioUnavailable: Label Studio does not answer, or refuses this token or project.
             InvalidLabelConfig: The project's labeling config cannot take masks.
         """
         self._studio = LabelStudioClient.of(settings)
@@ -62,9 +62,6 @@ class ProjectBatch:
 
     def run(self, pool: Pool) -> Iterator[Outcome]:
         """Predict and post; an interrupted run goes on where it ended, as tasks that are done are passed over.
-
-        Args:
-            pool: The model; it stays the caller's to close.
 
         Yields:
             ``posted``; ``present`` where a prediction of this model version was there; ``no prompts``; ``failed``.

@@ -1,7 +1,7 @@
 """The same predictor for people who host their models in a label-studio-ml 2.x server.
 
-That server is only published as a git repository, so it is no dependency: this module can be imported where
-it is installed. A ``_wsgi.py`` for it:
+That server is only published as a git repository, and therefore not a dependency: this module can be imported
+where it is installed. A ``_wsgi.py`` for it:
 
     from label_studio_ml.api import init_app
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
@@ -39,7 +39,7 @@ except ImportError as error:
 def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
     """A ``LabelStudioMLBase`` around a model, for ``label_studio_ml.api.init_app``.
 
-    That server makes an object of the class for every request, so the model and the memory of images
+    That server makes an object of the class for every request, so the model and the cache of images
     belong to the class.
 
     Args:

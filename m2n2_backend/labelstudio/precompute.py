@@ -26,13 +26,13 @@ from m2n2_backend.worker.store.disk import DiskCache
 from m2n2_backend.worker.store.shared import SharedStore, open_store
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
-"""Files of a folder that are taken for images."""
+"""Endings of the files that are taken for images."""
 
 AHEAD = 4
-"""Images under way for each worker: which worker gets an image is left to chance, and each should have one."""
+"""Images that each worker has at a time: which worker gets an image is left to chance, and each should have one."""
 
 Images = Mapping[str, Path | ImageRef]
-"""What people call an image → where it is."""
+"""The name that people have for an image → where it is."""
 
 T = TypeVar("T")
 
@@ -43,17 +43,17 @@ def images_of_folder(folder: Path) -> Images:
     Hidden files and folders are passed over, and what operating systems put there: thumbnails, deleted files.
 
     Raises:
-        SettingsError: It is no folder, or holds no image.
+        SettingsError: It is not a folder, or contains no image.
     """
     if not folder.is_dir():
-        raise SettingsError(f"{folder} is no folder")
+        raise SettingsError(f"{folder} is not a folder")
     found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and is_of_a_person(path, folder) and path.is_file()
     )
     if not found:
-        raise SettingsError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise SettingsError(f"{folder} contains no images ({', '.join(sorted(SUFFIXES))})")
     return {str(path): path for path in found}
 
 
@@ -61,7 +61,7 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
     """The images of a project's tasks, page by page.
 
     Raises:
-        SettingsError: There are none.
+        SettingsError: The project has no image.
         LabelStudioUnavailable: The project cannot be read.
         InvalidLabelConfig: Its labeling config cannot take masks.
     """
@@ -76,12 +76,12 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
 def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterator[Outcome]:
     """Fill the disk cache; images that are in it are passed over, so an interrupted run goes on where it ended.
 
-    Images are read here, in their order and a few ahead of the model, and told in that order too.
+    Images are read in their order, a few ahead of the model, and their outcomes come in that order too.
 
     Args:
         settings: How images are read, and where the cache is.
-        images: Which ones.
-        pool: The model, loaded; it stays the caller's to close.
+        images: The images to encode.
+        pool: The loaded model; the caller closes it.
 
     Yields:
         ``encoded``, ``present`` or ``failed`` for each image.
@@ -105,7 +105,7 @@ def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterato
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """An image that the pool has: its hash, and what will come of it."""
+    """An image that the pool has: its hash, and its outcome."""
 
     key: str
     reply: Future[Reply]
@@ -114,7 +114,7 @@ class _UnderWay:
 def _begin(
     name: str, where: Path | ImageRef, media: CachedImages, store: DiskCache | SharedStore, pool: ProcessPool
 ) -> _UnderWay | Outcome:
-    """Read an image and have it encoded, or say at once what becomes of it."""
+    """Read an image and hand it to the pool, or give its outcome at once."""
     try:
         image = _from_file(where) if isinstance(where, Path) else media.fetch(where)
     except M2N2Error as error:
@@ -132,7 +132,7 @@ def _ended(name: str, work: _UnderWay, pool: ProcessPool) -> Outcome:
 
 
 def _read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, each asked for when the one so many before it is wanted."""
+    """The same items; ``count`` of them are asked for ahead."""
     ahead = deque[T]()
     for item in items:
         ahead.append(item)
@@ -159,4 +159,4 @@ def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: 
     if not written:
         troubles = (tier.trouble.what for tier in tiers if tier is not None and tier.trouble is not None)
         cause = next(troubles, "the disk cache cannot be written (see the log)")
-        raise SettingsError(f"{cause}: {done - 1} images are done")
+        raise SettingsError(f"{cause}: {done - 1} images were encoded before")

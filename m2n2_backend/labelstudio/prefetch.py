@@ -1,4 +1,4 @@
-"""Images that will be clicked soon are encoded before: that of the task just opened, and those of the next tasks."""
+"""Images that will be clicked soon are encoded ahead: that of the task just opened, and those of the next tasks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ REPEAT_SECONDS = 600.0
 MAX_REMEMBERED = 4096
 
 MAX_WAITING_BYTES = 32 * 1024**2
-"""Of the addresses of tasks that wait: data URLs hold whole images."""
+"""Most bytes of the addresses of waiting tasks: data URLs hold whole images."""
 
 THREADS = 3
-"""Tasks whose images are read at once: at most two that are all in Label Studio, and two with images elsewhere."""
+"""Tasks whose images are read at once: at most two with all images in Label Studio, and two with images elsewhere."""
 
 QUICK_SECONDS = 2.0
-"""Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted, so
-that a click on this image would have to wait for the next task's."""
+"""Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted,
+and a click on this image would have to wait for the next task's image."""
 
 Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 """Project and id of a task → the tasks that an annotator will get next."""
@@ -52,7 +52,7 @@ class OpenedTask:
     refs: tuple[ImageRef, ...]
     config: LabelConfig
     project: str
-    hosts: frozenset[str]  # that are asked for the images, but for Label Studio
+    hosts: frozenset[str]  # the hosts that are asked for the images, without Label Studio
     is_next: bool = False  # one of the next tasks: nobody looks at it yet
 
     @property
@@ -69,7 +69,7 @@ class OpenedTask:
 
 
 class Prefetcher:
-    """Threads that read images and hand them to the pool; whatever fails is left to the click that needs it."""
+    """Threads that read images and hand them to the pool; a failure is left to the click that needs the image."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Prefetcher:
             pool: The model.
             media: Where images are read.
             timeout: Seconds for one image.
-            upcoming: How to learn of the next tasks, None where that is not possible.
-            clock: Of deadlines and repeats.
+            upcoming: Finds the next tasks; None where that is not possible.
+            clock: The clock of deadlines and repeats.
         """
         self._clock = clock
         self._pool = pool
@@ -109,8 +109,8 @@ class Prefetcher:
 
         Args:
             refs: The images that are shown first, at least one.
-            config: Tells where further tasks hold theirs.
-            project: As /predict names it; "" where only these images are wanted.
+            config: The labeling config, by which the images of further tasks are found.
+            project: The project as /predict names it; "" where only these images are wanted.
         """
         with self._changed:
             for obsolete in [one for one in self._later if one.project == project]:
@@ -177,7 +177,7 @@ class Prefetcher:
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _image(self, ref: ImageRef) -> None:
-        """Hand one image to the pool; one that cannot be read is in no other's way."""
+        """Hand one image to the pool; one that cannot be read does not keep others from being read."""
         try:
             self._read(ref)
         except M2N2Error as error:

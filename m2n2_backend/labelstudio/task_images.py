@@ -18,13 +18,13 @@ def images_of_task(
     """The images of a task, the first page of each before further pages.
 
     Args:
-        task: As Label Studio sends it, with ``id`` and ``data``; what does not look like an address is passed over.
+        task: The task as Label Studio sends it; what does not look like an address is passed over.
         config: The project's labeling config.
         hostname: See :class:`~m2n2_backend.labelstudio.images.reader.ImageRef`.
         project: See there.
 
     Yields:
-        What people call the image, such as "task 7, page 2", and where it is.
+        The image's name for people, such as "task 7, page 2", and where the image is.
     """
     several = len(config.images) > 1
     for image, page, url in config.addresses(task.get("data")):

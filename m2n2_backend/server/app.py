@@ -1,4 +1,4 @@
-"""The HTTP contract Label Studio expects of an ML backend."""
+"""The HTTP contract that Label Studio expects of an ML backend."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def create_app(
 
     Args:
         settings: Limits, credentials, deadline.
-        pool: The model; it stays the caller's to close.
+        pool: The model; the caller closes it.
         media: Where images are read; a :class:`MediaReader` of the settings if None.
-        prefetcher: Told of opened tasks; nothing is prefetched if None.
+        prefetcher: Prepares the images of opened tasks; nothing is prefetched if None.
 
     Raises:
         SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one.
@@ -106,7 +106,7 @@ class _Routes:
 
     def index(self) -> Response:
         status = self._pool.status()
-        # Browsers name it; to weigh a header of thousands of types would take a quarter of a second.
+        # Browsers name HTML; to parse a header of thousands of types would take a quarter of a second.
         if "text/html" in request.headers.get("Accept", ""):
             page = self._page.render(status, self._pool.stats(), self._recent.latest())
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
@@ -124,7 +124,7 @@ class _Routes:
         return jsonify({"versions": [self._pool.status().model_version]})
 
     def metrics(self) -> Response:
-        # While one request makes the text, others get the latest: many at once would keep /health waiting.
+        # While one request makes the text, others get the latest one: many at once would keep /health waiting.
         if self._makes_metrics.acquire(blocking=not self._metrics_text):
             try:
                 self._metrics_text = self._metrics.render()
@@ -138,7 +138,7 @@ class _Routes:
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
         project = body.project or ""
-        # First: clicks may come although the config is refused now, as one that was fine may have been changed.
+        # This comes first: clicks may come although the config is refused now, because it may have been changed.
         self._hostnames.put(project, body.hostname)
         config = self._predictor.configs.read(body.label_config)
         config.require_sound()
@@ -165,10 +165,10 @@ class _Routes:
 
 
 class _Hostnames:
-    """The address each project's Label Studio gave itself.
+    """The address that each project's Label Studio gave itself.
 
-    Where callers are trusted, the latest is kept, for the latest projects. Elsewhere anybody may call, and so the
-    first is kept, for the first projects.
+    Where callers are trusted, the latest address is kept, for the latest projects. Elsewhere anybody may call, and
+    the first address is kept, for the first projects.
     """
 
     def __init__(self, *, are_trusted: bool) -> None:
@@ -185,7 +185,7 @@ class _Hostnames:
                 self._by_project[project] = kept = hostname
         if kept != hostname:
             logger.warning(
-                "project %s: the address %s that /setup gives for Label Studio is not taken, %s: set "
+                "project %s: the address %s that /setup gives for Label Studio is ignored, %s: set "
                 "LABEL_STUDIO_URL, or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, or start this server again",
                 project,
                 hostname,

@@ -22,7 +22,7 @@ PRIVATE = "403 image host"
 UNKNOWN = "424 image download failed: host"
 NO_ADDRESS = "422 the image's address cannot be parsed"
 SCHEME = "403 an image address that begins with"
-AWAY = "403 the image's address leads away from http"
+AWAY = "403 the image's address leads to something other than http"
 
 # {port} is the canary's. A phrase is the whole status line's beginning; where there are two, the system's
 # resolver may already refuse what the policy refuses otherwise.
@@ -102,8 +102,8 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "//127.0.0.1:{port}/a.png": (SCHEME,),
     "/\\127.0.0.1:{port}/a.png": ("424 image download failed: 404", NO_ADDRESS),
     "http:////127.0.0.1:{port}/a.png": (AWAY, NO_ADDRESS),
-    "http://user:secret@127.0.0.1:{port}/a.png": ("403 the image's address holds a user name",),
-    "http://8.8.8.8@127.0.0.1:{port}/a.png": ("403 the image's address holds a user name",),
+    "http://user:secret@127.0.0.1:{port}/a.png": ("403 the image's address contains a user name",),
+    "http://8.8.8.8@127.0.0.1:{port}/a.png": ("403 the image's address contains a user name",),
     "http://127.0.0.1:{port}#@8.8.8.8/a.png": (PRIVATE,),
     "http://127.0.0.1:{port}/\r\nX-Injected: 1": (NO_ADDRESS,),
     "http://127.0.0.1\r\n:{port}/": (NO_ADDRESS,),

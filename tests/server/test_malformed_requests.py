@@ -52,10 +52,10 @@ DEEP = b'{"tasks":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BOMB = '<!DOCTYPE View [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]><View>&b;</View>'
 
 BODIES: dict[str, tuple[Any, int, str]] = {
-    "empty body": (b"", 400, "no JSON"),
-    "broken JSON": (b'{"tasks": [', 400, "no JSON"),
-    "not UTF-8": (b"\xff\xfe{}", 400, "no JSON"),
-    "a number of ten thousand digits": (b'{"tasks": ' + b"9" * 10_000 + b"}", 400, "no JSON"),
+    "empty body": (b"", 400, "not valid JSON"),
+    "broken JSON": (b'{"tasks": [', 400, "not valid JSON"),
+    "not UTF-8": (b"\xff\xfe{}", 400, "not valid JSON"),
+    "a number of ten thousand digits": (b'{"tasks": ' + b"9" * 10_000 + b"}", 400, "not valid JSON"),
     "deeply nested JSON": (DEEP, 400, "nested too deeply"),
     "a list": ([], 400, "the request must be an object, not a list"),
     "null": (b"null", 400, "the request must be an object"),
@@ -304,7 +304,7 @@ def test_a_wrong_method_or_path_is_told_so(port: int, method: str, path: str, st
         (None, "set LABEL_STUDIO_API_KEY"),
         ("mistyped", "legacy tokens are switched off"),
         ("mistyped.personal.token", "the personal access token is wrong"),
-        ("line\nbreak", "LABEL_STUDIO_API_KEY is no token"),
+        ("line\nbreak", "LABEL_STUDIO_API_KEY is not a valid token"),
     ],
 )
 def test_a_wrong_token_is_told_so_without_showing_it(key: str | None, cause: str) -> None:

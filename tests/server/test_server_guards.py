@@ -279,7 +279,7 @@ def test_a_large_body_that_is_broken_at_its_end_is_parsed_only_once(
 ) -> None:
     monkeypatch.setattr("json.loads", None)
     answer = client.post("/predict", data=b"[" + b"1," * 1_000_000, content_type="application/json")
-    assert answer.status.startswith("400 the request is no JSON: ")
+    assert answer.status.startswith("400 the request is not valid JSON: ")
 
 
 def test_the_openapi_document_is_made_once(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +379,7 @@ def test_a_body_that_is_not_utf_8_is_refused(client: FlaskClient, encoding: str)
     assert client.post("/predict", data=body.encode(), content_type="application/json").status_code == 200
     assert client.post("/predict", data=body.encode("utf-8-sig"), content_type="application/json").status_code == 200
     answer = client.post("/predict", data=body.encode(encoding), content_type="application/json")
-    assert answer.status.startswith("400 the request is no JSON: ")
+    assert answer.status.startswith("400 the request is not valid JSON: ")
 
 
 def test_a_header_of_thousands_of_types_costs_little_more_than_a_short_one(client: FlaskClient) -> None:

@@ -1,4 +1,4 @@
-"""A mask → the regions Label Studio draws."""
+"""A mask → the regions that Label Studio draws."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from m2n2_backend.worker.replica.rle import brush_rle
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
-    """What /predict answers for one task.
-
-    Args:
-        answer: The mask, bool [H, W] of the natural image, and its score.
-        request: The question it answers.
-
-    Returns:
-        Label Studio's prediction: ``result`` (empty where the mask is), ``score`` and ``model_version``.
+    """Label Studio's prediction for one task: ``result`` (empty where the mask is), ``score`` and ``model_version``.
 
     Raises:
         ValueError: The score is not a number in [0, 1]; Label Studio could not open the task any more.
@@ -46,13 +39,13 @@ def regions(
 
     Args:
         mask: bool [H, W], the size of the natural image.
-        score: In [0, 1].
-        request: The question the mask answers.
-        rle: The mask as brush RLE, where whoever computed it did that too; it takes long for large ones.
+        score: A number in [0, 1].
+        request: The question that the mask answers.
+        rle: The mask as brush RLE where the model's worker made it; for large masks that takes long.
 
     Returns:
-        One region for each target; one per part where polygons are drawn; none where the mask is empty. Labels
-        of a separate ``<Labels>`` stand in a second item of the same id.
+        One region for each target, or one per part where polygons are drawn; no region where the mask is empty. The
+        labels of a separate ``<Labels>`` stand in a second item of the same id.
 
     Raises:
         ValueError: ``score`` is not a number in [0, 1].
@@ -106,7 +99,7 @@ def _values(mask: NDArray[np.bool_], kind: OutputKind, rle: bytes | None) -> lis
 def _png_url(mask: NDArray[np.bool_]) -> str:
     """A data URL of an RGBA image whose alpha is the mask."""
     pixels = np.repeat((mask.astype(np.uint8) * 255)[..., None], 4, axis=2)
-    # The lowest level that compresses: runs of equal pixels shrink well enough, and a click waits for it.
+    # The lowest level of compression: runs of equal pixels shrink well enough, and a click waits for it.
     _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
 

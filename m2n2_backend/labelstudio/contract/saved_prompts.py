@@ -15,10 +15,10 @@ from m2n2_backend.labelstudio.contract.models import LABELS, kind_of
 from m2n2_backend.labelstudio.contract.reading import Model, Text, read
 
 Region = dict[str, Any]
-"""As a request's context would hold it."""
+"""A region as a request's context would hold it."""
 
 Source = Literal["annotations", "predictions"]
-"""Where prompts are saved in a task; ``annotations`` are its drafts, too."""
+"""Where prompts are saved in a task; ``annotations`` includes its drafts."""
 
 
 class ColumnPoint(Model):
@@ -52,8 +52,8 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
     not count.
 
     Args:
-        task: As Label Studio's API tells it, with ``annotations``, ``drafts`` and ``predictions``.
-        config: The project's labeling config; only its smart controls prompt.
+        task: The task of Label Studio's API, with ``annotations``, ``drafts`` and ``predictions``.
+        config: The project's labeling config; only regions of its smart controls are prompts.
         source: Where the prompts are saved.
 
     Raises:
@@ -78,7 +78,7 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
 
 
 def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source) -> str:
-    """What a task holds that looks like prompts, where :func:`saved_objects` finds none; "" if it holds nothing."""
+    """The things in a task that look like prompts, where :func:`saved_objects` finds none; "" if there are none."""
     if source == "annotations" and (count := sum(_is_prompt(one, config) for one in _saved(task, "predictions"))):
         return f"its predictions hold prompts ({count}): --from predictions uses them"
     found = ((one, kind_of(one)) for one in _saved(task, source))
@@ -92,7 +92,7 @@ def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source
 
 
 def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
-    """All regions, with ids that no two share: imported ones may have none, and two people may give the same one."""
+    """All regions, with unique ids: imported regions may have no id, and two people may give the same one."""
     drafted = {one.get("id") for regions in _entries(task, "drafts") for one in regions}
     used: set[str] = set()
     for key in ("annotations", "drafts") if source == "annotations" else ("predictions",):
@@ -123,13 +123,13 @@ def column_objects(value: object, path: str, size: tuple[int, int], image: Shown
 
     ``{"x": 320, "y": 240, "positive": false, "label": "Cat"}`` is a point, ``{"x0": 10, "y0": 10, "x1": 200,
     "y1": 180, "label": "Cat"}`` a box without its last column and row. ``positive`` (true) and ``label`` may
-    be missing. Objects are told apart as in :func:`saved_objects`.
+    be missing. Prompts are grouped into objects as in :func:`saved_objects`.
 
     Args:
-        value: What the task's data holds.
-        path: Where, for messages.
+        value: The column's value.
+        path: The column's path, for messages.
         size: Width and height of the image in pixels.
-        image: The image that they are on.
+        image: The image that the prompts are on.
 
     Raises:
         InvalidRequest: It is something else; the message names its path.
@@ -138,7 +138,9 @@ def column_objects(value: object, path: str, size: tuple[int, int], image: Shown
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f'{path} is no JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]') from error
+            raise InvalidRequest(
+                f'{path} is not valid JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]'
+            ) from error
     if not isinstance(value, list):
         raise InvalidRequest(f"{path} must be a list of points and boxes")
     named = {"from_name": image.prompt, "to_name": image.name}

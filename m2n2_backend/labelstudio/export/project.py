@@ -57,25 +57,25 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether all regions are in the files that are not prompts."""
+        """Whether all regions but the prompts are in the files."""
         return self.given == self.written and not self.unreadable
 
 
 class ProjectExport:
-    """Reads a project and writes its files; a context, at whose end a folder without files is not there any more."""
+    """Reads a project and writes its files; a context manager, which removes a folder without files at its end."""
 
     def __init__(self, settings: Settings, project: int, format: Format, out: Path) -> None:
         """Ask Label Studio for the project.
 
         Args:
             settings: Label Studio's address and token.
-            project: Its id.
+            project: The id of the project.
             format: The files' format.
-            out: Folder for them; made where it is missing.
+            out: The folder for the files; created where it is missing.
 
         Raises:
             SettingsError: Address or token is not set.
-            LabelStudioUnavailable: Label Studio does not answer, or not for this token or project.
+            LabelStudioUnavailable: Label Studio does not answer, or refuses this token or project.
             InvalidLabelConfig: The project's labeling config is not XML.
             ExportError: The folder cannot be used, or holds files.
         """
@@ -223,13 +223,13 @@ def _require_empty(out: Path) -> None:
     except OSError as error:
         raise ExportError(f"{out} cannot be read: {error.strerror}") from error
     if used:
-        raise ExportError(f"{out} is there already: name a folder that is new or empty, as files are not overwritten")
+        raise ExportError(f"{out} already exists: name a new or empty folder, because files are not overwritten")
 
 
 def _convert(config: str, tasks: Path, out: Path, format: Format) -> None:
     from label_studio_sdk.converter import Converter  # takes seconds to import
 
-    # It tells of each image that it is not to download, with a traceback.
+    # It logs each image that it should not download, with a traceback.
     lines = logging.getLogger("label_studio_sdk")
     level = lines.level
     lines.setLevel(logging.CRITICAL)

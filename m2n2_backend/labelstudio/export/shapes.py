@@ -1,4 +1,4 @@
-"""Regions → what each format holds, in the form the SDK's converter takes."""
+"""Regions → the shapes that each format holds, in the form that the SDK's converter takes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Emission:
 
     Attributes:
         kind: The type of ``value``.
-        value: Without the label.
-        mask: bool [H, W], where COCO holds this in place of ``value``.
+        value: The value without its label.
+        mask: bool [H, W], where COCO holds this instead of ``value``.
     """
 
     kind: Emitted
@@ -47,12 +47,7 @@ class Emission:
 
 
 def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
-    """What a format holds of a region.
-
-    Args:
-        region: The region.
-        format: One that is not ``json``.
-        boxes: YOLO rows are boxes, and not polygons.
+    """The shape that a format other than ``json`` holds of a region. ``boxes``: YOLO rows are boxes, not polygons.
 
     Raises:
         Empty: It covers no pixel.
@@ -137,7 +132,7 @@ def _polygon(ring: Ring, region: Region) -> dict[str, Any]:
 
 
 def _box(ring: Ring, region: Region, *, whole: bool) -> dict[str, Any]:
-    """The upright rectangle around a ring, cut at the image's border; of whole pixels if it is said so."""
+    """The upright rectangle around a ring, cut at the image's border; its sides may be rounded to whole pixels."""
     size = np.array([region.width, region.height], np.float64)
     first, last = ring.min(axis=0).clip(0.0, size), ring.max(axis=0).clip(0.0, size)
     if whole:
@@ -154,7 +149,7 @@ def _from_code(region: Region) -> NDArray[np.bool_]:
     code = bytes(region.value["rle"])
     # Its first four bytes say how many values follow; the SDK would make room for as many.
     if int.from_bytes(code[:4], "big") != 4 * region.width * region.height:
-        raise ValueError(f"its mask is not one of an image of {region.width}x{region.height} pixels")
+        raise ValueError(f"its mask does not have the size of its image, {region.width}x{region.height} pixels")
     return np.asarray(decode_rle(code).reshape(region.height, region.width, 4)[..., 3] > 0)
 
 
@@ -166,5 +161,5 @@ def _from_png(region: Region) -> NDArray[np.bool_]:
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise ValueError("its PNG cannot be read") from error
     if alpha.shape != (region.height, region.width):
-        raise ValueError(f"its mask is not one of an image of {region.width}x{region.height} pixels")
+        raise ValueError(f"its mask does not have the size of its image, {region.width}x{region.height} pixels")
     return np.asarray(alpha > 0)

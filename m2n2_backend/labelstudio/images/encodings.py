@@ -21,8 +21,8 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
     nothing of compression (``utf-8``, ``aws-chunked``, nothing at all). A body may end early.
 
     Args:
-        parts: As they arrive.
-        encoding: The header.
+        parts: The parts of the body as they arrive.
+        encoding: The header ``Content-Encoding``.
         limit: Most bytes of the body at each step.
 
     Raises:
@@ -33,7 +33,7 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
     names = [name.strip().lower() for name in encoding.split(",")]
     if set(names) <= _READ | _NOT_READ and _NOT_READ & set(names):
         raise InvalidImage(
-            f"the image's server compresses ({encoding[:40]}) although asked not to: switch that off for images"
+            f"the image's server compresses images ({encoding[:40]}) although it is asked not to: switch that off"
         )
     if set(names) <= _READ:
         if len(names) > _MOST_STEPS:
