@@ -159,4 +159,4 @@ def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: 
     if not written:
         troubles = (tier.trouble.what for tier in tiers if tier is not None and tier.trouble is not None)
         cause = next(troubles, "the disk cache cannot be written (see the log)")
-        raise SettingsError(f"{cause}: {done - 1} images were encoded before")
+        raise SettingsError(f"{cause}: {done - 1} images are done")

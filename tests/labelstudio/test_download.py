@@ -33,12 +33,17 @@ from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
         ("/endless", "413 image file is larger than the limit of 1000000 bytes (M2N2_MAX_IMAGE_BYTES)"),
         ("/announced", "413 image file is larger than the limit of 1000000 bytes (M2N2_MAX_IMAGE_BYTES)"),
         ("/broken", "424 image download failed"),
-        ("/login/", "424 Label Studio answered with a web page"),
+        (
+            "/login/",
+            "424 Label Studio answered with a web page, such as its login, instead of the image: "
+            "check LABEL_STUDIO_API_KEY",
+        ),
         ("/status/500", "424 image download failed: 500 Internal Server Error"),
+        ("/status/502", "424 image download failed: 502 Bad Gateway"),
         ("/status/206", "424 image download failed: 206"),
         (
             "/data/status/403",
-            "424 Label Studio refused the image (403): the user of LABEL_STUDIO_API_KEY",
+            "424 Label Studio refused the image (403): the user of LABEL_STUDIO_API_KEY may not read",
         ),
         ("/data/upload/1/none.png?X-Amz-Signature=secret", "424 image download failed: 404 Not Found from http://"),
     ],

@@ -2,19 +2,13 @@ import base64
 import os
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio, png
-from label_studio_fakes import settings
+from label_studio_fakes import reader
 
 from m2n2_backend.errors import ImageNotAllowed, ImageTooLarge, ImageUnavailable, InvalidImage
-from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
-
-
-def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    url = studio.url if studio else None
-    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+from m2n2_backend.labelstudio.images.reader import ImageRef
 
 
 def test_a_data_url_is_decoded() -> None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio, png
-from label_studio_fakes import settings
+from label_studio_fakes import reader, settings
 
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = "/data/upload/1/a.png"
-
-
-def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    url = studio.url if studio else None
-    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
 
 
 def test_a_web_page_elsewhere_is_no_image(studio: FakeLabelStudio, elsewhere: FakeLabelStudio) -> None:

@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from typing import Any
 
 import pytest
 from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, png
-from label_studio_fakes import settings
+from label_studio_fakes import reader, settings
 
 from m2n2_backend.errors import ImageUnavailable
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = "/data/upload/1/a.png"
-
-
-def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    url = studio.url if studio else None
-    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
 
 
 def test_an_uploaded_file_is_read_with_a_legacy_token(studio: FakeLabelStudio) -> None:

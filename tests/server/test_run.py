@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ from fake_label_studio import png
 from label_studio_fakes import DiscPool, key_point, payload, settings
 from repository import SUPPORT
 from typer.testing import CliRunner
+from waiting import until
 
 from m2n2_backend.cli import app
 from m2n2_backend.server.run import _GunicornApp
 
 SCRIPT = """
 import sys
-import time
 sys.path.insert(0, sys.argv[1])
 from label_studio_fakes import DiscPool, settings
 from m2n2_backend.server.run import serve
@@ -32,7 +31,7 @@ from m2n2_backend.server.run import serve
 class Loud(DiscPool):
     def segment(self, work):
         print("segmenting", file=sys.stderr, flush=True)
-        time.sleep(1)
+        sys.stdin.readline()
         return super().segment(work)
 
     def close(self):
@@ -51,25 +50,31 @@ def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], st
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", SCRIPT, str(SUPPORT), str(port), host]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    httpx.get(f"{url}/health")
-                    break
-                except httpx.HTTPError:
-                    assert time.monotonic() < deadline
-                    assert process.poll() is None
-                    time.sleep(0.1)
+            until(lambda: is_listening(url) or process.poll() is not None)
+            assert process.poll() is None
             yield process, url
         finally:
             process.kill()
 
 
+def is_listening(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health")
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def stopped(process: subprocess.Popen[str]) -> str:
-    """What it wrote until it was gone."""
+    """The rest of its log, after a signal."""
     process.send_signal(signal.SIGTERM)
+    return released(process)
+
+
+def released(process: subprocess.Popen[str]) -> str:
+    """The rest of its log, once clicks that are held are answered: its standard input is closed."""
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Traceback" not in log
@@ -98,7 +103,10 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
         before = ""
         while "segmenting" not in before:
             before += process.stderr.readline()
-        stopped(process)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not is_listening(url))
+        log = released(process)
+        assert "pool closed" in log
         assert click.result().json()["results"][0]["result"]
     assert "whoever reaches 0.0.0.0" in before
     assert "M2N2_BASIC_AUTH_USER" in before

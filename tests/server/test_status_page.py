@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pytest
 from flask.testing import FlaskClient
-from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
+from label_studio_fakes import CONFIG, DiscPool, key_point, labels, payload
 
-from m2n2_backend.server.app import create_app
 from m2n2_backend.server.status_page import KEPT, RecentRequests, without_secrets
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-@pytest.fixture
-def pool() -> DiscPool:
-    return DiscPool()
-
-
-@pytest.fixture
-def client(pool: DiscPool) -> FlaskClient:
-    return create_app(settings(), pool, CountingMedia()).test_client()
 
 
 def page(client: FlaskClient) -> str:

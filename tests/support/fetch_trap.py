@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import socket
 import sys
@@ -85,10 +86,14 @@ class Prey:
         visits, calls = self.canary.visits, len(self.pool.calls)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with watched() as tried:
-            status, phrase, _ = send(self.port, "POST", "/predict", payload(key_point(), image=image))
+            status, phrase, body = send(self.port, "POST", "/predict", payload(key_point(), image=image))
         assert set(tried) <= expected
         assert self.canary.visits == visits == 0
         assert len(self.pool.calls) == calls, "the model was asked"
+        assert 400 <= status < 500
+        assert phrase.isascii()
+        assert len(phrase) <= 200
+        assert set(json.loads(body)) == {"error", "detail"}
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < MEMORY
         return f"{status} {phrase}"
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from fake_label_studio import HEIGHT, WIDTH, png
+from fake_label_studio import HEIGHT, WIDTH, FakeLabelStudio, png
 from flask import Flask
 from numpy.typing import NDArray
 from werkzeug.serving import make_server
@@ -133,6 +133,21 @@ class DiscPool:
         self.closed = True
 
 
+class HeldPool(DiscPool):
+    """Answers once its gate is open, as it is at first; ``entered`` is set when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def segment(self, work: Work) -> Answer:
+        self.entered.set()
+        assert self.gate.wait(60)
+        return super().segment(work)
+
+
 class CountingMedia:
     """Media that always reads the same picture and notes what it was asked for."""
 
@@ -141,7 +156,7 @@ class CountingMedia:
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
-        return MediaReader(settings()).fetch(ImageRef("data:image/png;base64," + base64.b64encode(png()).decode()))
+        return MediaReader(settings()).fetch(ImageRef(data_url(png())))
 
     def host(self, ref: ImageRef) -> str:
         return MediaReader(settings()).host(ref)
@@ -152,6 +167,16 @@ class CountingMedia:
 
 def settings(**overrides: Any) -> Settings:
     return load_settings(**{"deadline": 60.0, "download_timeout": 30.0, **overrides})
+
+
+def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
+    """A reader of images whose settings name a Label Studio and its token."""
+    url = studio.url if studio else None
+    return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager

@@ -13,32 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, send, settings
+from label_studio_fakes import CountingMedia, HeldPool, key_point, payload, send, settings
 from waitress import wasyncore
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.receiving import Listener
-from m2n2_backend.worker.interface import Answer, Work
 
 BODY = 2_000_000
 CREDENTIALS = ("annotator", "sesame")
 AUTHORIZATION = f"Basic {base64.b64encode(':'.join(CREDENTIALS).encode()).decode()}"
 CLICK = json.dumps(payload(key_point())).encode()
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-class HeldPool(DiscPool):
-    """Answers once its gate is open, as it is at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def segment(self, work: Work) -> Answer:
-        assert self.gate.wait(60)
-        return super().segment(work)
 
 
 class Web:
