@@ -61,7 +61,7 @@ class ProjectBatch:
         self._config = parse_label_config(self._xml)
 
     def run(self, pool: Pool) -> Iterator[Outcome]:
-        """Predict and post; an interrupted run goes on where it ended, as tasks that are done are passed over.
+        """Predict and post. Tasks that are done are passed over, so an interrupted run continues where it ended.
 
         Yields:
             ``posted``; ``present`` where a prediction of this model version was there; ``no prompts``; ``failed``.
@@ -104,7 +104,7 @@ class ProjectBatch:
             raise InvalidRequest(f"a column of prompts needs a task with one image, and this one has {found}")
         (on, _, url), *_ = shown
         image = media.fetch(ImageRef(url, task["id"]), deadline=time.monotonic() + SECONDS)
-        assert image.size is not None, "a reader tells the size"
+        assert image.size is not None, "a reader measures the size"
         return column_objects(data[self._column], f"data.{self._column}", image.size, on)
 
     def _predicted(

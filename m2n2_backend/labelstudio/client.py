@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, SettingsError, TokenRefused
+from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.images.download import HttpReply, shown
 from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
 from m2n2_backend.settings import Settings
@@ -161,7 +162,7 @@ class LabelStudioClient:
     def tasks(self, project: int, *, whole: bool = False) -> Iterator[Json]:
         """Every task of a project in the order of the ids; ``whole`` ones come with annotations and predictions.
 
-        Each page begins after an id, so that no task is missed where others are made or deleted meanwhile.
+        Each page begins after an id, so that no task is missed while others are made or deleted.
         """
         last = 0
         while found := self._after(project, last, PAGE // 2 if whole else PAGE, whole=whole):
@@ -227,4 +228,4 @@ class LabelStudioClient:
 
 def objects(data: Any) -> list[Json]:
     """The objects with an id in a list that Label Studio sent; nothing is found in another value."""
-    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []
+    return [one for one in objects_in(data) if "id" in one]

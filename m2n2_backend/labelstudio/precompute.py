@@ -74,7 +74,7 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
 
 
 def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterator[Outcome]:
-    """Fill the disk cache; images that are in it are passed over, so an interrupted run goes on where it ended.
+    """Fill the disk cache. Images that are in it are passed over, so an interrupted run continues where it ended.
 
     Images are read in their order, a few ahead of the model, and their outcomes come in that order too.
 

@@ -54,7 +54,7 @@ def is_authorized(header: str, expected: tuple[str, str] | None) -> bool:
     if expected is None:
         return True
     user, _, password = _sent(header).partition(b":")
-    # Both are compared in any case, so that the time does not tell which one was wrong.
+    # Both are always compared, so that the time does not show which one was wrong.
     right_user = _same(user, expected[0])
     return _same(password, expected[1]) and right_user
 
@@ -114,10 +114,10 @@ def _same(given: bytes, expected: str) -> bool:
     """Whether the bytes are the text in one of the encodings of clients: Label Studio's Latin-1, or UTF-8."""
     composed = _composed(expected)
     wanted = (expected.encode(), composed.encode(), composed.encode("latin-1"))
-    # All are compared in any case, as above.
+    # All are always compared, as above.
     return sum(hmac.compare_digest(given, one) for one in wanted) > 0
 
 
 def _composed(text: str) -> str:
-    """The text with each accented letter as one character: macOS hands it over as a letter and an accent."""
+    """The text with each accented letter as one character: macOS passes a letter and an accent."""
     return unicodedata.normalize("NFC", text)

@@ -16,7 +16,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 
 
 
 class Metrics:
-    """What /metrics tells; each app has its own registry, so that several may live in one process."""
+    """The metrics of /metrics; each app has its own registry, so that several may live in one process."""
 
     def __init__(self, pool: Pool) -> None:
         """Set up all metrics.

@@ -45,6 +45,11 @@ class Model(BaseModel):
         return {**dict.fromkeys(wanted), **value}
 
 
+def objects_in(value: object) -> list[dict[str, Any]]:
+    """The objects in a JSON list; nothing where the value is not a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -11,6 +11,7 @@ from m2n2_backend.errors import InvalidRequest
 from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, Target
 from m2n2_backend.labelstudio.contract.models import PredictRequest, PredictTask
+from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.contract.scribbles import DrawnStroke, require_short
 from m2n2_backend.prompts import Prompts
 
@@ -159,13 +160,8 @@ def _finished(task: PredictTask, masks: set[str]) -> set[str]:
 
 def _region_ids(entries: object) -> Iterator[list[str]]:
     """The ids in each of a task's drafts or annotations, in the order in which the regions were made."""
-    for entry in entries if isinstance(entries, list) else ():
-        regions = entry.get("result") if isinstance(entry, dict) else None
-        yield [
-            region["id"]
-            for region in (regions if isinstance(regions, list) else ())
-            if isinstance(region, dict) and isinstance(region.get("id"), str)
-        ]
+    for entry in objects_in(entries):
+        yield [region["id"] for region in objects_in(entry.get("result")) if isinstance(region.get("id"), str)]
 
 
 def _address(task: PredictTask, newest: Drawn) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
-from m2n2_backend.labelstudio.contract.polygons import outlines
+from m2n2_backend.labelstudio.contract.polygons import bounds, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.worker.interface import Answer
 from m2n2_backend.worker.replica.rle import brush_rle
@@ -106,13 +106,12 @@ def _png_url(mask: NDArray[np.bool_]) -> str:
 
 def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
+    left, top, right, bottom = bounds(mask)
     return {
         "x": 100.0 * left / width,
         "y": 100.0 * top / height,
-        "width": 100.0 * (int(columns[-1]) + 1 - left) / width,
-        "height": 100.0 * (int(rows[-1]) + 1 - top) / height,
+        "width": 100.0 * (right - left) / width,
+        "height": 100.0 * (bottom - top) / height,
         "rotation": 0,
     }
 

@@ -12,7 +12,7 @@ from m2n2_backend.errors import InvalidRequest
 from m2n2_backend.labelstudio.contract.drawn import LABEL_KEYS, KeyPoint, Rectangle
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
 from m2n2_backend.labelstudio.contract.models import LABELS, kind_of
-from m2n2_backend.labelstudio.contract.reading import Model, Text, read
+from m2n2_backend.labelstudio.contract.reading import Model, Text, objects_in, read
 
 Region = dict[str, Any]
 """A region as a request's context would hold it."""
@@ -111,7 +111,7 @@ def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
 
 def _entries(task: Mapping[str, Any], key: str) -> list[list[Region]]:
     """The regions of each annotation, draft or prediction that was not skipped."""
-    return [_objects(entry.get("result")) for entry in _objects(task.get(key)) if not entry.get("was_cancelled")]
+    return [objects_in(entry.get("result")) for entry in objects_in(task.get(key)) if not entry.get("was_cancelled")]
 
 
 def _is_prompt(region: Region, config: LabelConfig) -> bool:
@@ -191,7 +191,3 @@ def _grouped(items: Sequence[Region], twins: Mapping[str, list[Region]]) -> list
 def _labels(item: Mapping[str, Any]) -> object:
     value = item.get("value")
     return next((value[key] for key in LABEL_KEYS if value.get(key)), None) if isinstance(value, dict) else None
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

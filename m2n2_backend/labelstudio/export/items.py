@@ -142,11 +142,11 @@ class Items:
         stand_in = self._stand_ins / image.name
         stand_in.touch()
         suffix = f"-{place[0]}-{place[1]}" if several else ""  # the converter names PNG files after the task
-        told = {key: annotation.get(key) for key in ("id", "completed_by", "created_at")}
+        kept = {key: annotation.get(key) for key in ("id", "completed_by", "created_at")}
         return {
             "id": f"{image.task}{suffix}",
             "data": {"image": str(stand_in)},
-            "annotations": [{**told, "result": results}],
+            "annotations": [{**kept, "result": results}],
         }
 
     def _label(self, label: str) -> str:

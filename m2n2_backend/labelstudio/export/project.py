@@ -15,6 +15,7 @@ from typing import Any
 from m2n2_backend.errors import ExportError
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config.names import Named
+from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.export.controls import converter_config, read_controls
 from m2n2_backend.labelstudio.export.items import Items
 from m2n2_backend.labelstudio.export.names import write_table
@@ -163,8 +164,7 @@ class ProjectExport:
 
     def _without_prompts(self, task: Json) -> Json | None:
         """The task as its project would hold it without the prompts; None where it has no annotation."""
-        annotations = [dict(one) for one in task.get("annotations") or () if isinstance(one, dict)]
-        drafts = [dict(one) for one in task.get("drafts") or () if isinstance(one, dict)]
+        annotations, drafts = ([dict(one) for one in objects_in(task.get(key))] for key in ("annotations", "drafts"))
         if not annotations:
             self._only_drafts += bool(drafts)
             return None

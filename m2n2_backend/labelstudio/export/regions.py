@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from m2n2_backend.labelstudio.contract.models import kind_of
+from m2n2_backend.labelstudio.contract.reading import objects_in
 
 Json = dict[str, Any]
 
@@ -99,7 +100,7 @@ class Read:
 
 def without_prompts(result: object, prompts: Container[str]) -> Sorted:
     """Take the regions of the controls ``prompts`` out of an annotation, with their labels, answers and relations."""
-    items = [item for item in result if isinstance(item, dict)] if isinstance(result, list) else []
+    items = objects_in(result)
     found = [item for item in items if item.get("from_name") in prompts]
     rest = [item for item in items if item.get("from_name") not in prompts]
     # A mask that was accepted twice may share its id with the second one, which looks like a key point.

@@ -13,7 +13,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2n2_backend.labelstudio.contract.polygons import joined, outlines
+from m2n2_backend.labelstudio.contract.polygons import bounds, joined, outlines
 from m2n2_backend.labelstudio.export.controls import Emitted
 from m2n2_backend.labelstudio.export.regions import Region
 from m2n2_backend.prompts import Polygon
@@ -63,7 +63,9 @@ def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
         return Emission("rectangle", _box(_ring(region), region, whole=format == "voc"))
     if format == "coco" and region.kind in ("brush", "bitmask"):
         mask = mask_of(region)
-        return Emission("polygon", _polygon(bounds(mask), region), mask)
+        left, top, right, bottom = bounds(mask)
+        around = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+        return Emission("polygon", _polygon(around, region), mask)
     if format == "coco" and region.kind == "rectangle" and not region.value.get("rotation"):
         return Emission("rectangle", region.value)
     return Emission("polygon", _polygon(_ring(region), region))
@@ -87,13 +89,6 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
     if not mask.any():
         raise Empty("it covers no pixel")
     return mask
-
-
-def bounds(mask: NDArray[np.bool_]) -> Ring:
-    """Corners [4, 2] of the rectangle around a mask, (x, y) in pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
 
 
 def _code(region: Region) -> list[int]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.labelstudio.export.shapes import Format, bounds
+from m2n2_backend.labelstudio.contract.polygons import bounds
+from m2n2_backend.labelstudio.export.shapes import Format
 
 RESULT = "result.json"
 
@@ -101,10 +102,9 @@ def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     flat = mask.T.ravel()
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     counts = np.diff(ends, prepend=0).tolist()
-    corners = bounds(mask)
-    box = [*corners[0], *(corners[2] - corners[0])]
+    left, top, right, bottom = bounds(mask)
     return {
         "segmentation": {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts},
-        "bbox": [float(side) for side in box],
+        "bbox": [float(side) for side in (left, top, right - left, bottom - top)],
         "area": int(mask.sum()),
     }

@@ -85,7 +85,7 @@ class CachedImages:
         return CachedImages(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
-        """Read one image, or tell what is known of it.
+        """Read one image, or recall its hash and size.
 
         Raises:
             M2N2Error: See :meth:`MediaReader.fetch`.

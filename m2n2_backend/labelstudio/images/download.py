@@ -148,7 +148,7 @@ class _Pace:
         if self._raw > 2 * self._payload + _HEADER_BYTES:
             raise httpcore.RemoteProtocolError("the server sends more headers than image")
         if self._tiny_reads > _MOST_TINY:
-            # The system collects what drips in meanwhile: a hundred reads a second instead of one for each byte.
+            # Bytes that drip in are collected by the system: a hundred reads a second instead of one for each byte.
             time.sleep(_PAUSE_SECONDS)
         data = stream.read(max_bytes if self._payload else _HEADER_READ, self.left())
         if not self._turn.acquire(timeout=min(self.left(), threading.TIMEOUT_MAX)):

@@ -51,7 +51,7 @@ def _unfolded(parts: Iterable[bytes], name: str, limit: int) -> Iterator[bytes]:
         if taken > _PADDING + 2 * given:
             raise InvalidImage(f"the image's server compresses ({name}) to more than the image has: switch that off")
         if decoder is None and part:
-            # Servers send "deflate" with the header of zlib and without; its first byte tells.
+            # Servers send "deflate" with or without the header of zlib, which its first byte shows.
             decoder = zlib.decompressobj(_GZIP if name != "deflate" else _ZLIB if part[0] & 15 == 8 else _RAW)
         while decoder is not None and part and not decoder.eof:
             try:
