@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_fakes import labels
+from label_studio_fakes import labels, question
 from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest
-from m2n2_backend.labelstudio.contract.reading import read
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.labelstudio.contract.saved_prompts import saved_objects
 from m2n2_backend.prompts import MOST_CORNERS, Polygon, Prompts, Scribble
 
@@ -50,12 +48,7 @@ CONFIG = (
 
 
 def parsed(items: list[dict[str, Any]], config: str = CONFIG, **task: Any) -> InteractiveRequest | None:
-    body = {
-        "tasks": [{"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, **task}],
-        "params": {"context": {"result": items}},
-        "label_config": config,
-    }
-    return parse_request(read(PredictRequest, body), parse_label_config(config))
+    return question(*items, config=config, **task)
 
 
 def prompts(items: list[dict[str, Any]]) -> Prompts:

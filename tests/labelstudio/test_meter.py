@@ -6,12 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from label_studio_fakes import CountingMedia, DiscPool, key_point, payload
+from label_studio_fakes import CountingMedia, DiscPool, asked, key_point
 from waiting import soon
 
 from m2n2_backend.errors import NotReady
-from m2n2_backend.labelstudio.contract.models import PredictRequest
-from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.meter import Meter
 from m2n2_backend.labelstudio.predictor import Predictor
@@ -37,14 +35,14 @@ class Counted:
         self.outcomes.append(type(error) if error else answer)
 
 
-def asked(predictor: Predictor) -> list[Any]:
-    return predictor.predict(read(PredictRequest, payload(key_point())), deadline=soon())
+def predicted(predictor: Predictor) -> list[Any]:
+    return predictor.predict(asked(key_point()), deadline=soon())
 
 
 def test_an_object_that_is_asked_for_again_with_its_file_is_counted_once() -> None:
     pool = DiscPool()
     counted = Counted(pool)
-    (found,) = asked(Predictor(pool, ReluctantMedia(), meter=counted.meter))
+    (found,) = predicted(Predictor(pool, ReluctantMedia(), meter=counted.meter))
     assert len(pool.calls) == 2
     assert [answer.score for answer in counted.outcomes] == [found["score"]]
 
@@ -55,7 +53,7 @@ def test_an_error_of_the_model_is_counted_and_its_place_is_free_again() -> None:
     predictor = Predictor(pool, CountingMedia(), meter=counted.meter)
     for _ in range(2):
         with pytest.raises(NotReady, match="still loading"):
-            asked(predictor)
+            predicted(predictor)
     assert counted.outcomes == [NotReady, NotReady]
 
 
@@ -65,6 +63,6 @@ def test_a_click_that_finds_no_place_is_counted_and_a_predictor_without_a_meter_
     image = CountingMedia().fetch(ImageRef("/a.png"), deadline=soon())
     with counted.meter.place(Work(image, None)):
         with pytest.raises(NotReady, match="busy: 1 clicks wait for the model"):
-            asked(Predictor(pool, CountingMedia(), meter=counted.meter))
-        assert asked(Predictor(pool, CountingMedia()))
+            predicted(Predictor(pool, CountingMedia(), meter=counted.meter))
+        assert predicted(Predictor(pool, CountingMedia()))
     assert counted.outcomes == [NotReady]

@@ -1,4 +1,5 @@
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given
 from hypothesis import strategies as st
-from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
+from label_studio_fakes import CONFIG, key_point, labels, payload, question, rectangle
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
@@ -22,8 +23,7 @@ TOOLS = f"""<View><Image name="image" value="$image"/>
 <Rectangle name="rect" toName="image" smart="true"/></View>"""
 
 
-def parse(*items: Any, config: str = CONFIG, **task: Any) -> Any:
-    return parse_request(read(PredictRequest, payload(*items, config=config, **task)), parse_label_config(config))
+parse: Callable[..., Any] = question
 
 
 def with_context(context: Any) -> PredictRequest:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from flask.testing import FlaskClient
 from label_studio_fakes import CountingMedia, DiscPool, settings
+from listening import Web, web
 
 from m2n2_backend.server.app import create_app
 
@@ -22,3 +25,9 @@ def media() -> CountingMedia:
 @pytest.fixture
 def client(pool: DiscPool, media: CountingMedia) -> FlaskClient:
     return create_app(settings(), pool, media).test_client()
+
+
+@pytest.fixture
+def served() -> Iterator[Web]:
+    with web() as served:
+        yield served

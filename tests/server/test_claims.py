@@ -9,8 +9,10 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
+import label_studio_fakes as fakes
 import numpy as np
 import pytest
 from fake_label_studio import HEIGHT, WIDTH
@@ -27,7 +29,6 @@ from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
 from m2n2_backend.labelstudio.contract.models import MAX_TASKS, PredictRequest
 from m2n2_backend.labelstudio.contract.reading import MAX_LABELS, read
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.stroke_reader import LARGE_AT_ONCE, LARGE_STROKES, StrokeReader
 from m2n2_backend.prompts import MAX_PROMPTS, MOST_CORNERS, MOST_TOGETHER, Prompts
@@ -67,14 +68,8 @@ def code(height: int, width: int) -> list[int]:
     return list(brush_rle(np.ones((height, width), np.bool_)))
 
 
-def asked(*items: Any, **task: Any) -> PredictRequest:
-    return read(PredictRequest, payload(*items, config=CONFIG, **task))
-
-
-def parsed(*items: Any, config: str = CONFIG) -> InteractiveRequest:
-    found = parse_request(asked(*items), parse_label_config(config))
-    assert found is not None
-    return found
+asked = partial(fakes.asked, config=CONFIG)
+parsed = partial(fakes.parsed, config=CONFIG)
 
 
 def peak_of(act: Callable[[], Any]) -> int:

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from listening import BODY, CLICK, POST, Web, is_closed, web
 from waiting import until
-
-
-@pytest.fixture
-def served() -> Iterator[Web]:
-    with web() as served:
-        yield served
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,6 @@ def guarded() -> Iterator[Web]:
         yield served
 
 
-@pytest.fixture
-def served() -> Iterator[Web]:
-    with web() as served:
-        yield served
-
-
 def test_a_client_that_sends_hundreds_of_requests_ahead_is_closed_and_no_more_than_three_are_answered(
     served: Web,
 ) -> None:

@@ -18,6 +18,10 @@ from werkzeug.serving import make_server
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, NotReady
 from m2n2_backend.images import decode_image
+from m2n2_backend.labelstudio.contract.label_config import parse_label_config
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
@@ -72,6 +76,31 @@ def payload(*items: Any, image: Any = "/data/upload/1/a.png", config: str = CONF
         "label_config": config,
         "params": {"login": None, "password": None, "context": {"result": list(items)}},
     }
+
+
+def asked(*items: Any, config: str = CONFIG, **task: Any) -> PredictRequest:
+    """An interactive /predict as the server reads it."""
+    return read(PredictRequest, payload(*items, config=config, **task))
+
+
+def question(*items: Any, config: str = CONFIG, **task: Any) -> InteractiveRequest | None:
+    """The question of an interactive /predict, None where it holds no prompt."""
+    return parse_request(asked(*items, config=config, **task), parse_label_config(config))
+
+
+def parsed(*items: Any, config: str = CONFIG, **task: Any) -> InteractiveRequest:
+    """The question of an interactive /predict that has one."""
+    found = question(*items, config=config, **task)
+    assert found is not None
+    return found
+
+
+def require_explained(status: int, phrase: str, body: dict[str, Any]) -> None:
+    """Check what holds for every refusal: a 4xx, one short line of ASCII, and the same cause as JSON."""
+    assert 400 <= status < 500
+    assert phrase.isascii()
+    assert 0 < len(phrase) <= 200
+    assert set(body) == {"error", "detail"}
 
 
 class DiscPool:
