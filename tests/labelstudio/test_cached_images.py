@@ -210,9 +210,7 @@ def test_a_known_image_is_clicked_although_its_time_is_over_and_all_places_of_it
     assert remembering.fetch(ref, data_needed=False).key != known.key
 
 
-def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_images(
-    studio: FakeLabelStudio,
-) -> None:
+def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_images(studio: FakeLabelStudio) -> None:
     size = 2 * 1024**2
     remembering = media(studio, max_image_bytes=size)
     file = png() + bytes(size - len(png()) - 1000)
@@ -237,8 +235,7 @@ def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_im
 
 
 @pytest.mark.parametrize(
-    ("path", "error"),
-    [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)],
+    ("path", "error"), [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)]
 )
 def test_a_download_that_came_to_nothing_leaves_nothing_in_memory(
     studio: FakeLabelStudio, path: str, error: type[Exception]

@@ -307,7 +307,7 @@ def test_downloads_take_the_processor_one_at_a_time(studio: FakeLabelStudio) -> 
         return len(
             exchange(
                 "GET", url, headers={}, policy=policy, tls=ssl.create_default_context(), limit=2**22,
-                deadline=soon(), turn=turn, arrived=arrived,
+                deadline=soon(), turn=turn, arrived=arrived
             ).body
         )  # fmt: skip
 

@@ -200,19 +200,13 @@ def test_an_xml_declaration_is_no_obstacle() -> None:
         ("<View>" + " " * MAX_CHARS + "</View>", "more than"),
         ("<View/>", '<Image name="image" value="$image"/>'),
         (config(POINTS), '<BrushLabels name="brush" toName="image" smart="false">'),
-        (
-            config(control("BrushLabels", "Cat")),
-            '<KeyPointLabels name="keypoint" toName="image" smart="true">',
-        ),
+        (config(control("BrushLabels", "Cat")), '<KeyPointLabels name="keypoint" toName="image" smart="true">'),
         (
             config(control("BrushLabels", "Cat"), control("KeyPointLabels", "Cat", name="kp")),
             'smart="true" in <KeyPointLabels name="kp">',
         ),
         (config(POINTS, control("BrushLabels")), "has no label"),
-        (
-            config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" value="a.png"/>'),
-            "from the task",
-        ),
+        (config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" value="a.png"/>'), "from the task"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_the_line_to_change(xml: str, cause: str) -> None:

@@ -179,8 +179,7 @@ def test_a_rectangle_region_is_the_bounding_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "key"),
-    [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")],
+    ("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")]
 )
 def test_a_control_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
     config = f"""<View><Image name="image" value="$image"/>

@@ -68,10 +68,7 @@ def test_threads_share_one_access_token(studio: FakeLabelStudio) -> None:
     ("key", "cause"),
     [
         (None, "set LABEL_STUDIO_API_KEY"),
-        (
-            "mistyped",
-            "LABEL_STUDIO_API_KEY was refused: the token is wrong or legacy tokens are switched off",
-        ),
+        ("mistyped", "LABEL_STUDIO_API_KEY was refused: the token is wrong or legacy tokens are switched off"),
         ("mistyped.personal.token", "LABEL_STUDIO_API_KEY was refused (401): the personal access token"),
         ("with\nnewline", "LABEL_STUDIO_API_KEY is not a valid token"),
     ],

@@ -177,7 +177,7 @@ def test_absurd_numbers_are_answered_or_refused_in_one_sentence(client: FlaskCli
     around = {
         name: data.draw(st.just(usual) | ABSURD)
         for name, usual in {
-            "original_width": WIDTH, "original_height": HEIGHT, "item_index": 0, "image_rotation": 0,
+            "original_width": WIDTH, "original_height": HEIGHT, "item_index": 0, "image_rotation": 0
         }.items()
     }  # fmt: skip
     drawn = {**item(kind, **value), **around, "from_name": {"keypoint": "kp", "rectangle": "rect"}.get(kind, kind)}

@@ -92,29 +92,13 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "a prompt is null": (payload(None), 400, "params.context.result[0] must be an object"),
     "a prompt without type": (payload(without(POINT, "type")), 400, "params.context.result[0].type"),
     "a prompt without from_name": (payload(without(POINT, "from_name")), 400, "result[0].from_name"),
-    "from_name is unknown": (
-        payload({**POINT, "from_name": "kp9"}),
-        400,
-        'from_name "kp9" is not a smart control',
-    ),
+    "from_name is unknown": (payload({**POINT, "from_name": "kp9"}), 400, 'from_name "kp9" is not a smart control'),
     "a prompt without value": (payload(without(POINT, "value")), 400, "result[0].value"),
     "a prompt without x": (payload(with_value(POINT, x=None)), 400, "result[0].value.x must be a number"),
     "x is a string": (payload(with_value(POINT, x="50")), 400, "result[0].value.x must be a number"),
-    "y is a boolean": (
-        payload(with_value(POINT, y=True)),
-        400,
-        "result[0].value.y must be a number, not a boolean",
-    ),
-    "x is NaN": (
-        payload(with_value(POINT, x=float("nan"))),
-        400,
-        "result[0].value.x must be a finite number",
-    ),
-    "y is infinite": (
-        payload(with_value(POINT, y=float("inf"))),
-        400,
-        "result[0].value.y must be a finite number",
-    ),
+    "y is a boolean": (payload(with_value(POINT, y=True)), 400, "result[0].value.y must be a number, not a boolean"),
+    "x is NaN": (payload(with_value(POINT, x=float("nan"))), 400, "result[0].value.x must be a finite number"),
+    "y is infinite": (payload(with_value(POINT, y=float("inf"))), 400, "result[0].value.y must be a finite number"),
     "x is far left": (payload(with_value(POINT, x=-5)), 422, "coordinate -5.0% is outside the image"),
     "y is just below": (payload(with_value(POINT, y=100.01)), 422, "coordinate 100.01% is outside the image"),
     "the second point is outside": (
@@ -128,24 +112,12 @@ BODIES: dict[str, tuple[Any, int, str]] = {
         400,
         "original_height must be a whole number",
     ),
-    "is_positive is a string": (
-        payload({**POINT, "is_positive": "true"}),
-        400,
-        "is_positive must be true or false",
-    ),
-    "item_index is negative": (
-        payload({**POINT, "item_index": -1}),
-        400,
-        "item_index must be a whole number",
-    ),
+    "is_positive is a string": (payload({**POINT, "is_positive": "true"}), 400, "is_positive must be true or false"),
+    "item_index is negative": (payload({**POINT, "item_index": -1}), 400, "item_index must be a whole number"),
     "a page without value list": (payload({**POINT, "item_index": 3}), 400, "no valueList"),
     "labels is a string": (payload(with_value(POINT, labels="Cat")), 400, "value.labels must be a list"),
     "a label is a number": (payload(with_value(POINT, labels=[1])), 400, "value.labels[0] must be"),
-    "an unknown label": (
-        payload(key_point(label="Cow")),
-        422,
-        'label "Cow" is not in <BrushLabels name="brush">',
-    ),
+    "an unknown label": (payload(key_point(label="Cow")), 422, 'label "Cow" is not in <BrushLabels name="brush">'),
     "only background": (payload({**POINT, "is_positive": False}), 422, "no foreground prompt"),
     "a rectangle without width": (payload(rectangle(1, 1, None, 5)), 400, "value.width must be a number"),
     "an empty rectangle": (payload(rectangle(10, 10, 0, 5)), 422, "rectangle is empty"),
@@ -160,29 +132,17 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     ),
     "config is no XML": (payload(POINT, config="<View"), 422, "labeling config cannot be parsed"),
     "config is an entity bomb": (payload(POINT, config=BOMB), 422, "document type declaration"),
-    "config without image": (
-        payload(POINT, config="<View/>"),
-        422,
-        'add <Image name="image" value="$image"/>',
-    ),
+    "config without image": (payload(POINT, config="<View/>"), 422, 'add <Image name="image" value="$image"/>'),
     "config without output": (payload(POINT, config=f"<View>{IMAGE}</View>"), 422, "add <BrushLabels"),
     "config without prompts": (
         payload(POINT, config=CONFIG.replace('smart="true"', 'smart="false"')),
         422,
         'smart="true" in <KeyPointLabels',
     ),
-    "config is far too long": (
-        payload(POINT, config=CONFIG + " " * 600_000),
-        422,
-        "more than 500000 characters",
-    ),
+    "config is far too long": (payload(POINT, config=CONFIG + " " * 600_000), 422, "more than 500000 characters"),
     "bucket without task": (payload(POINT, image="s3://b/a.png", id=None), 424, "task's id"),
     "data URL without base64": (payload(POINT, image="data:image/png,abc"), 422, "not an image"),
-    "data URL with broken base64": (
-        payload(POINT, image="data:image/png;base64,a"),
-        422,
-        "cannot be decoded",
-    ),
+    "data URL with broken base64": (payload(POINT, image="data:image/png;base64,a"), 422, "cannot be decoded"),
     "data URL too large": (payload(POINT, image=data_url(bytes(300_000))), 413, "data URL is larger"),
     "no image at all": (payload(POINT, image=data_url(b"hello")), 422, "not an image"),
     "an empty image": (payload(POINT, image=data_url(b"")), 422, "not an image"),
@@ -261,12 +221,7 @@ def test_a_malformed_setup_request_is_told_its_cause(port: int, name: str) -> No
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [
-        ("GET", "/predict", 405),
-        ("DELETE", "/setup", 405),
-        ("POST", "/health", 405),
-        ("GET", "/../etc/passwd", 404),
-    ],
+    [("GET", "/predict", 405), ("DELETE", "/setup", 405), ("POST", "/health", 405), ("GET", "/../etc/passwd", 404)],
 )
 def test_a_wrong_method_or_path_is_told_so(port: int, method: str, path: str, status: int) -> None:
     found, reason, _ = send(port, method, path)

@@ -83,14 +83,7 @@ def test_the_index_tells_what_runs(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [
-        None,
-        {},
-        {"context": None},
-        {"context": {}},
-        {"context": {"result": None}},
-        {"context": {"result": []}},
-    ],
+    [None, {}, {"context": None}, {"context": {}}, {"context": {"result": None}}, {"context": {"result": []}}],
 )
 def test_without_prompts_every_task_gets_an_empty_list_and_nothing_is_touched(
     client: FlaskClient, pool: DiscPool, media: CountingMedia, params: Any

@@ -11,16 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
 from flask.testing import FlaskClient
-from label_studio_fakes import (
-    CONFIG,
-    CountingMedia,
-    DiscPool,
-    key_point,
-    payload,
-    send,
-    serving,
-    settings,
-)
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, send, serving, settings
 from waiting import until
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError

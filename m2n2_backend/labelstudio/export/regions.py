@@ -28,17 +28,7 @@ _SHAPES: Mapping[str, Kind] = {
 }
 """A key of a region's value → the shape that the value describes; the first key that is present counts."""
 
-_ANSWERS = (
-    "choices",
-    "taxonomy",
-    "textarea",
-    "rating",
-    "number",
-    "datetime",
-    "pairwise",
-    "ranker",
-    "relation",
-)
+_ANSWERS = ("choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "ranker", "relation")
 
 
 @dataclass(frozen=True, slots=True)
