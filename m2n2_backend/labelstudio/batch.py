@@ -40,8 +40,6 @@ class ProjectBatch:
         """Ask Label Studio for the project.
 
         Args:
-            settings: Label Studio's address and token, and the limits.
-            project: The id of the project.
             column: Key of the tasks' data that holds the prompts; None for the prompts that were drawn and saved.
             source: Where drawn prompts are saved.
 

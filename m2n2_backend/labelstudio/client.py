@@ -63,12 +63,7 @@ class LabelStudioClient:
     """
 
     def __init__(self, url: str, key: str | None, *, seconds: float = SECONDS) -> None:
-        """Set up the client; nothing is sent yet.
-
-        Args:
-            url: ``LABEL_STUDIO_URL``.
-            key: ``LABEL_STUDIO_API_KEY`` of either kind; None asks as nobody.
-            seconds: Limit of each wait for an answer.
+        """Set up the client; nothing is sent yet. ``key`` is of either kind; None asks without a token.
 
         Raises:
             SettingsError: As for :func:`~m2n2_backend.tls.tls_context`.
@@ -106,11 +101,9 @@ class LabelStudioClient:
         """Send one request, and return any answer.
 
         Args:
-            method: The HTTP method.
             path: The path below Label Studio's address, with a slash in front.
             body: Sent as JSON unless it is None.
             files: Files to upload: name of the field → name and content of the file.
-            **query: The query of the address.
 
         Raises:
             LabelStudioUnavailable: No connection, no answer in time, or a redirect.
@@ -172,10 +165,7 @@ class LabelStudioClient:
     def upcoming(self, project: str, task_id: object, count: int) -> Sequence[Json]:
         """The next tasks without annotations: what annotators get where tasks come in their order.
 
-        Args:
-            project: The project as /predict names it, "1.1795354407".
-            task_id: The id of the task before them.
-            count: Most tasks.
+        They come after ``task_id``, and are at most ``count``; ``project`` is as /predict names it, "1.1795354407".
         """
         number = project.partition(".")[0]
         if not number.isdigit() or not isinstance(task_id, int):

@@ -41,10 +41,6 @@ def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
 
     That server makes an object of the class for every request, so the model and the cache of images
     belong to the class.
-
-    Args:
-        pool: The model, shared by all requests.
-        settings: How images are read, and for how long a request may wait.
     """
     predictor = Predictor(pool, CachedImages.of(settings))
 

@@ -79,8 +79,6 @@ def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterato
     Images are read in their order, a few ahead of the model, and their outcomes come in that order too.
 
     Args:
-        settings: How images are read, and where the cache is.
-        images: The images to encode.
         pool: The loaded model; the caller closes it.
 
     Yields:

@@ -34,8 +34,6 @@ class Predictor:
         """Set up the predictor.
 
         Args:
-            pool: The model.
-            media: Where images are read.
             prefetcher: Prepares the images of opened tasks; without one, none is prepared.
             meter: Bounds and counts what is asked of the model; without one, nothing is bounded or counted.
         """

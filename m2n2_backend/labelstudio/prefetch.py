@@ -83,11 +83,8 @@ class Prefetcher:
         """Start the threads.
 
         Args:
-            pool: The model.
-            media: Where images are read.
             timeout: Seconds for one image.
             upcoming: Finds the next tasks; None where that is not possible.
-            clock: The clock of deadlines and repeats.
         """
         self._clock = clock
         self._pool = pool

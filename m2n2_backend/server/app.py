@@ -42,7 +42,6 @@ def create_app(
     """Make the web application.
 
     Args:
-        settings: Limits, credentials, deadline.
         pool: The model; the caller closes it.
         media: Where images are read; a :class:`MediaReader` of the settings if None.
         prefetcher: Prepares the images of opened tasks; nothing is prefetched if None.

@@ -111,9 +111,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         """Start to listen and to answer.
 
         Args:
-            app: A WSGI application.
             sock: A bound socket.
-            limits: The limits of its clients.
             threads: The number of threads that answer clicks.
             sockets: The map that waitress' loop goes over.
         """

@@ -57,8 +57,6 @@ def read(model: type[M], value: object, path: str = "") -> M:
     """Read a JSON value as a model.
 
     Args:
-        model: The model to read it as.
-        value: The value as it was sent.
         path: Where the value stands, for messages; "" for the request itself.
 
     Raises:

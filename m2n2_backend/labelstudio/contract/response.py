@@ -39,8 +39,6 @@ def regions(
 
     Args:
         mask: bool [H, W], the size of the natural image.
-        score: A number in [0, 1].
-        request: The question that the mask answers.
         rle: The mask as brush RLE where the model's worker made it; for large masks that takes long.
 
     Returns:

@@ -54,7 +54,6 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
     Args:
         task: The task of Label Studio's API, with ``annotations``, ``drafts`` and ``predictions``.
         config: The project's labeling config; only regions of its smart controls are prompts.
-        source: Where the prompts are saved.
 
     Raises:
         InvalidRequest: A prompt was saved without the size of its image.
@@ -126,7 +125,6 @@ def column_objects(value: object, path: str, size: tuple[int, int], image: Shown
     be missing. Prompts are grouped into objects as in :func:`saved_objects`.
 
     Args:
-        value: The column's value.
         path: The column's path, for messages.
         size: Width and height of the image in pixels.
         image: The image that the prompts are on.

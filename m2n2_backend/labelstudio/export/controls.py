@@ -105,7 +105,6 @@ def converter_config(controls: Controls, emitted: Mapping[str, Emitted], classes
     """The config for the SDK's converter: one image, and the controls that regions belong to.
 
     Args:
-        controls: The project's controls.
         emitted: Names of the controls, each with the shape that its regions are given as.
         classes: The labels of all regions, which a config with labels from the tasks does not hold.
     """

@@ -69,9 +69,6 @@ class ProjectExport:
         """Ask Label Studio for the project.
 
         Args:
-            settings: Label Studio's address and token.
-            project: The id of the project.
-            format: The files' format.
             out: The folder for the files; created where it is missing.
 
         Raises:

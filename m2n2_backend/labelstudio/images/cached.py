@@ -59,11 +59,8 @@ class CachedImages:
         """Set up an empty cache.
 
         Args:
-            reader: Reads what is not known.
-            fresh_seconds: See above.
             at_once: Most threads that wait for downloads. Some are kept for Label Studio's own images, and for other
                 hosts and projects; see :func:`~m2n2_backend.worker.shares.download_limits`.
-            clock: The clock by which images are fresh, and failures recent.
         """
         self._reader = reader
         self._fresh_seconds = fresh_seconds

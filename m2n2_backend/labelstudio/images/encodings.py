@@ -21,8 +21,6 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
     nothing of compression (``utf-8``, ``aws-chunked``, nothing at all). A body may end early.
 
     Args:
-        parts: The parts of the body as they arrive.
-        encoding: The header ``Content-Encoding``.
         limit: Most bytes of the body at each step.
 
     Raises:

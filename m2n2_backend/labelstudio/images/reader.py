@@ -92,7 +92,7 @@ class Media(Protocol):
         Args:
             ref: The image.
             deadline: ``time.monotonic()`` after which nobody waits.
-            data_needed: Whether the file is needed; else its hash and size will do, if they are known.
+            data_needed: Whether the file is needed; else its hash and size are enough, if they are known.
         """
         ...
 
@@ -120,12 +120,8 @@ class MediaReader:
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image file.
 
-        The file is read even where ``data_needed`` is false: there is no other way to know its hash.
-
-        Args:
-            ref: The image.
-            deadline: ``time.monotonic()`` after which nobody waits; ``download_timeout`` applies besides.
-            data_needed: See above.
+        The file is read even where ``data_needed`` is false: there is no other way to know its hash. Beside the
+        deadline, ``download_timeout`` applies.
 
         Raises:
             ImageNotAllowed: The address or path is outside of what this server may read.

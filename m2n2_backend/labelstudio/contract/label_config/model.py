@@ -75,7 +75,6 @@ class LabelConfig:
         """Set up the model.
 
         Args:
-            images: The images of the config, each with its controls.
             problems: Why some prompts could not be answered; one sentence each, with the line to change.
             warnings: What will confuse annotators although it works; one sentence each, with the cure.
         """
