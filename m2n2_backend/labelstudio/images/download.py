@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -86,20 +87,27 @@ def exchange(
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
     # As bytes: a validator goes back as it came, whatever characters a server put into it.
     sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in {**fixed, **headers}.items()]
+    with (
+        _explained(url),
+        io.BytesIO() as body,  # it is always closed: an error that is kept for a while keeps no image
+        pace,
+        httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
+        pool.stream(method, target, headers=sent, content=content) as response,
+    ):
+        received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        if response.status == HTTPStatus.OK:
+            for piece in _pieces(response, received, limit, pace):
+                arrived(len(piece))
+                body.write(piece)
+        # It shares its bytes: no image is held twice.
+        return HttpReply(response.status, received, body.getvalue())
+
+
+@contextmanager
+def _explained(url: httpx.URL) -> Iterator[None]:
+    """Turn the network's errors into one that names the cause and the address."""
     try:
-        with (
-            io.BytesIO() as body,  # closed in any case: an error that is kept for a while keeps no image
-            pace,
-            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
-            pool.stream(method, target, headers=sent, content=content) as response,
-        ):
-            received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            if response.status == HTTPStatus.OK:
-                for piece in _pieces(response, received, limit, pace):
-                    arrived(len(piece))
-                    body.write(piece)
-            # It shares its bytes: no image is held twice.
-            return HttpReply(response.status, received, body.getvalue())
+        yield
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
