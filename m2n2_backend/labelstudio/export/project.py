@@ -14,7 +14,6 @@ from typing import Any
 
 from m2n2_backend.errors import ExportError
 from m2n2_backend.labelstudio.client import LabelStudioClient
-from m2n2_backend.labelstudio.contract.label_config.names import Named
 from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.export.controls import converter_config, read_controls
 from m2n2_backend.labelstudio.export.items import Items
@@ -183,35 +182,30 @@ class ProjectExport:
             raise ExportError(f"project {self._project} has no task with an annotation{drafts}")
         if not self._kept and prompts:
             raise ExportError(
-                f"all {sum(prompts.values())} saved regions of project {self._project} are prompts "
-                f'({prompts_told(prompts, self._controls.prompts)}); write smart="false" in a control whose regions '
-                "are work"
+                f"all {sum(prompts.values())} saved regions of project {self._project} are prompts {self._cure()}"
             )
         if self._format != "json" and self._items.empty:
             raise ExportError(
                 f"project {self._project} has no region that can be exported as {self._format}"
-                + (": its answers are exported as json" if self._items.answers else "")
+                + (": export its answers as json" if self._items.answers else "")
             )
+
+    def _cure(self) -> str:
+        """The number of saved prompts of each control, and what to change where they are not prompts."""
+        tags, counts = self._controls.prompts, sorted(self._summary.prompts.items())
+        each = ", ".join(f'{count} of <{tags[name]} name="{name}">' for name, count in counts)
+        return f'({each}); write smart="false" in a control whose regions are annotations and not prompts'
 
     def _notes(self) -> Iterator[str]:
         prompts = self._summary.prompts
         if prompts:
-            yield (
-                f"{sum(prompts.values())} saved prompts left out "
-                f'({prompts_told(prompts, self._controls.prompts)}); write smart="false" in a control whose regions '
-                "are work"
-            )
+            yield f"{sum(prompts.values())} saved prompts left out {self._cure()}"
         if self._skipped:
             yield f"{self._skipped} skipped annotations left out"
         if self._only_drafts:
             yield f"{self._only_drafts} tasks left out whose drafts were not submitted"
         if self._format != "json":
             yield from self._controls.warnings
-
-
-def prompts_told(prompts: Mapping[str, int], tags: Named[str]) -> str:
-    """How many saved prompts there are of each control."""
-    return ", ".join(f'{count} of <{tags[name]} name="{name}">' for name, count in sorted(prompts.items()))
 
 
 def _require_empty(out: Path) -> None:

@@ -118,7 +118,7 @@ def _ring(region: Region) -> Ring:
         corners = np.array([(0, 0), (across, 0), (across, down), (0, down)])
         ring = corners @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
     if across <= 0 or down <= 0:
-        raise Empty("it has no extent")
+        raise Empty("its width or height is zero")
     return ring
 
 

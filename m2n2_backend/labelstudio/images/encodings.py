@@ -35,7 +35,7 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
         )
     if set(names) <= _READ:
         if len(names) > _MOST_STEPS:
-            raise InvalidImage(f"the image's server compresses {len(names)} times over: switch that off for images")
+            raise InvalidImage(f"the image's server compresses the image {len(names)} times: switch that off")
         for name in reversed(names):
             parts = _unfolded(parts, name, limit)
     yield from _within(parts, limit)
@@ -47,7 +47,9 @@ def _unfolded(parts: Iterable[bytes], name: str, limit: int) -> Iterator[bytes]:
     for part in _within(parts, limit):
         taken += len(part)
         if taken > _PADDING + 2 * given:
-            raise InvalidImage(f"the image's server compresses ({name}) to more than the image has: switch that off")
+            raise InvalidImage(
+                f"the image's server compresses ({name}) the image to more bytes than it has: switch that off"
+            )
         if decoder is None and part:
             # Servers send "deflate" with or without the header of zlib, which its first byte shows.
             decoder = zlib.decompressobj(_GZIP if name != "deflate" else _ZLIB if part[0] & 15 == 8 else _RAW)

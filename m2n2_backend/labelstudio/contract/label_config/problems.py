@@ -47,8 +47,8 @@ def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[
         for control in image.prompts:
             if control.shape in SILENT:
                 yield (
-                    f"Label Studio (1.23.2) sends nothing when {control} is drawn with: predict-project "
-                    "reads what was saved; for an answer at once see smart_tools.user.js in label_config"
+                    f"Label Studio (1.23.2) sends nothing when {control} is used: predict-project reads "
+                    "what was saved; for an answer at once see smart_tools.user.js in label_config"
                 )
         if image.renamed is not None and (
             sent := sorted({one.sent for each in image.prompts for one in each.labels})
@@ -116,4 +116,4 @@ def _of_repeated(tag: ConfigTag) -> Iterator[str]:
     elif any(name.count(INDEX) != 1 for name in names):
         yield f"{tag} stands in a <Repeater>: its name, and the name of its image, must hold {FLAG} once"
     elif any(re.search(rf"[0-9]{INDEX}|{INDEX}[0-9]", name) for name in names):
-        yield f"{tag} has a digit beside {FLAG}: put another sign between them"
+        yield f"{tag} has a digit beside {FLAG}: put another character between them"
