@@ -12,8 +12,9 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from label_studio_fakes import CONFIG, DiscPool, key_point, payload, rectangle, require_explained
+from label_studio_fakes import CONFIG, DiscPool, key_point, payload, rectangle
 from label_studio_fakes import settings as backend_settings
+from questions import require_explained
 
 from m2n2_backend import __version__
 from m2n2_backend.labelstudio.contract.drawn import LABEL_KEYS, DrawnItem

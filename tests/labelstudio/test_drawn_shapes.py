@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_fakes import labels, question
+from label_studio_fakes import labels
 from numpy.typing import NDArray
 from PIL import Image
+from questions import question
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract import scribbles

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from label_studio_fakes import CountingMedia, DiscPool, asked, key_point
+from label_studio_fakes import CountingMedia, DiscPool, key_point
+from questions import asked
 from waiting import soon
 
 from m2n2_backend.errors import NotReady

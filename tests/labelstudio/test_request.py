@@ -7,7 +7,8 @@ import pytest
 from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given
 from hypothesis import strategies as st
-from label_studio_fakes import CONFIG, key_point, labels, payload, question, rectangle
+from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
+from questions import question
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config

@@ -8,10 +8,11 @@ import pytest
 from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from label_studio_fakes import CONFIG, key_point, labels, parsed
+from label_studio_fakes import CONFIG, key_point, labels
 from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
+from questions import parsed
 
 from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest

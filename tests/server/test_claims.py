@@ -12,7 +12,6 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
-import label_studio_fakes as fakes
 import numpy as np
 import pytest
 from fake_label_studio import HEIGHT, WIDTH
@@ -23,6 +22,8 @@ from label_studio_fakes import CountingMedia, DiscPool, key_point, labels, paylo
 from label_studio_fakes import settings as backend_settings
 from numpy.typing import NDArray
 from PIL import Image
+from questions import asked as asked_of
+from questions import parsed as parsed_with
 
 from m2n2_backend.errors import InvalidImage, InvalidLabelConfig, InvalidPrompt, InvalidRequest, NotReady
 from m2n2_backend.labelstudio.contract import scribbles
@@ -68,8 +69,8 @@ def code(height: int, width: int) -> list[int]:
     return list(brush_rle(np.ones((height, width), np.bool_)))
 
 
-asked = partial(fakes.asked, config=CONFIG)
-parsed = partial(fakes.parsed, config=CONFIG)
+asked = partial(asked_of, config=CONFIG)
+parsed = partial(parsed_with, config=CONFIG)
 
 
 def peak_of(act: Callable[[], Any]) -> int:

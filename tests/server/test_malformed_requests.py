@@ -1,29 +1,16 @@
 """What can be wrong with a request, over a real socket: always a 4xx whose reason phrase names the cause."""
 
 import io
-import itertools
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
-from label_studio_fakes import (
-    CONFIG,
-    DiscPool,
-    data_url,
-    key_point,
-    payload,
-    rectangle,
-    require_explained,
-    send,
-    serving,
-    settings,
-)
+from label_studio_fakes import CONFIG, DiscPool, data_url, key_point, payload, rectangle, send, serving, settings
 from PIL import Image
+from questions import require_explained
 
-from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.server.app import create_app
 
 
@@ -185,16 +172,6 @@ def test_a_malformed_predict_request_is_told_its_cause(port: int, name: str) -> 
     body, status, cause = BODIES[name]
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     check(send(port, "POST", "/predict", encoded, Content_Type="application/json"), status, cause)
-
-
-def test_an_image_that_drips_in_is_told_to_have_timed_out() -> None:
-    studio, began, looks = FakeLabelStudio(), time.monotonic(), itertools.count()
-    own = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
-    # A second passes at each look at the clock, so that the test waits for none.
-    reader = MediaReader(own, clock=lambda: began + next(looks))
-    with serving(create_app(own, DiscPool(), reader)) as port:
-        check(send(port, "POST", "/predict", payload(POINT, image="/slow")), 424, "timed out")
-    studio.close()
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,21 +18,22 @@ from fake_label_studio import png
 from label_studio_fakes import DiscPool, key_point, payload, settings
 from repository import SUPPORT
 from typer.testing import CliRunner
-from waiting import until
 
 from m2n2_backend.cli import app
 from m2n2_backend.server.run import _GunicornApp
 
 SCRIPT = """
+import socket
 import sys
 sys.path.insert(0, sys.argv[1])
 from label_studio_fakes import DiscPool, settings
+from waiting import until
 from m2n2_backend.server.run import serve
 
 class Loud(DiscPool):
     def segment(self, work):
         print("segmenting", file=sys.stderr, flush=True)
-        sys.stdin.readline()
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", int(sys.argv[2]))))  # until nobody listens any more
         return super().segment(work)
 
     def close(self):
@@ -50,31 +52,25 @@ def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], st
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", SCRIPT, str(SUPPORT), str(port), host]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            until(lambda: is_listening(url) or process.poll() is not None)
-            assert process.poll() is None
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    httpx.get(f"{url}/health")
+                    break
+                except httpx.HTTPError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None
+                    time.sleep(0.1)
             yield process, url
         finally:
             process.kill()
 
 
-def is_listening(url: str) -> bool:
-    try:
-        httpx.get(f"{url}/health")
-    except httpx.HTTPError:
-        return False
-    return True
-
-
 def stopped(process: subprocess.Popen[str]) -> str:
-    """The rest of its log, after a signal."""
+    """What it wrote until it was gone."""
     process.send_signal(signal.SIGTERM)
-    return released(process)
-
-
-def released(process: subprocess.Popen[str]) -> str:
-    """The rest of its log, once clicks that are held are answered: its standard input is closed."""
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Traceback" not in log
@@ -103,10 +99,7 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
         before = ""
         while "segmenting" not in before:
             before += process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
-        until(lambda: not is_listening(url))
-        log = released(process)
-        assert "pool closed" in log
+        assert "pool closed" in stopped(process)
         assert click.result().json()["results"][0]["result"]
     assert "whoever reaches 0.0.0.0" in before
     assert "M2N2_BASIC_AUTH_USER" in before

@@ -11,7 +11,6 @@ from label_studio_fakes import (
     CONFIG,
     CountingMedia,
     DiscPool,
-    HeldPool,
     data_url,
     key_point,
     payload,
@@ -21,6 +20,7 @@ from label_studio_fakes import (
     settings,
 )
 from label_studio_sdk.converter.brush import decode_rle
+from listening import HeldPool
 from PIL import Image
 from waiting import until
 
@@ -138,8 +138,9 @@ def test_an_image_turned_by_exif_has_the_size_the_browser_shows(pool: DiscPool) 
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = png(HEIGHT, WIDTH, exif=exif)
+    url = data_url(turned)
     client = create_app(settings(), pool).test_client()
-    answer = client.post("/predict", json=payload(key_point(), image=data_url(turned)))
+    answer = client.post("/predict", json=payload(key_point(), image=url))
     assert answer.status_code == 200
 
 
@@ -272,8 +273,8 @@ class ColdPool(DiscPool):
 
 
 def cold_click(number: int, project: str) -> dict[str, Any]:
-    image = data_url(png(WIDTH, HEIGHT) + bytes([number]))
-    return {**payload(key_point(), image=image, id=number), "project": project}
+    address = data_url(png(WIDTH, HEIGHT) + bytes([number]))
+    return {**payload(key_point(), image=address, id=number), "project": project}
 
 
 def test_cold_clicks_refuse_no_warm_one_and_those_of_one_project_none_of_another() -> None:

@@ -1,5 +1,6 @@
 import base64
 import gc
+import itertools
 import json
 import logging
 import socket
@@ -12,10 +13,12 @@ import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
 from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, send, serving, settings
+from questions import require_explained
 from waiting import until
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.cached import CachedImages
+from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 from m2n2_backend.worker.interface import WorkerStats
@@ -311,6 +314,18 @@ def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(
     assert "Größe Кошка" in json.loads(body)["detail"]
     assert 'label "Größe Кошка" is not' in caplog.text
     assert "Größe Кошка" in client.get("/", headers={"Accept": "text/html"}).text
+
+
+def test_an_image_that_drips_in_is_told_to_have_timed_out() -> None:
+    studio, began, looks = FakeLabelStudio(), time.monotonic(), itertools.count()
+    own = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
+    # A second passes at each look at the clock, so that the test waits for none.
+    reader = MediaReader(own, clock=lambda: began + next(looks))
+    with serving(create_app(own, DiscPool(), reader)) as port:
+        status, phrase, body = send(port, "POST", "/predict", payload(key_point(), image="/slow"))
+    assert (status, "timed out" in phrase) == (424, True)
+    require_explained(status, phrase, json.loads(body))
+    studio.close()
 
 
 def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio, pool: DiscPool) -> None:

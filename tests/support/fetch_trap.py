@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fake_label_studio import LEGACY, FakeLabelStudio
-from label_studio_fakes import DiscPool, key_point, payload, require_explained, send, serving, settings
+from label_studio_fakes import DiscPool, key_point, payload, send, serving, settings
+from questions import require_explained
 
 from m2n2_backend.server.app import create_app
 

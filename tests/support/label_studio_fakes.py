@@ -1,4 +1,4 @@
-"""What the tests of the HTTP side share: a model that draws discs, requests, a server for the app."""
+"""Stand-ins for what surrounds the app: a model that draws discs, media, requests, settings, and a server for it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ from werkzeug.serving import make_server
 
 from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, NotReady
 from m2n2_backend.images import decode_image
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest
-from m2n2_backend.labelstudio.contract.reading import read
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
@@ -76,31 +72,6 @@ def payload(*items: Any, image: Any = "/data/upload/1/a.png", config: str = CONF
         "label_config": config,
         "params": {"login": None, "password": None, "context": {"result": list(items)}},
     }
-
-
-def asked(*items: Any, config: str = CONFIG, **task: Any) -> PredictRequest:
-    """An interactive /predict as the server reads it."""
-    return read(PredictRequest, payload(*items, config=config, **task))
-
-
-def question(*items: Any, config: str = CONFIG, **task: Any) -> InteractiveRequest | None:
-    """The question of an interactive /predict, None where it holds no prompt."""
-    return parse_request(asked(*items, config=config, **task), parse_label_config(config))
-
-
-def parsed(*items: Any, config: str = CONFIG, **task: Any) -> InteractiveRequest:
-    """The question of an interactive /predict that has one."""
-    found = question(*items, config=config, **task)
-    assert found is not None
-    return found
-
-
-def require_explained(status: int, phrase: str, body: dict[str, Any]) -> None:
-    """Check what holds for every refusal: a 4xx, one short line of ASCII, and the same cause as JSON."""
-    assert 400 <= status < 500
-    assert phrase.isascii()
-    assert 0 < len(phrase) <= 200
-    assert set(body) == {"error", "detail"}
 
 
 class DiscPool:
@@ -162,23 +133,8 @@ class DiscPool:
         self.closed = True
 
 
-class HeldPool(DiscPool):
-    """Answers once its gate is open, as it is at first; ``entered`` is set when it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered = threading.Event()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def segment(self, work: Work) -> Answer:
-        self.entered.set()
-        assert self.gate.wait(60)
-        return super().segment(work)
-
-
 class CountingMedia:
-    """Media that always reads the same picture and notes what it was asked for."""
+    """An image reader that always reads the same picture, and keeps the addresses that it was given."""
 
     def __init__(self) -> None:
         self.refs: list[ImageRef] = []
@@ -199,18 +155,19 @@ def settings(**overrides: Any) -> Settings:
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    """A reader of images whose settings name a Label Studio and its token."""
+    """The app's reader of images, with the address of a Label Studio and a token."""
     url = studio.url if studio else None
     return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
+    """An address that holds a file itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager
 def serving(app: Flask) -> Iterator[int]:
-    """The app on a real socket; yields its port."""
+    """Serve the app on a real socket; yields its port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -225,7 +182,7 @@ def serving(app: Flask) -> Iterator[int]:
 def send(
     port: int, method: str, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
 ) -> tuple[int, str, bytes]:
-    """One request; status, reason phrase, body."""
+    """Send one request; returns the status, the reason phrase and the body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         if isinstance(body, dict):

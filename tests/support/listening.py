@@ -1,4 +1,4 @@
-"""A listener on a real socket, whose time goes by as the tests say."""
+"""A listener on a real socket, whose time passes only as the tests say."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from label_studio_fakes import CountingMedia, HeldPool, key_point, payload, send, settings
+from label_studio_fakes import CountingMedia, DiscPool, key_point, payload, send, settings
 from waitress import wasyncore
 
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.incoming import Limits
 from m2n2_backend.server.receiving import Listener
+from m2n2_backend.worker.interface import Answer, Work
 
 BODY = 2_000_000
 CREDENTIALS = ("annotator", "sesame")
@@ -27,10 +28,25 @@ CLICK = json.dumps(payload(key_point())).encode()
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-class Web:
-    """A listener whose loop runs in a thread; ``asked`` counts the requests that reach the app.
+class HeldPool(DiscPool):
+    """An app that answers while its gate is open, as it is at first."""
 
-    Those for /versions wait there until ``go_on`` is set, as it is at first.
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def segment(self, work: Work) -> Answer:
+        self.entered.set()
+        assert self.gate.wait(60)
+        return super().segment(work)
+
+
+class Web:
+    """A listener whose loop runs in a thread. ``asked`` counts the requests that reach the app.
+
+    Requests for /versions wait in the app until ``go_on`` is set, as it is at first.
     """
 
     def __init__(self, *, guarded: bool = False, **limits: Any) -> None:
@@ -57,7 +73,7 @@ class Web:
         self._stop = threading.Event()
         self.began = time.monotonic() + 1
         self.listener = Listener(counted, sock, Limits(BODY, **limits), threads=2, sockets=self._sockets)
-        self.listener.next_look = math.inf  # time goes by as the tests say
+        self.listener.next_look = math.inf  # the test alone lets time pass
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
@@ -89,7 +105,7 @@ class Web:
         return send(self.port, "GET", "/health", **self._headers)[0] == 200
 
     def go_by(self, begin: int, end: int) -> None:
-        """Seconds go by."""
+        """Let seconds pass."""
         for second in range(begin, end):
             self.listener.maintenance(self.began + second)
         self.listener.pull_trigger()
@@ -105,14 +121,14 @@ def web(*, guarded: bool = False, **limits: Any) -> Iterator[Web]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Waits until something happens."""
+    """Wait until something happens."""
     with contextlib.suppress(ConnectionResetError):
         return connection.recv(1) == b""
     return True
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+    """Everything that arrives until the server closes the connection."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(2**16):
