@@ -59,10 +59,10 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
     log_to_stderr(settings.log_level)
     if warning := open_to_strangers(settings):
         logger.warning(warning)
-    _GunicornApp(settings, pool_factory).run()
+    _Server(settings, pool_factory).run()
 
 
-class _GunicornApp(BaseApplication):  # type: ignore[misc]
+class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn's application hooks."""
 
     def __init__(self, settings: Settings, pool_factory: PoolFactory) -> None:
@@ -126,7 +126,7 @@ class _GunicornApp(BaseApplication):  # type: ignore[misc]
 class _Arbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's process that watches the only web process, which keeps the settings of its start."""
 
-    def __init__(self, server: _GunicornApp) -> None:
+    def __init__(self, server: _Server) -> None:
         super().__init__(server)
         self._looked_at = self._awake_since = time.monotonic()
 

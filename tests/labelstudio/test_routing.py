@@ -6,13 +6,25 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from label_studio_fakes import CountingMedia, key_point, labels, payload
+from label_studio_fakes import CountingMedia, DiscPool, key_point, labels, payload, settings
+
+from m2n2_backend.server.app import create_app
 
 IMAGE = '<Image name="image" value="$image"/>'
 TREES = f'<BrushLabels name="trees" toName="image" smart="false">{labels("Tree")}</BrushLabels>'
 HOUSES = f'<BrushLabels name="houses" toName="image" smart="false">{labels("House")}</BrushLabels>'
 BOTH = f'<KeyPointLabels name="kp" toName="image" choice="multiple">{labels("Tree", "House")}</KeyPointLabels>'
 DRAWN = {"x": 50.0, "y": 50.0, "width": 0.2}
+
+
+@pytest.fixture
+def media() -> CountingMedia:
+    return CountingMedia()
+
+
+@pytest.fixture
+def client(media: CountingMedia) -> FlaskClient:
+    return create_app(settings(), DiscPool(), media).test_client()
 
 
 def view(*tags: str) -> str:

@@ -20,7 +20,7 @@ from repository import SUPPORT
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
-from m2n2_backend.server.run import _GunicornApp
+from m2n2_backend.server.run import _Server
 
 SCRIPT = """
 import socket
@@ -106,13 +106,13 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
 
 
 def test_a_web_process_that_hangs_is_killed_after_a_minute() -> None:
-    assert _GunicornApp(settings(), lambda _: DiscPool()).cfg.timeout == 60
+    assert _Server(settings(), lambda _: DiscPool()).cfg.timeout == 60
 
 
 def test_the_serving_process_knows_the_credentials_before_it_receives_a_body() -> None:
     guarded = settings(basic_auth_user="annotator", basic_auth_password="sesame")
-    assert _GunicornApp(guarded, lambda _: DiscPool()).limits.credentials == ("annotator", "sesame")
-    assert "sesame" not in repr(_GunicornApp(guarded, lambda _: DiscPool()).limits)
+    assert _Server(guarded, lambda _: DiscPool()).limits.credentials == ("annotator", "sesame")
+    assert "sesame" not in repr(_Server(guarded, lambda _: DiscPool()).limits)
 
 
 def test_serve_says_on_windows_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

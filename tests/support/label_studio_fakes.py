@@ -155,13 +155,12 @@ def settings(**overrides: Any) -> Settings:
 
 
 def reader(studio: FakeLabelStudio | None = None, key: str | None = None, **overrides: Any) -> MediaReader:
-    """The app's reader of images, with the address of a Label Studio and a token."""
+    """A reader of images whose settings name a Label Studio and its token."""
     url = studio.url if studio else None
     return MediaReader(settings(label_studio_url=url, label_studio_api_key=key, **overrides))
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
-    """An address that holds a file itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
