@@ -11,7 +11,8 @@ from typing import Any
 from m2n2_backend.errors import BackboneUnavailable, InvalidImage, InvalidRequest, M2N2Error
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.saved_prompts import (
     Region,
     Source,
@@ -19,7 +20,7 @@ from m2n2_backend.labelstudio.contract.saved_prompts import (
     saved_objects,
     without_prompts,
 )
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.predictor import Predictor
@@ -27,7 +28,7 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool, wait_until_loaded
 
 SECONDS = 900.0
-"""For one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""
+"""Limit for one object: nobody waits at a screen, and a large model on a CPU takes minutes to encode."""
 
 
 class ProjectBatch:
@@ -39,14 +40,12 @@ class ProjectBatch:
         """Ask Label Studio for the project.
 
         Args:
-            settings: Label Studio's address and token, and the limits.
-            project: Its id.
-            column: Key of the tasks' data that holds the prompts; those drawn and saved if None.
-            source: Where the drawn ones are saved.
+            column: Key of the tasks' data that holds the prompts; None for the prompts that were drawn and saved.
+            source: Where drawn prompts are saved.
 
         Raises:
             SettingsError: Address or token is not set.
-            LabelStudioUnavailable: Label Studio does not answer, or not for this token or project.
+            LabelStudioUnavailable: Label Studio does not answer, or refuses this token or project.
             InvalidLabelConfig: The project's labeling config cannot take masks.
         """
         self._studio = LabelStudioClient.of(settings)
@@ -60,10 +59,7 @@ class ProjectBatch:
         self._config = parse_label_config(self._xml)
 
     def run(self, pool: Pool) -> Iterator[Outcome]:
-        """Predict and post; an interrupted run goes on where it ended, as tasks that are done are passed over.
-
-        Args:
-            pool: The model; it stays the caller's to close.
+        """Predict and post. Tasks that are done are passed over, so an interrupted run continues where it ended.
 
         Yields:
             ``posted``; ``present`` where a prediction of this model version was there; ``no prompts``; ``failed``.
@@ -73,7 +69,7 @@ class ProjectBatch:
             LabelStudioUnavailable: The list of tasks cannot be read.
         """
         version = wait_until_loaded(pool).model_version
-        media = RememberingMedia.of(self._settings)
+        media = CachedImages.of(self._settings)
         predictor = Predictor(pool, media)
         for task in self._studio.tasks(self._project, whole=True):
             name = f"task {task['id']}"
@@ -106,7 +102,7 @@ class ProjectBatch:
             raise InvalidRequest(f"a column of prompts needs a task with one image, and this one has {found}")
         (on, _, url), *_ = shown
         image = media.fetch(ImageRef(url, task["id"]), deadline=time.monotonic() + SECONDS)
-        assert image.size is not None, "a reader tells the size"
+        assert image.size is not None, "a reader measures the size"
         return column_objects(data[self._column], f"data.{self._column}", image.size, on)
 
     def _predicted(

@@ -1,4 +1,9 @@
-"""Label Studio's API: what the backend and its commands ask of Label Studio, and the little they change there."""
+"""Label Studio's API: what the backend and its commands ask of Label Studio, and the little they change there.
+
+The requests are our own and not those of label-studio-sdk (2.1): it renews no access token that Label Studio refuses,
+its refresh leaves out the path of a Label Studio that runs below one, and its errors show headers and a body instead
+of a cause and a cure.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,17 @@ from typing import Any
 import httpx
 
 from m2n2_backend.errors import ImageUnavailable, LabelStudioUnavailable, SettingsError, TokenRefused
-from m2n2_backend.labelstudio.images.download import Reply, shown
+from m2n2_backend.labelstudio.contract.reading import objects_in
+from m2n2_backend.labelstudio.images.download import HttpReply, shown
 from m2n2_backend.labelstudio.images.tokens import TokenAuth, TokenSource
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import advice, tls_context
 
 SECONDS = 60.0
-"""Limit of each wait: to list a project's models, Label Studio first asks each of them how it is."""
+"""Limit of each wait: to list a project's models, Label Studio first asks each of them for its health."""
 
 PAGE = 100
-"""Tasks asked for at a time; whole ones hold masks, and come by the half of it."""
+"""Tasks of one request; whole tasks hold masks, and half as many are asked for."""
 
 BACKEND_TITLE = "M2N2"
 
@@ -32,7 +38,7 @@ class ApiReply:
 
     Attributes:
         status: HTTP status.
-        data: The body, None where it is no JSON.
+        data: The body, None where it is not JSON.
     """
 
     status: int
@@ -52,16 +58,12 @@ class ApiReply:
 class LabelStudioClient:
     """A Label Studio as the user of a token sees it. Threads may share one.
 
-    The token goes to Label Studio's own address alone: redirects are not followed, and no proxy is used.
+    The token is sent to Label Studio's own address alone: redirects are not followed, and no proxy is used. Every
+    question raises ``LabelStudioUnavailable`` as :meth:`call` does.
     """
 
     def __init__(self, url: str, key: str | None, *, seconds: float = SECONDS) -> None:
-        """Set up the client; nothing is sent yet.
-
-        Args:
-            url: ``LABEL_STUDIO_URL``.
-            key: ``LABEL_STUDIO_API_KEY`` of either kind; None asks as nobody.
-            seconds: Limit of each wait for an answer.
+        """Set up the client; nothing is sent yet. ``key`` is of either kind; None asks without a token.
 
         Raises:
             SettingsError: As for :func:`~m2n2_backend.tls.tls_context`.
@@ -96,18 +98,16 @@ class LabelStudioClient:
         return self._token.is_personal
 
     def ask(self, method: str, path: str, body: object = None, *, files: Any = None, **query: Any) -> ApiReply:
-        """One request, whatever its answer.
+        """Send one request, and return any answer.
 
         Args:
-            method: Of HTTP.
-            path: Below Label Studio's address, with a slash in front.
+            path: The path below Label Studio's address, with a slash in front.
             body: Sent as JSON unless it is None.
-            files: To upload: name of the field → name and content of the file.
-            **query: Appended to the path.
+            files: Files to upload: name of the field → name and content of the file.
 
         Raises:
             LabelStudioUnavailable: No connection, no answer in time, or a redirect.
-            TokenRefused: The personal access token was refused, or the key is no token.
+            TokenRefused: The personal access token was refused, or the key is not a valid token.
         """
         if not path.startswith("/"):
             raise ValueError(f"{path!r} does not begin with a slash")
@@ -131,10 +131,7 @@ class LabelStudioClient:
             return ApiReply(answer.status_code, None)
 
     def call(self, method: str, path: str, body: object = None, *, files: Any = None, **query: Any) -> Any:
-        """One request that is to succeed; see :meth:`ask`.
-
-        Returns:
-            The answer's JSON, None where it has none.
+        """Send one request that should succeed; see :meth:`ask`. The answer's JSON is returned, None without any.
 
         Raises:
             LabelStudioUnavailable: Label Studio declines it, or as for :meth:`ask`.
@@ -149,25 +146,16 @@ class LabelStudioClient:
         return reply.data
 
     def project(self, project: int) -> Json:
-        """What Label Studio tells of a project, with ``label_config`` and ``task_number``.
-
-        Raises:
-            LabelStudioUnavailable: No such project, or as for :meth:`call`.
-        """
+        """What Label Studio says about a project, with ``label_config`` and ``task_number``."""
         data = self.call("GET", f"/api/projects/{project}/")
         if not isinstance(data, dict):
-            raise LabelStudioUnavailable(f"Label Studio's answer about project {project} is none")
+            raise LabelStudioUnavailable(f"Label Studio's answer about project {project} is not a JSON object")
         return data
 
     def tasks(self, project: int, *, whole: bool = False) -> Iterator[Json]:
-        """Every task of a project in the order of the ids; those made or deleted meanwhile move no other.
+        """Every task of a project in the order of the ids; ``whole`` ones come with annotations and predictions.
 
-        Args:
-            project: Its id.
-            whole: With annotations, drafts and predictions.
-
-        Raises:
-            LabelStudioUnavailable: As for :meth:`call`.
+        Each page begins after an id, so that no task is missed while others are made or deleted.
         """
         last = 0
         while found := self._after(project, last, PAGE // 2 if whole else PAGE, whole=whole):
@@ -177,13 +165,7 @@ class LabelStudioClient:
     def upcoming(self, project: str, task_id: object, count: int) -> Sequence[Json]:
         """The next tasks without annotations: what annotators get where tasks come in their order.
 
-        Args:
-            project: As /predict names it, "1.1795354407".
-            task_id: Of the task before them.
-            count: Most tasks.
-
-        Raises:
-            LabelStudioUnavailable: As for :meth:`call`.
+        They come after ``task_id``, and are at most ``count``; ``project`` is as /predict names it, "1.1795354407".
         """
         number = project.partition(".")[0]
         if not number.isdigit() or not isinstance(task_id, int):
@@ -191,31 +173,15 @@ class LabelStudioClient:
         return self._after(int(number), task_id, count, unlabeled=True)
 
     def post_prediction(self, task: int, prediction: Mapping[str, Any]) -> None:
-        """Store a prediction.
-
-        Args:
-            task: Id of the task.
-            prediction: ``result``, ``score`` and ``model_version``.
-
-        Raises:
-            LabelStudioUnavailable: As for :meth:`call`.
-        """
+        """Store a prediction, an object with ``result``, ``score`` and ``model_version``, for a task."""
         self.call("POST", "/api/predictions/", {"task": task, **prediction})
 
     def models(self, project: int) -> list[Json]:
-        """The backends that a project is connected to; Label Studio asks each of them how it is.
-
-        Raises:
-            LabelStudioUnavailable: As for :meth:`call`.
-        """
+        """The backends that a project is connected to; Label Studio first asks each of them for its health."""
         return objects(self.call("GET", "/api/ml/", project=project))
 
     def connect_backend(self, project: int, url: str) -> None:
-        """Make the backend at an address the project's model, with interactive preannotations.
-
-        Raises:
-            LabelStudioUnavailable: Label Studio does not accept it; the message holds the reason it gives.
-        """
+        """Make the backend at an address the project's model, with interactive preannotations."""
         wanted = {"project": project, "url": url, "title": BACKEND_TITLE, "is_interactive": True}
         ours = [model["id"] for model in self.models(project) if model.get("title") == BACKEND_TITLE]
         method, path = ("PATCH", f"/api/ml/{ours[0]}") if ours else ("POST", "/api/ml/")
@@ -244,12 +210,12 @@ class LabelStudioClient:
         data = self.call("GET", "/api/tasks/", project=project, page=1, page_size=count, query=query, fields=fields)
         return objects(data.get("tasks") if isinstance(data, dict) else data)
 
-    def _refresh(self, content: bytes, deadline: float) -> Reply:
+    def _refresh(self, content: bytes, deadline: float) -> HttpReply:
         headers = {"Content-Type": "application/json"}
         answer = self._http.post("/api/token/refresh/", content=content, headers=headers, auth=httpx.Auth())
-        return Reply(answer.status_code, answer.headers, answer.content)
+        return HttpReply(answer.status_code, answer.headers, answer.content)
 
 
 def objects(data: Any) -> list[Json]:
-    """The objects with an id in a list that Label Studio sent; none where it is no list."""
-    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []
+    """The objects with an id in a list that Label Studio sent; nothing is found in another value."""
+    return [one for one in objects_in(data) if "id" in one]

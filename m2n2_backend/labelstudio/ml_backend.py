@@ -1,7 +1,7 @@
 """The same predictor for people who host their models in a label-studio-ml 2.x server.
 
-That server is only published as a git repository, so it is no dependency: this module can be imported where
-it is installed. A ``_wsgi.py`` for it:
+That server is only published as a git repository, and therefore not a dependency: this module can be imported
+where it is installed. A ``_wsgi.py`` for it:
 
     from label_studio_ml.api import init_app
     from m2n2_backend.labelstudio.ml_backend import ml_backend_class
@@ -20,8 +20,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.contract.models import PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool
@@ -38,14 +39,10 @@ except ImportError as error:
 def ml_backend_class(pool: Pool, settings: Settings) -> type[Any]:
     """A ``LabelStudioMLBase`` around a model, for ``label_studio_ml.api.init_app``.
 
-    That server makes an object of the class for every request, so the model and the memory of images
+    That server makes an object of the class for every request, so the model and the cache of images
     belong to the class.
-
-    Args:
-        pool: The model, shared by all requests.
-        settings: How images are read, and for how long a request may wait.
     """
-    predictor = Predictor(pool, RememberingMedia.of(settings))
+    predictor = Predictor(pool, CachedImages.of(settings))
 
     class M2N2Backend(LabelStudioMLBase):  # type: ignore[misc]
         """Interactive segmentation by clicks and boxes."""

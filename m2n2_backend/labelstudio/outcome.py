@@ -1,4 +1,4 @@
-"""What long work tells of each task or image, one after the other."""
+"""What long-running commands report of each task or image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Outcome:
     """What became of one task or image.
 
     Attributes:
-        name: What people call it: "task 7", the path of a file.
-        state: ``present`` where there was nothing to do any more.
-        detail: What the user should know of it, such as why it failed; mostly empty.
+        name: The name that people have for it, such as "task 7" or the path of a file.
+        state: ``present`` where there was nothing left to do.
+        detail: What the user should know about it, such as why it failed; mostly empty.
     """
 
     name: str

@@ -14,7 +14,7 @@ from m2n2_backend.errors import BackboneUnavailable, M2N2Error, SettingsError
 from m2n2_backend.images.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef
 from m2n2_backend.labelstudio.outcome import Outcome
 from m2n2_backend.labelstudio.task_images import images_of_task
@@ -25,13 +25,13 @@ from m2n2_backend.worker.messages import Done, Reply
 from m2n2_backend.worker.store.features import FeatureStore, open_store
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
-"""Files of a folder that are taken for images."""
+"""Endings of the files that are taken for images."""
 
 AHEAD = 4
-"""Images under way for each worker: which worker gets an image is left to chance, and each should have one."""
+"""Images that each worker has at a time: which worker gets an image is left to chance, and each should have one."""
 
 Images = Mapping[str, Path | ImageRef]
-"""What people call an image → where it is."""
+"""The name that people have for an image → where it is."""
 
 T = TypeVar("T")
 
@@ -42,17 +42,17 @@ def images_of_folder(folder: Path) -> Images:
     Hidden files and folders are passed over, and what operating systems put there: thumbnails, deleted files.
 
     Raises:
-        SettingsError: It is no folder, or holds no image.
+        SettingsError: It is not a folder, or contains no image.
     """
     if not folder.is_dir():
-        raise SettingsError(f"{folder} is no folder")
+        raise SettingsError(f"{folder} is not a folder")
     found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and is_of_a_person(path, folder) and path.is_file()
     )
     if not found:
-        raise SettingsError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise SettingsError(f"{folder} contains no images ({', '.join(sorted(SUFFIXES))})")
     return {str(path): path for path in found}
 
 
@@ -60,7 +60,7 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
     """The images of a project's tasks, page by page.
 
     Raises:
-        SettingsError: There are none.
+        SettingsError: The project has no image.
         LabelStudioUnavailable: The project cannot be read.
         InvalidLabelConfig: Its labeling config cannot take masks.
     """
@@ -73,14 +73,12 @@ def images_of_project(studio: LabelStudioClient, project: int) -> Images:
 
 
 def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterator[Outcome]:
-    """Fill the disk cache; images that are in it are passed over, so an interrupted run goes on where it ended.
+    """Fill the disk cache. Images that are in it are passed over, so an interrupted run continues where it ended.
 
-    Images are read here, in their order and a few ahead of the model, and told in that order too.
+    Images are read in their order, a few ahead of the model, and their outcomes come in that order too.
 
     Args:
-        settings: How images are read, and where the cache is.
-        images: Which ones.
-        pool: The model, loaded; it stays the caller's to close.
+        pool: The loaded model; the caller closes it.
 
     Yields:
         ``encoded``, ``present`` or ``failed`` for each image.
@@ -91,7 +89,7 @@ def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterato
     """
     assert pool.fingerprint is not None, "it is loaded"
     store = open_store(settings, pool.fingerprint)
-    media = RememberingMedia.of(settings)
+    media = CachedImages.of(settings)
     begun = ((name, _begin(name, where, media, store, pool)) for name, where in images.items())
     done = 0
     for name, work in _read_ahead(begun, AHEAD * len(pool.stats())):
@@ -104,16 +102,16 @@ def precompute(settings: Settings, images: Images, pool: ProcessPool) -> Iterato
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """An image that the pool has: its hash, and what will come of it."""
+    """An image that the pool has: its hash, and its outcome."""
 
     key: str
     reply: Future[Reply]
 
 
 def _begin(
-    name: str, where: Path | ImageRef, media: RememberingMedia, store: FeatureStore, pool: ProcessPool
+    name: str, where: Path | ImageRef, media: CachedImages, store: FeatureStore, pool: ProcessPool
 ) -> _UnderWay | Outcome:
-    """Read an image and have it encoded, or say at once what becomes of it."""
+    """Read an image and hand it to the pool, or give its outcome at once."""
     try:
         image = _from_file(where) if isinstance(where, Path) else media.fetch(where)
     except M2N2Error as error:
@@ -131,7 +129,7 @@ def _ended(name: str, work: _UnderWay, pool: ProcessPool) -> Outcome:
 
 
 def _read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, each asked for when the one so many before it is wanted."""
+    """The same items; ``count`` of them are asked for ahead."""
     ahead = deque[T]()
     for item in items:
         ahead.append(item)

@@ -1,4 +1,4 @@
-"""A prediction request, as Label Studio sends it → predictions, whichever server it came through."""
+"""A prediction request of Label Studio → predictions, whichever server the request came through."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from m2n2_backend.labelstudio.contract.models import PredictRequest
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
 from m2n2_backend.labelstudio.contract.response import prediction
 from m2n2_backend.labelstudio.images.reader import ImageRef, Media
+from m2n2_backend.labelstudio.meter import Meter
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.labelstudio.stroke_reader import StrokeReader
 from m2n2_backend.labelstudio.task_images import MOST_SHOWN, images_of_task
@@ -27,15 +28,17 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Answers prediction requests; threads share one."""
 
-    def __init__(self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None) -> None:
+    def __init__(
+        self, pool: Pool, media: Media, *, prefetcher: Prefetcher | None = None, meter: Meter | None = None
+    ) -> None:
         """Set up the predictor.
 
         Args:
-            pool: The model.
-            media: Where images are read.
-            prefetcher: Told of opened tasks.
+            prefetcher: Prepares the images of opened tasks; without one, none is prepared.
+            meter: Bounds and counts what is asked of the model; without one, nothing is bounded or counted.
         """
-        self.pool = pool
+        self._pool = pool
+        self._meter = meter
         self.configs = LabelConfigs()
         self._strokes = StrokeReader()
         self._media = media
@@ -45,16 +48,16 @@ class Predictor:
         """Answer one request.
 
         Args:
-            request: Without prompts every task is answered with an empty list at once, before the config, an image or
-                the model is touched; a server's prefetcher is told of a single one.
-            hostname: The address /setup gave, used for relative image addresses where no setting is.
+            request: A request without prompts is answered at once with an empty list per task, before the config, an
+                image or the model is touched; the image of a single task is then prefetched.
+            hostname: The address that /setup gave; used for relative image addresses where no setting gives one.
             deadline: ``time.monotonic()`` after which nobody waits for the answer.
 
         Returns:
             One entry per task: a prediction, or an empty list.
 
         Raises:
-            M2N2Error: Of the kinds that ``request``, ``media`` and the pool name.
+            M2N2Error: As for :func:`parse_request`, :meth:`Media.fetch` and :meth:`Pool.segment`.
         """
         if not request.items:
             self._prefetch(request, hostname)
@@ -72,7 +75,7 @@ class Predictor:
         return [self._segment(question, hostname, deadline)]
 
     def _prefetch(self, request: PredictRequest, hostname: str | None) -> None:
-        """One task is one that an annotator opens; many are a batch, whose images nobody is looking at."""
+        """Prefetch the images of a single task, which an annotator opens; several tasks are a batch."""
         if self._prefetcher is None or len(request.tasks) != 1 or not request.label_config:
             return
         (task,) = request.tasks
@@ -81,8 +84,8 @@ class Predictor:
         except M2N2Error as error:
             logger.info("project %s, task %s: not prefetched: %s", request.project, task.get("id"), error)
             return
-        told = {"id": task.get("id"), "data": task.get("data")}
-        shown = islice(images_of_task(told, config, hostname, request.project), MOST_SHOWN)
+        opened = {"id": task.get("id"), "data": task.get("data")}
+        shown = islice(images_of_task(opened, config, hostname, request.project), MOST_SHOWN)
         if refs := [ref for _, ref in shown]:
             self._prefetcher.opened(refs, config, project=request.project or "")
 
@@ -123,11 +126,17 @@ class Predictor:
         self, image: SourceImage, prompts: Prompts, request: InteractiveRequest, deadline: float, subject: Subject
     ) -> Answer:
         is_brush = any(target.kind == "brush" for target in request.targets)
-        return self.pool.segment(Work(image, prompts, deadline - time.monotonic(), subject, rle=is_brush))
+        work = Work(image, prompts, deadline - time.monotonic(), subject, rle=is_brush)
+        if self._meter is None:
+            return self._pool.segment(work)
+        with self._meter.place(work):
+            answer = self._pool.segment(work)
+        self._meter.answered(work, answer)
+        return answer
 
 
 def _check_size(image: SourceImage, request: InteractiveRequest) -> None:
-    """Before anything is done that takes as long as the request claims its image to be large."""
+    """Refuse an image of another size than the request claims, before work that grows with the claimed size."""
     size = image.size
     if size is None:
         assert image.data is not None, "an image of unknown size comes with its file"

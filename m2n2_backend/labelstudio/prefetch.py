@@ -1,4 +1,4 @@
-"""Images that will be clicked soon are encoded before: that of the task just opened, and those of the next tasks."""
+"""Images that will be clicked soon are encoded ahead: that of the task just opened, and those of the next tasks."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ REPEAT_SECONDS = 600.0
 MAX_REMEMBERED = 4096
 
 MAX_WAITING_BYTES = 32 * 1024**2
-"""Of the addresses of tasks that wait: data URLs hold whole images."""
+"""Most bytes of the addresses of waiting tasks: data URLs hold whole images."""
 
 THREADS = 3
-"""Tasks whose images are read at once: at most two that are all in Label Studio, and two with images elsewhere."""
+"""Tasks whose images are read at once: at most two with all images in Label Studio, and two with images elsewhere."""
 
 QUICK_SECONDS = 2.0
-"""Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted, so
-that a click on this image would have to wait for the next task's."""
+"""Where encoding takes longer, only the opened task's image is prefetched: work that was begun is not interrupted,
+and a click on this image would have to wait for the next task's image."""
 
 Upcoming = Callable[[str, object], Sequence[Mapping[str, Any]]]
 """Project and id of a task → the tasks that an annotator will get next."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Opened:
+class OpenedTask:
+    """A task whose images are wanted: one that an annotator opened, or one that comes next."""
+
     refs: tuple[ImageRef, ...]
     config: LabelConfig
     project: str
-    hosts: frozenset[str]  # that are asked for the images, but for Label Studio
+    hosts: frozenset[str]  # the hosts that are asked for the images, without Label Studio
     is_next: bool = False  # one of the next tasks: nobody looks at it yet
 
     @property
@@ -58,7 +60,7 @@ class _Opened:
         """Bytes of the addresses; a character takes up to four."""
         return sum(sys.getsizeof(ref.url) for ref in self.refs)
 
-    def is_beside(self, others: Collection[_Opened]) -> bool:
+    def is_beside(self, others: Collection[OpenedTask]) -> bool:
         """Whether this one may be read beside others: a slow host, or a busy project, holds one thread of several."""
         alike = [other for other in others if bool(other.hosts) == bool(self.hosts)]
         return len(alike) < THREADS - 1 and not any(
@@ -67,7 +69,7 @@ class _Opened:
 
 
 class Prefetcher:
-    """Threads that read images and hand them to the pool; whatever fails is left to the click that needs it."""
+    """Threads that read images and hand them to the pool; a failure is left to the click that needs the image."""
 
     def __init__(
         self,
@@ -81,20 +83,17 @@ class Prefetcher:
         """Start the threads.
 
         Args:
-            pool: The model.
-            media: Where images are read.
             timeout: Seconds for one image.
-            upcoming: How to learn of the next tasks, None where that is not possible.
-            clock: Of deadlines and repeats.
+            upcoming: Finds the next tasks; None where that is not possible.
         """
         self._clock = clock
         self._pool = pool
         self._media = media
         self._timeout = timeout
         self._upcoming = upcoming
-        self._waiting: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._later: deque[_Opened] = deque(maxlen=MAX_WAITING)
-        self._in_work: list[_Opened] = []
+        self._waiting: deque[OpenedTask] = deque(maxlen=MAX_WAITING)
+        self._later: deque[OpenedTask] = deque(maxlen=MAX_WAITING)
+        self._in_work: list[OpenedTask] = []
         self._seen: TTLCache[bytes, bool] = TTLCache(MAX_REMEMBERED, REPEAT_SECONDS, timer=clock)
         self._changed = threading.Condition()
         self._closed = False
@@ -107,13 +106,13 @@ class Prefetcher:
 
         Args:
             refs: The images that are shown first, at least one.
-            config: Tells where further tasks hold theirs.
-            project: As /predict names it; "" where only these images are wanted.
+            config: The labeling config, by which the images of further tasks are found.
+            project: The project as /predict names it; "" where only these images are wanted.
         """
         with self._changed:
             for obsolete in [one for one in self._later if one.project == project]:
                 self._later.remove(obsolete)
-            self._put(self._waiting, _Opened(tuple(refs), config, project, self._hosts(refs)))
+            self._put(self._waiting, OpenedTask(tuple(refs), config, project, self._hosts(refs)))
 
     def close(self) -> None:
         """Stop after the images in work."""
@@ -136,7 +135,7 @@ class Prefetcher:
                 self._in_work.remove(opened)
                 self._changed.notify_all()
 
-    def _begin(self) -> _Opened | None:
+    def _begin(self) -> OpenedTask | None:
         """Wait for a task that may be read beside those in work; None at the end."""
         with self._changed:
             while not self._closed:
@@ -149,7 +148,7 @@ class Prefetcher:
                 self._changed.wait()
             return None
 
-    def _prefetch(self, opened: _Opened) -> None:
+    def _prefetch(self, opened: OpenedTask) -> None:
         for ref in opened.refs:
             self._image(ref)
         if self._upcoming is None or not opened.project or opened.is_next or not self._is_quick():
@@ -159,9 +158,9 @@ class Prefetcher:
             shown = images_of_task(task, config, hostname, opened.project)
             if refs := tuple(ref for _, ref in islice(shown, MOST_SHOWN)):
                 with self._changed:
-                    self._put(self._later, _Opened(refs, config, opened.project, self._hosts(refs), is_next=True))
+                    self._put(self._later, OpenedTask(refs, config, opened.project, self._hosts(refs), is_next=True))
 
-    def _put(self, tasks: deque[_Opened], opened: _Opened) -> None:
+    def _put(self, tasks: deque[OpenedTask], opened: OpenedTask) -> None:
         tasks.append(opened)
         while sum(one.nbytes for one in tasks) > MAX_WAITING_BYTES:
             tasks.popleft()
@@ -175,7 +174,7 @@ class Prefetcher:
         return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _image(self, ref: ImageRef) -> None:
-        """Hand one image to the pool; one that cannot be read is in no other's way."""
+        """Hand one image to the pool; one that cannot be read does not keep others from being read."""
         try:
             self._read(ref)
         except M2N2Error as error:

@@ -10,26 +10,22 @@ from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.prompts import Prompts
 
 LARGE_STROKES = 1_000_000
-"""Pixels of a request's strokes from which on they are read one request at a time."""
+"""Requests whose strokes have more pixels than this are read one at a time."""
 
 LARGE_AT_ONCE = 64
-"""Requests with such strokes that are kept: one is read, the others wait for it."""
+"""Requests with such strokes that are kept: one is read, and the others wait."""
 
 
 class StrokeReader:
     """Reads the prompts of requests; large strokes of one request at a time, as they take room for every pixel."""
 
     def __init__(self) -> None:
-        """Set up the turns."""
+        """Set up a reader with all places free."""
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
     def read(self, request: InteractiveRequest, deadline: float) -> Prompts:
-        """The prompts, of an image that has the size that the request claims.
-
-        Args:
-            request: The question.
-            deadline: ``time.monotonic()`` after which nobody waits for the answer.
+        """The prompts of a request whose image is known to have the size that the request claims.
 
         Raises:
             InvalidPrompt: See :attr:`InteractiveRequest.prompts`.

@@ -1,4 +1,4 @@
-"""Who may ask this server."""
+"""Basic authentication: the credentials that callers must send."""
 
 from __future__ import annotations
 
@@ -45,21 +45,16 @@ def is_open(path: str) -> bool:
 
 
 def route_of(path: str) -> str:
-    """The path as Flask is told it, of one with its escapes decoded: several slashes at its beginning are one."""
+    """The path as Flask sees it: several slashes at its beginning are one. Its escapes are decoded already."""
     return f"/{path.lstrip('/')}"
 
 
 def is_authorized(header: str, expected: tuple[str, str] | None) -> bool:
-    """Whether a request may pass.
-
-    Args:
-        header: Its ``Authorization``; empty where there is none.
-        expected: What :func:`credentials` told.
-    """
+    """Whether a request with this ``Authorization``, which may be empty, has the :func:`credentials` expected."""
     if expected is None:
         return True
     user, _, password = _sent(header).partition(b":")
-    # Both are compared in any case, so that the time does not tell which one was wrong.
+    # Both are always compared, so that the time does not show which one was wrong.
     right_user = _same(user, expected[0])
     return _same(password, expected[1]) and right_user
 
@@ -68,7 +63,7 @@ def authorize(request: Request, expected: tuple[str, str] | None) -> None:
     """Let a request pass.
 
     Raises:
-        Unauthorized: It asks for another route than the open one, without what :func:`credentials` told.
+        Unauthorized: It asks for another route than the open one, without the :func:`credentials` expected.
     """
     # By the route, not by the path, as only the router knows which paths lead there.
     if request.url_rule is not None and request.url_rule.rule == OPEN_ROUTE:
@@ -80,7 +75,7 @@ def authorize(request: Request, expected: tuple[str, str] | None) -> None:
 def open_to_strangers(settings: Settings) -> str:
     """What to warn of where other machines reach the server and need no password; else empty."""
     try:
-        # Of names, only this one is known to stay here.
+        # No other name is sure to mean this machine.
         is_here = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
         is_here = False
@@ -107,7 +102,7 @@ def _require_sendable(name: str, text: str) -> None:
 
 
 def _sent(header: str) -> bytes:
-    """The user name and password of a request as they came, joined by a colon; empty where there are none."""
+    """The user name and the password of a request as they came, joined by a colon; empty where there are none."""
     kind, _, value = header.partition(" ")
     try:
         return base64.b64decode(value.strip(), validate=True) if kind.lower() == "basic" else b""
@@ -119,10 +114,10 @@ def _same(given: bytes, expected: str) -> bool:
     """Whether the bytes are the text in one of the encodings of clients: Label Studio's Latin-1, or UTF-8."""
     composed = _composed(expected)
     wanted = (expected.encode(), composed.encode(), composed.encode("latin-1"))
-    # All are compared in any case, as above.
+    # All are always compared, as above.
     return sum(hmac.compare_digest(given, one) for one in wanted) > 0
 
 
 def _composed(text: str) -> str:
-    """The text with each accented letter as one character: macOS hands it over as a letter and an accent."""
+    """The text with each accented letter as one character: macOS passes a letter and an accent."""
     return unicodedata.normalize("NFC", text)

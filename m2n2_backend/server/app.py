@@ -1,4 +1,4 @@
-"""The HTTP contract Label Studio expects of an ML backend."""
+"""The HTTP contract that Label Studio expects of an ML backend."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from flask import Flask, Response, g, jsonify, request
 
 from m2n2_backend import __version__
 from m2n2_backend.errors import BackboneUnavailable
-from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest, read
+from m2n2_backend.labelstudio.contract.models import PredictRequest, SetupRequest
 from m2n2_backend.labelstudio.contract.openapi import openapi
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.images.reader import Media, MediaReader
+from m2n2_backend.labelstudio.meter import Meter
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.prefetch import Prefetcher
 from m2n2_backend.server import errors
 from m2n2_backend.server.access import OPEN_ROUTE, authorize, credentials
 from m2n2_backend.server.body import JsonReader
-from m2n2_backend.server.metrics import MeteredPool, Metrics
-from m2n2_backend.server.status_page import RecentRequests, status_page
+from m2n2_backend.server.metrics import Metrics
+from m2n2_backend.server.status_page import RecentRequests, StatusPage
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import Pool, Status, WorkerStats
 from m2n2_backend.worker.shares import FILES_AT_ONCE
@@ -40,10 +42,9 @@ def create_app(
     """Make the web application.
 
     Args:
-        settings: Limits, credentials, deadline.
-        pool: The model; it stays the caller's to close.
+        pool: The model; the caller closes it.
         media: Where images are read; a :class:`MediaReader` of the settings if None.
-        prefetcher: Told of opened tasks; nothing is prefetched if None.
+        prefetcher: Prepares the images of opened tasks; nothing is prefetched if None.
 
     Raises:
         SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one.
@@ -73,16 +74,18 @@ class _Routes:
         self._metrics = Metrics(pool)
         self._metrics_text = b""
         self._makes_metrics = threading.Lock()
-        self._pool = MeteredPool(
-            pool,
-            self._metrics,
-            min(settings.queue, settings.http_threads),
-            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
-        )
+        self._pool = pool
         self._recent = RecentRequests()
+        self._page = StatusPage()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
-        self._predictor = Predictor(self._pool, media, prefetcher=prefetcher)
+        meter = Meter(
+            self._metrics.segmented,
+            pool.stats,
+            at_once=min(settings.queue, settings.http_threads),
+            most_bytes=FILES_AT_ONCE * settings.max_image_bytes,
+        )
+        self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
         self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
@@ -102,9 +105,9 @@ class _Routes:
 
     def index(self) -> Response:
         status = self._pool.status()
-        # Browsers name it; to weigh a header of thousands of types would take a quarter of a second.
+        # Browsers name HTML; to parse a header of thousands of types would take a quarter of a second.
         if "text/html" in request.headers.get("Accept", ""):
-            page = status_page(status, self._pool.stats(), self._recent.latest())
+            page = self._page.render(status, self._pool.stats(), self._recent.latest())
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
         return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
 
@@ -120,7 +123,7 @@ class _Routes:
         return jsonify({"versions": [self._pool.status().model_version]})
 
     def metrics(self) -> Response:
-        # While one request makes the text, others get the latest: many at once would keep /health waiting.
+        # While one request makes the text, others get the latest one: many at once would keep /health waiting.
         if self._makes_metrics.acquire(blocking=not self._metrics_text):
             try:
                 self._metrics_text = self._metrics.render()
@@ -134,7 +137,7 @@ class _Routes:
     def setup(self) -> Response:
         body = read(SetupRequest, self._body())
         project = body.project or ""
-        # First: clicks may come although the config is refused now, as one that was fine may have been changed.
+        # This comes first: clicks may come although the config is refused now, because it may have been changed.
         self._hostnames.put(project, body.hostname)
         config = self._predictor.configs.read(body.label_config)
         config.require_sound()
@@ -161,10 +164,10 @@ class _Routes:
 
 
 class _Hostnames:
-    """The address each project's Label Studio gave itself.
+    """The address that each project's Label Studio gave itself.
 
-    Where callers are trusted, the latest is kept, for the latest projects. Elsewhere anybody may call, and so the
-    first is kept, for the first projects.
+    Where callers are trusted, the latest address is kept, for the latest projects. Elsewhere anybody may call, and
+    the first address is kept, for the first projects.
     """
 
     def __init__(self, *, are_trusted: bool) -> None:
@@ -181,7 +184,7 @@ class _Hostnames:
                 self._by_project[project] = kept = hostname
         if kept != hostname:
             logger.warning(
-                "project %s: the address %s that /setup gives for Label Studio is not taken, %s: set "
+                "project %s: the address %s that /setup gives for Label Studio is ignored, %s: set "
                 "LABEL_STUDIO_URL, or M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, or start this server again",
                 project,
                 hostname,

@@ -18,13 +18,13 @@ MAX_CONTAINERS = 1_000_000
 """Most lists and objects of a request. Each takes a hundred bytes; a polygon of 500 points has as many lists."""
 
 MAX_KEYS = 100_000
-"""Most different keys of a request; Label Studio has some hundred. A million in one object take a second."""
+"""Most different keys of a request; Label Studio has some hundred. To read a million in one object takes a second."""
 
 MAX_VALUES = 10_000_000
 """Most numbers and strings of a request; 33 MB of masks have 8 million."""
 
 _LARGE = 128 * 1024
-_LONG = 1024**2  # to be read twice without need
+_LONG = 1024**2  # bytes of a body that is not parsed twice without need
 _END_OF_KEY = re.compile(rb'"[ \t\r\n]*:')
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -39,7 +39,7 @@ class JsonReader:
         """The JSON of a request.
 
         Raises:
-            InvalidRequest: It says it is something else, or is no JSON, or has too many parts.
+            InvalidRequest: It is not JSON, is declared as something else, or has too many parts.
             NotReady: Too many large requests came at once; this one was not kept.
             RequestEntityTooLarge: It is larger than ``M2N2_MAX_BODY_BYTES``.
         """
@@ -65,33 +65,33 @@ class JsonReader:
 def _parsed(body: bytes) -> object:
     _require_few_parts(body)
     try:
-        # Twice as fast as the standard library's on masks, as fast as orjson, and here anyway.
+        # Twice as fast as the standard library's parser on masks, as fast as orjson, and installed anyway.
         return pydantic_core.from_json(body)
     except ValueError as error:
-        # It takes no lone surrogates, which may stand in fields that nobody looks at.
+        # This parser refuses lone surrogates, which may stand in fields that are ignored.
         if len(body) > _LONG and not _SURROGATE.search(body):
-            raise InvalidRequest(f"the request is no JSON: {error}") from error
+            raise InvalidRequest(f"the request is not valid JSON: {error}") from error
     try:
         return json.loads(body.decode("utf-8-sig"))  # as bytes it might be UTF-16, in which nothing was counted
     except RecursionError as error:
         raise InvalidRequest("the request's JSON is nested too deeply") from error
     except ValueError as error:
-        raise InvalidRequest(f"the request is no JSON: {error}") from error
+        raise InvalidRequest(f"the request is not valid JSON: {error}") from error
 
 
 def _require_few_parts(body: bytes) -> None:
-    """Count what takes a parser's time, which keeps all other threads waiting."""
+    """Count the parts that take a parser's time: meanwhile all other threads wait."""
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise InvalidRequest(f"the request has more than {MAX_CONTAINERS} lists and objects")
     if body.count(b",") >= MAX_VALUES:
         raise InvalidRequest(f"the request has more than {MAX_VALUES} values")
-    # Times and addresses have colons too, so that only a suspicion is looked into.
+    # Times and addresses have colons too: only where there are many are the keys counted.
     if body.count(b":") > MAX_KEYS and _has_many_keys(body):
         raise InvalidRequest(f"the request has more than {MAX_KEYS} different keys")
 
 
 def _has_many_keys(body: bytes) -> bool:
-    """In many small steps, between which other threads run."""
+    """Count different keys, in many small steps between which other threads run."""
     found = set[int]()
     for match in _END_OF_KEY.finditer(body):
         begin = body.rfind(b'"', 0, match.start())

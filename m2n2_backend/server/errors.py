@@ -1,4 +1,4 @@
-"""Errors → HTTP answers. The one table of statuses, and the reason phrase a person can act on."""
+"""Errors → HTTP answers: the table of statuses, and reason phrases that a person can act on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reason_phrase(message: str) -> str:
 
 
 def subject(body: object) -> str:
-    """Which project and task a request is about, as far as a body that nobody has checked yet tells."""
+    """The project and the task of a request, as far as a body that was not checked yet names them."""
     if not isinstance(body, dict):
         return ""
     tasks = body.get("tasks")
@@ -55,13 +55,7 @@ def subject(body: object) -> str:
 
 
 def error_response(status: int, code: str, message: str) -> Response:
-    """The answer to a failed request: status line with the cause, and the same as JSON.
-
-    Args:
-        status: HTTP status.
-        code: The kind of error, for programs.
-        message: Cause and cure, for people.
-    """
+    """The answer to a failed request: the cause and cure in the status line, and as JSON with the kind of error."""
     response = jsonify({"error": code, "detail": message})
     response.status = f"{status} {reason_phrase(message)}"
     g.cause = message
@@ -71,7 +65,7 @@ def error_response(status: int, code: str, message: str) -> Response:
 
 
 def install(app: Flask) -> None:
-    """Let every error a route raises become such an answer, with one line in the log."""
+    """Turn every error that a route raises into such an answer, with one line in the log."""
     app.register_error_handler(errors.M2N2Error, _known)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
@@ -101,7 +95,7 @@ def _http(error: HTTPException) -> Response:
 
 
 def _no_route(path: str) -> str:
-    """Cause and cure where a path is not a route: mostly it is one behind a reverse proxy's prefix."""
+    """Cause and cure for a path that is not a route: mostly a reverse proxy's prefix stands before a route."""
     routes = [rule.rule for rule in current_app.url_map.iter_rules()]
     route = next((one for one in routes if one != "/" and path.rstrip("/").endswith(one)), None)
     if route is None:

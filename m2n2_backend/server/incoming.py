@@ -1,4 +1,4 @@
-"""A request as it comes in: what is refused before it is whole, and what it may take until then."""
+"""A request as it comes in: the limits that it has to keep until it is complete."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from waitress.utilities import BadRequest
 from m2n2_backend.server.access import is_authorized, is_open
 
 IN_MEMORY = 2**62
-"""Nothing is written to files, and no answer waits for a slow reader."""
+"""Bytes of a buffer that is never written to a file, and of an answer that waits for no slow reader."""
 
 _MOST_HEADERS = 100
 _LONGEST_CHUNK_LINE = 1024
-# The lines between chunks are taken apart one by one: of a large body, they may be an eighth.
+# The lines between chunks are parsed one by one: they may be an eighth of a large body.
 _FREE_CHUNK_LINES, _BODY_PER_CHUNK_LINES = 16 * 1024, 8
 
 _CONTROL_OR_FOLD = re.compile(rb"\A[^\r]*[\x00-\x0c\x0e-\x1f\x7f]|\r\n[ \t]")
@@ -31,7 +31,7 @@ _SOUND_LENGTH = re.compile(
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may take.
+    """The limits of clients.
 
     Attributes:
         body: Most bytes of a request's body.
@@ -58,7 +58,7 @@ class LargeBodies:
     """Where large bodies are kept. One that still comes in after ``patience`` seconds gives way to another."""
 
     def __init__(self, limits: Limits) -> None:
-        """Have all places free."""
+        """Set up a store with all places free."""
         self._limits = limits
         self._lock = threading.RLock()
         self._holders: list[Incoming] = []
@@ -101,7 +101,7 @@ class Incoming(HTTPRequestParser):  # type: ignore[misc]
     empty: bool
 
     def __init__(self, adj: Adjustments, limits: Limits, places: LargeBodies) -> None:
-        """Wait for its first byte."""
+        """Set up a request of which nothing has come yet."""
         super().__init__(adj)
         self._limits = limits
         self._places = places
@@ -148,7 +148,7 @@ class Incoming(HTTPRequestParser):  # type: ignore[misc]
             self.body_rcv.buf = _Body(IN_MEMORY)
 
     def refuse(self, why: str) -> None:
-        """Throw the body away: what has come, and what still comes, as a client that sends reads no answer."""
+        """Throw the body away, also the part that still comes: a client reads no answer while it sends."""
         self.refused = why
         self._places.leave(self)
         if self.body_rcv is None:
@@ -164,7 +164,7 @@ class Incoming(HTTPRequestParser):  # type: ignore[misc]
         self._places.leave(self)
 
     def _judge(self) -> None:
-        """What the headers tell."""
+        """Decide by the headers whether the body is kept."""
         expected = self._limits.credentials
         if is_open(self.path):
             self.refuse("not wanted")
@@ -175,7 +175,7 @@ class Incoming(HTTPRequestParser):  # type: ignore[misc]
             self.refuse("too large")
 
     def _bound(self) -> None:
-        """What the body may be."""
+        """Bound the body that has come so far."""
         lines = self.body_bytes_received - self.body_rcv.buf.seen
         if self.chunked and (
             lines > _FREE_CHUNK_LINES + self.body_rcv.buf.seen // _BODY_PER_CHUNK_LINES

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from m2n2_backend.errors import ImageNeeded
-from m2n2_backend.worker.interface import Answer, Pool, SourceImage, Status, Work, WorkerStats
-from m2n2_backend.worker.shares import Places, click_limits
+from m2n2_backend.worker.interface import Answer, Pool, Work
 
 _WORKER = ["worker"]
 _TIER = ["worker", "tier"]
@@ -20,7 +16,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 
 
 
 class Metrics:
-    """What /metrics tells; each app has its own registry, so that several may live in one process."""
+    """The metrics of /metrics; each app has its own registry, so that several may live in one process."""
 
     def __init__(self, pool: Pool) -> None:
         """Set up all metrics.
@@ -73,79 +69,6 @@ class Metrics:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
-
-
-class MeteredPool:
-    """A :class:`~m2n2_backend.worker.interface.Pool` that counts its answers and bounds its clicks.
-
-    Some places are kept for clicks on images that are prepared, and for other projects; see
-    :func:`~m2n2_backend.worker.shares.click_limits`. An image counts as prepared if it is among the images that were
-    answered last, as many as the workers say they hold.
-    """
-
-    def __init__(self, pool: Pool, metrics: Metrics, at_once: int, *, most_bytes: int) -> None:
-        """Stand before a pool.
-
-        Args:
-            pool: The model.
-            metrics: What is counted in.
-            at_once: Most clicks that wait or are in work; one more is told to come back. A server keeps more threads
-                than that, so that waiting for the model never blocks what must be answered at once.
-            most_bytes: Most bytes of image files that those clicks hold together.
-        """
-        self._pool = pool
-        self._metrics = metrics
-        self._at_once = at_once
-        self._most_bytes = most_bytes
-        self._places = Places("clicks wait for the model")
-        self._files = Places("bytes of images wait for the model")
-        self._lock = threading.Lock()
-        self._warm: OrderedDict[str, None] = OrderedDict()
-
-    def segment(self, work: Work) -> Answer:
-        """See :meth:`m2n2_backend.worker.interface.Pool.segment`."""
-        try:
-            project = work.subject.project if work.subject is not None else None
-            is_cold = work.image.key not in self._warm
-            places = click_limits(self._at_once, project, is_cold=is_cold)
-            files = click_limits(self._most_bytes, project, is_cold=True)
-            size = len(work.image.data or b"") if is_cold else 0
-            with self._places.take(places), self._files.take(files, size):
-                answer = self._pool.segment(work)
-        except ImageNeeded:
-            with self._lock:
-                self._warm.pop(work.image.key, None)
-            raise  # the same object is asked for once more, with its image
-        except Exception as error:
-            self._metrics.segmented(work, None, error)
-            raise
-        self._metrics.segmented(work, answer, None)
-        self._note_warm(work.image.key)
-        return answer
-
-    def prefetch(self, image: SourceImage) -> bool:
-        """See :meth:`m2n2_backend.worker.interface.Pool.prefetch`."""
-        return self._pool.prefetch(image)
-
-    def status(self) -> Status:
-        """See :meth:`m2n2_backend.worker.interface.Pool.status`."""
-        return self._pool.status()
-
-    def stats(self) -> list[WorkerStats]:
-        """See :meth:`m2n2_backend.worker.interface.Pool.stats`."""
-        return self._pool.stats()
-
-    def close(self) -> None:
-        """See :meth:`m2n2_backend.worker.interface.Pool.close`."""
-        self._pool.close()
-
-    def _note_warm(self, key: str) -> None:
-        prepared = sum(worker.tiers["device"].entries for worker in self._pool.stats() if "device" in worker.tiers)
-        with self._lock:
-            self._warm[key] = None
-            self._warm.move_to_end(key)
-            while len(self._warm) > max(1, prepared):
-                self._warm.popitem(last=False)
 
 
 class _WorkerCollector(Collector):

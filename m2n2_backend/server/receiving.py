@@ -1,6 +1,7 @@
 """Requests are received whole before a thread is taken to answer them, so that slow clients hold none.
 
-waitress does it in one thread for all connections; here are the limits that it lacks.
+waitress does it in one thread for all connections; this module adds the limits that it lacks. It overrides internals
+of waitress, whose names tests/server/test_waitress_names.py lists.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _HEALTH_THREADS = 2
 _OTHER_THREADS = 4
 
 
-class _Task(WSGITask):  # type: ignore[misc]
-    """Tells the app what was refused."""
+class _TaskWithRefusal(WSGITask):  # type: ignore[misc]
+    """Tells the app why a body was thrown away."""
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -48,7 +49,7 @@ class _Rest(Incoming):
 class _Channel(HTTPChannel):  # type: ignore[misc]
     """One connection; its times are of ``time.monotonic()``."""
 
-    task_class = _Task
+    task_class = _TaskWithRefusal
     server: Listener
     request: Incoming | None
     active = 0.0
@@ -64,7 +65,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def waiting_since(self) -> float:
-        """Since when the client owes us something."""
+        """The time since which the client has owed a request, or the rest of one."""
         return self.request.began if self.request is not None else self.active
 
     def parser_class(self, adj: Adjustments) -> Incoming:
@@ -110,10 +111,8 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         """Start to listen and to answer.
 
         Args:
-            app: A WSGI application.
-            sock: Bound.
-            limits: See :class:`Limits`.
-            threads: That answer clicks.
+            sock: A bound socket.
+            threads: The number of threads that answer clicks.
             sockets: The map that waitress' loop goes over.
         """
         self.limits = limits
@@ -132,7 +131,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             outbuf_high_watermark=IN_MEMORY,
             log_socket_errors=False,
         )
-        # Only clicks wait for something. With more threads for all else, the loop would wait for them at each step.
+        # Only clicks wait for something. With more threads for other requests, the loop would wait for them.
         dispatcher = _dispatcher(threads)
         self._of_health, self._of_others = _dispatcher(_HEALTH_THREADS), _dispatcher(_OTHER_THREADS)
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
@@ -179,14 +178,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 oldest.handle_close()
 
     def maintenance(self, now: float) -> None:
-        """Close the connections whose clients have taken too long.
-
-        Args:
-            now: ``time.monotonic()``.
-        """
+        """Close the connections whose clients have taken too long at ``time.monotonic()`` ``now``."""
         waiting = [channel for channel in list(self.active_channels.values()) if not channel.requests]
         if (stalled := now - self._looked_at) > 2 * self.adj.cleanup_interval:
-            # It was this process that had no time to read.
+            # This process itself had no time to read.
             for channel in waiting:
                 channel.active += stalled
                 if channel.request is not None:

@@ -14,7 +14,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from m2n2_backend.labelstudio.client import LabelStudioClient
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.prefetch import Prefetcher, Upcoming
 from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.server.access import credentials, open_to_strangers
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 PoolFactory = Callable[[Settings], Pool]
 
 _WATCHDOG_SECONDS = 60
-# Beside those that may wait for the model and for images: clicks that are refused at once need a thread, too.
+# Threads beside those that may wait for the model and for images: clicks that are refused at once need one, too.
 _SPARE_THREADS = 32
 _GRACE_SECONDS = 20
 _OVERSLEPT_SECONDS = 3.0  # of a loop that turns every second
@@ -41,13 +41,13 @@ _UPCOMING_SECONDS = 10.0
 def serve(settings: Settings, pool_factory: PoolFactory) -> None:
     """Serve until a signal, then leave the process.
 
-    SIGTERM and SIGHUP (a closed terminal; unless it was ignored at the start, as nohup does) let what was begun be
-    answered, SIGINT and SIGQUIT do not. gunicorn's SIGUSR2, SIGTTIN and SIGTTOU are passed over.
+    SIGTERM and SIGHUP (a closed terminal; unless it was ignored at the start, as nohup does) let the requests that
+    were begun be answered, SIGINT and SIGQUIT do not. gunicorn's SIGUSR2, SIGTTIN and SIGTTOU are ignored.
 
     Args:
-        settings: Address, threads, log level and all the app needs.
+        settings: Address, threads, log level, and the app's settings.
         pool_factory: Makes the model's pool. It is called in the serving process, after the fork: an
-            accelerator that was touched before one cannot be used after it.
+            accelerator that was touched before a fork cannot be used after it.
 
     Raises:
         SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one;
@@ -69,7 +69,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._settings = settings
         self._pool_factory = pool_factory
         self.limits = Limits(settings.max_body_bytes, credentials=credentials(settings))
-        self._open: list[Pool | RememberingMedia | Prefetcher] = []
+        self._open: list[Pool | CachedImages | Prefetcher] = []
         super().__init__()
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": _GRACE_SECONDS,
             "loglevel": "warning",
             "worker_exit": self._close,
-            # A file for a remote control nobody asked for.
+            # No file for a remote control, which nobody asked for.
             "control_socket_disable": True,
         }
         for name, value in options.items():
@@ -98,7 +98,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Called by gunicorn in the serving process."""
         pool = self._pool_factory(self._settings)
         self._open.append(pool)
-        media = RememberingMedia.of(self._settings)
+        media = CachedImages.of(self._settings)
         self._open.append(media)
         prefetcher = Prefetcher(
             pool, media, timeout=self._settings.download_timeout, upcoming=upcoming_tasks(self._settings)
@@ -124,7 +124,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's process that watches the web process: there is one, with the settings of the start."""
+    """gunicorn's process that watches the only web process, which keeps the settings of its start."""
 
     def __init__(self, server: _Server) -> None:
         super().__init__(server)
@@ -138,7 +138,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def handle_hup(self) -> None:
-        """End as after SIGTERM: to read the settings anew, which gunicorn does, would find the same ones."""
+        """End as after SIGTERM: to read the settings again, as gunicorn does, would find the same ones."""
         self.handle_term()
 
     def handle_usr2(self) -> None:
@@ -161,7 +161,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 
 def upcoming_tasks(settings: Settings) -> Upcoming | None:
-    """How to learn which tasks annotators get next; None where Label Studio cannot be asked or nobody wants to."""
+    """Finds the tasks that annotators get next; None where Label Studio cannot be asked, or none are prefetched."""
     if settings.prefetch == 0 or settings.label_studio_url is None or settings.label_studio_api_key is None:
         return None
     studio = LabelStudioClient.of(settings, seconds=_UPCOMING_SECONDS)

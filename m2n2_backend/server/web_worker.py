@@ -22,7 +22,7 @@ class WebWorker(Worker):  # type: ignore[misc]
     """gunicorn's gthread worker gives each connection a thread before it has sent anything; this one does not."""
 
     def init_signals(self) -> None:
-        """Called by gunicorn at the start: a signal that reaches the whole group must not end this process alone."""
+        """Called by gunicorn at the start: a signal to the whole process group must not end this process alone."""
         hangup = signal.getsignal(signal.SIGHUP)
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN if hangup == signal.SIG_IGN else self.handle_exit)
@@ -30,9 +30,9 @@ class WebWorker(Worker):  # type: ignore[misc]
             signal.signal(passed_over, signal.SIG_IGN)
 
     def run(self) -> None:
-        """Serve until told to stop; then finish what was begun, as long as gunicorn waits for it.
+        """Serve until gunicorn stops this process; then finish the requests that were begun, as long as it waits.
 
-        A click that the model has not answered shortly before that is answered with an error that says why.
+        A click that the model has not answered shortly before the end is answered with an error that says why.
         """
         sockets: dict[int, Any] = {}
         limits: Limits = self.app.limits

@@ -22,7 +22,7 @@ PRIVATE = "403 image host"
 UNKNOWN = "424 image download failed: host"
 NO_ADDRESS = "422 the image's address cannot be parsed"
 SCHEME = "403 an image address that begins with"
-AWAY = "403 the image's address leads away from http"
+AWAY = "403 the image's address leads to something other than http"
 
 # {port} is the canary's. A phrase is the whole status line's beginning; where there are two, the system's
 # resolver may already refuse what the policy refuses otherwise.
@@ -92,7 +92,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "http://[3fff::1]/a.png": (PRIVATE,),
     "http://[::ffff:10.0.0.1]/a.png": (PRIVATE,),
     # other schemes, and addresses that are none
-    "file:///etc/passwd": (SCHEME,),
+    "file:///etc/passwd": (f"{SCHEME} 'file' is not supported",),
     "file://localhost/etc/passwd": (SCHEME,),
     "ftp://127.0.0.1:{port}/a.png": (SCHEME,),
     "gopher://127.0.0.1:{port}/_GET": (SCHEME,),
@@ -102,8 +102,8 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "//127.0.0.1:{port}/a.png": (SCHEME,),
     "/\\127.0.0.1:{port}/a.png": ("424 image download failed: 404", NO_ADDRESS),
     "http:////127.0.0.1:{port}/a.png": (AWAY, NO_ADDRESS),
-    "http://user:secret@127.0.0.1:{port}/a.png": ("403 the image's address holds a user name",),
-    "http://8.8.8.8@127.0.0.1:{port}/a.png": ("403 the image's address holds a user name",),
+    "http://user:secret@127.0.0.1:{port}/a.png": ("403 the image's address contains a user name",),
+    "http://8.8.8.8@127.0.0.1:{port}/a.png": ("403 the image's address contains a user name",),
     "http://127.0.0.1:{port}#@8.8.8.8/a.png": (PRIVATE,),
     "http://127.0.0.1:{port}/\r\nX-Injected: 1": (NO_ADDRESS,),
     "http://127.0.0.1\r\n:{port}/": (NO_ADDRESS,),
@@ -113,7 +113,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "http://8.8.8.8:-1/a.png": (NO_ADDRESS,),
     "FILE:/etc/passwd": (SCHEME,),
     "ftp://u:secret@127.0.0.1/a": (SCHEME,),
-    "a.png": (SCHEME,),
+    "a.png": (f"{SCHEME} 'a.png' is not supported",),
     "images/a.png": (SCHEME,),
     "": ("400 ",),
     "C:\\a.png": (SCHEME,),
@@ -137,6 +137,9 @@ def test_an_address_that_is_not_of_the_open_internet_is_never_connected_to(prey:
     answer = prey.asked_for(url.replace("{port}", str(prey.canary.port)))
     assert answer.startswith(ADDRESSES[url])
     assert "secret" not in answer
+    if answer.startswith(PRIVATE):
+        assert "has a private or reserved address" in answer
+        assert "M2N2_ALLOWED_HOSTS" in answer
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"])

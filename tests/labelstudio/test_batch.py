@@ -148,7 +148,7 @@ def test_every_pixel_survives_the_way_through_percent() -> None:
 @pytest.mark.parametrize(
     ("value", "cause"),
     [
-        ("320,240", "data.clicks is no JSON"),
+        ("320,240", "data.clicks is not valid JSON"),
         ({"x": 1, "y": 1}, "data.clicks must be a list"),
         ([7], r"data.clicks\[0\] must be an object"),
         ([{"x": 1}], r"data.clicks\[0\].y must be a number"),

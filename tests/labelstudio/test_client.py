@@ -41,7 +41,7 @@ def test_an_access_token_that_is_refused_is_renewed_once(studio: FakeLabelStudio
     [
         ("mistyped", "401 for GET /api/projects/1/: Invalid token; `m2n2-backend doctor`"),
         ("mis.typed.token", "the personal access token is wrong, expired or revoked"),
-        ("with space", "LABEL_STUDIO_API_KEY is no token"),
+        ("with space", "LABEL_STUDIO_API_KEY is not a valid token"),
     ],
 )
 def test_a_wrong_token_is_explained_and_not_shown(studio: FakeLabelStudio, key: str, cause: str) -> None:

@@ -14,12 +14,12 @@ import pytest
 from label_studio_fakes import labels
 from numpy.typing import NDArray
 from PIL import Image
+from questions import question
 
 from m2n2_backend.errors import InvalidPrompt, InvalidRequest
-from m2n2_backend.labelstudio.contract import shapes
+from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.labelstudio.contract.saved_prompts import saved_objects
 from m2n2_backend.prompts import MOST_CORNERS, Polygon, Prompts, Scribble
 
@@ -49,12 +49,7 @@ CONFIG = (
 
 
 def parsed(items: list[dict[str, Any]], config: str = CONFIG, **task: Any) -> InteractiveRequest | None:
-    body = {
-        "tasks": [{"id": 1, "data": {"image": "/data/upload/1/a.jpg"}, **task}],
-        "params": {"context": {"result": items}},
-        "label_config": config,
-    }
-    return parse_request(read(PredictRequest, body), parse_label_config(config))
+    return question(*items, config=config, **task)
 
 
 def prompts(items: list[dict[str, Any]]) -> Prompts:
@@ -159,7 +154,7 @@ RLE = RECORDED["brush"][0]["value"]["rle"]
         (changed("brush", rle=RLE[:40]), InvalidPrompt, "ends too early"),
         (changed("brush", rle=[]), InvalidPrompt, "not drawn on an image of 640x480"),
         (changed("brush", rle=[255] * 4 + RLE[4:]), InvalidPrompt, "not drawn on an image of 640x480"),
-        (changed("brush", rle=[0] * (shapes.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes: draw fewer"),
+        (changed("brush", rle=[0] * (scribbles.MAX_CODE + 1)), InvalidPrompt, "more than 1000000 bytes: draw fewer"),
         (changed("brush", rle=[0, 256]), InvalidRequest, r"result\[0\]\.value\.rle\[1\] must be a whole number"),
         (changed("brush", rle="00"), InvalidRequest, r"result\[0\]\.value\.rle must be a list, not a string"),
         (changed("bitmask", imageDataURL="data:image/gif;base64,AA"), InvalidPrompt, "must be a PNG"),

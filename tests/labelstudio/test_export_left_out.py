@@ -202,7 +202,7 @@ def test_a_folder_with_files_is_not_written_to(studio: FakeLabelStudio, tmp_path
     for out in (tmp_path, tmp_path / "mine.txt"):
         status, printed = export(studio, "coco", out)
         assert status == 1
-        assert "is there already: name a folder that is new or empty" in printed
+        assert "already exists: name a new or empty folder" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -4,7 +4,7 @@ from repository import ROOT
 
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config import Control, LabelConfig, Target, parse_label_config
-from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import MAX_CHARS
 
 SHIPPED = ROOT / "label_config"
 IMAGE = '<Image name="image" value="$image"/>'
@@ -200,19 +200,13 @@ def test_an_xml_declaration_is_no_obstacle() -> None:
         ("<View>" + " " * MAX_CHARS + "</View>", "more than"),
         ("<View/>", '<Image name="image" value="$image"/>'),
         (config(POINTS), '<BrushLabels name="brush" toName="image" smart="false">'),
-        (
-            config(control("BrushLabels", "Cat")),
-            '<KeyPointLabels name="keypoint" toName="image" smart="true">',
-        ),
+        (config(control("BrushLabels", "Cat")), '<KeyPointLabels name="keypoint" toName="image" smart="true">'),
         (
             config(control("BrushLabels", "Cat"), control("KeyPointLabels", "Cat", name="kp")),
             'smart="true" in <KeyPointLabels name="kp">',
         ),
         (config(POINTS, control("BrushLabels")), "has no label"),
-        (
-            config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" value="a.png"/>'),
-            "from the task",
-        ),
+        (config(POINTS, control("BrushLabels", "Cat"), image='<Image name="image" value="a.png"/>'), "from the task"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_with_the_line_to_change(xml: str, cause: str) -> None:

@@ -122,7 +122,7 @@ def test_a_host_that_refuses_programs_is_not_taken_for_label_studio(
     studio: FakeLabelStudio, elsewhere: FakeLabelStudio, status: int
 ) -> None:
     media = reader(studio, LEGACY, allowed_hosts=f"127.0.0.1:{elsewhere.port}")
-    with pytest.raises(ImageUnavailable, match="refuses programs, or wants a login; upload the image") as caught:
+    with pytest.raises(ImageUnavailable, match="refuses programs or requires a login; upload the image") as caught:
         media.fetch(ImageRef(f"{elsewhere.url}/status/{status}"))
     assert "LABEL_STUDIO_URL" not in str(caught.value)
 

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_ends_the_run_after_one_image(images: Pa
     ("source", "cause"),
     [
         ({}, "either --images or --project"),
-        ({"images": Path("/no/such/folder")}, "is no folder"),
+        ({"images": Path("/no/such/folder")}, "is not a folder"),
         ({"project": 3}, "set LABEL_STUDIO_URL"),
     ],
 )

@@ -1,4 +1,5 @@
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,12 @@ from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_fakes import CONFIG, key_point, labels, payload, rectangle
+from questions import question
 
 from m2n2_backend.errors import InvalidLabelConfig, InvalidPrompt, InvalidRequest
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import MAX_ITEMS, PredictRequest, read
+from m2n2_backend.labelstudio.contract.models import MAX_ITEMS, PredictRequest
+from m2n2_backend.labelstudio.contract.reading import read
 from m2n2_backend.labelstudio.contract.request import parse_request
 from m2n2_backend.prompts import Box, Click, Polygon
 
@@ -21,8 +24,7 @@ TOOLS = f"""<View><Image name="image" value="$image"/>
 <Rectangle name="rect" toName="image" smart="true"/></View>"""
 
 
-def parse(*items: Any, config: str = CONFIG, **task: Any) -> Any:
-    return parse_request(read(PredictRequest, payload(*items, config=config, **task)), parse_label_config(config))
+parse: Callable[..., Any] = question
 
 
 def with_context(context: Any) -> PredictRequest:

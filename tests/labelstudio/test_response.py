@@ -8,15 +8,14 @@ import pytest
 from fake_label_studio import HEIGHT, WIDTH
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from label_studio_fakes import CONFIG, key_point, labels, payload
+from label_studio_fakes import CONFIG, key_point, labels
 from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
+from questions import parsed
 
-from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import PredictRequest, read
 from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
+from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.labelstudio.contract.response import prediction, regions
 from m2n2_backend.worker.interface import Answer
 
@@ -24,10 +23,8 @@ from m2n2_backend.worker.interface import Answer
 def request_for(tag: str = "BrushLabels", config: str | None = None, **item: Any) -> InteractiveRequest:
     config = config or CONFIG.replace("BrushLabels", tag)
     point = key_point(**item)
-    body = payload(point, **({"data": {"image": ["/a.png"] * 3}} if "valueList" in config else {}))
-    request = parse_request(read(PredictRequest, body), parse_label_config(config))
-    assert request is not None
-    return request
+    task = {"data": {"image": ["/a.png"] * 3}} if "valueList" in config else {}
+    return parsed(point, config=config, **task)
 
 
 def disc(radius: float = 12.0) -> NDArray[np.bool_]:
@@ -183,8 +180,7 @@ def test_a_rectangle_region_is_the_bounding_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "key"),
-    [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")],
+    ("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")]
 )
 def test_a_control_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
     config = f"""<View><Image name="image" value="$image"/>

@@ -265,9 +265,7 @@ def test_an_alias_in_one_of_two_controls_is_refused_with_the_alias_to_write(
     client: FlaskClient, prompt: str, output: str
 ) -> None:
     config = view(
-        IMAGE,
-        TREES.replace(labels("Tree"), output + labels("Dog")),
-        BOTH.replace(labels("Tree", "House"), prompt),
+        IMAGE, TREES.replace(labels("Tree"), output + labels("Dog")), BOTH.replace(labels("Tree", "House"), prompt)
     )
     assert 'alias="c"' in setup(client, config)
     assert 'alias="c"' in refusal(client, config, click("c" if "alias" in prompt else "Cat"))
@@ -295,11 +293,7 @@ def test_labels_of_the_task_find_the_control_that_takes_them_from_there(client: 
         '<BrushLabels name="b" toName="image" smart="false" value="$animals"/>',
         '<KeyPointLabels name="kp" toName="image" value="$animals"/>',
     )
-    data = {
-        "image": "/a.png",
-        "plants": [{"value": "Tree"}],
-        "animals": [{"value": "Dog", "alias": "d"}],
-    }
+    data = {"image": "/a.png", "plants": [{"value": "Tree"}], "animals": [{"value": "Dog", "alias": "d"}]}
     assert setup(client, config) == ""
     assert answer(client, config, click("d"), data=data) == [("b", "image", "brushlabels", ["d"])]
     assert answer(client, config, click("Tree"), data=data) == [("a", "image", "brushlabels", ["Tree"])]

@@ -14,7 +14,7 @@ from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, label
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs, parse_label_config, tags
 from m2n2_backend.labelstudio.contract.label_config.tags import MAX_NAMED
-from m2n2_backend.labelstudio.contract.xml_limits import MAX_ATTRIBUTES, MAX_TAGS, require_small
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import MAX_ATTRIBUTES, MAX_TAGS, require_small
 from m2n2_backend.server.app import create_app
 
 MANY = " ".join(f'a{number}=""' for number in range(40_000))

@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from label_studio_fakes import CountingMedia, DiscPool, key_point, labels, paylo
 from label_studio_fakes import settings as backend_settings
 from numpy.typing import NDArray
 from PIL import Image
+from questions import asked as asked_of
+from questions import parsed as parsed_with
 
 from m2n2_backend.errors import InvalidImage, InvalidLabelConfig, InvalidPrompt, InvalidRequest, NotReady
-from m2n2_backend.labelstudio.contract import shapes
+from m2n2_backend.labelstudio.contract import scribbles
 from m2n2_backend.labelstudio.contract.label_config import parse_label_config
-from m2n2_backend.labelstudio.contract.models import MAX_LABELS, MAX_TASKS, PredictRequest, read
-from m2n2_backend.labelstudio.contract.request import InteractiveRequest, parse_request
+from m2n2_backend.labelstudio.contract.models import MAX_TASKS, PredictRequest
+from m2n2_backend.labelstudio.contract.reading import MAX_LABELS, read
 from m2n2_backend.labelstudio.predictor import Predictor
 from m2n2_backend.labelstudio.stroke_reader import LARGE_AT_ONCE, LARGE_STROKES, StrokeReader
 from m2n2_backend.prompts import MAX_PROMPTS, MOST_CORNERS, MOST_TOGETHER, Prompts
@@ -66,14 +69,8 @@ def code(height: int, width: int) -> list[int]:
     return list(brush_rle(np.ones((height, width), np.bool_)))
 
 
-def asked(*items: Any, **task: Any) -> PredictRequest:
-    return read(PredictRequest, payload(*items, config=CONFIG, **task))
-
-
-def parsed(*items: Any, config: str = CONFIG) -> InteractiveRequest:
-    found = parse_request(asked(*items), parse_label_config(config))
-    assert found is not None
-    return found
+asked = partial(asked_of, config=CONFIG)
+parsed = partial(parsed_with, config=CONFIG)
 
 
 def peak_of(act: Callable[[], Any]) -> int:
@@ -135,7 +132,7 @@ def test_strokes_are_read_one_at_a_time_in_less_memory_than_two_bytes_a_pixel() 
         ([item("brush", size=(20_000, 20_000), rle=[0])], "1 strokes .* draw at most 0, or click"),
         ([item("brush", str(n), rle=[0] * 100_000) for n in range(11)], "draw fewer or simpler ones"),
         ([item("bitmask", imageDataURL="A" * 2_000_001)], "more than 2000000 characters: draw a simpler"),
-        ([item("brush", str(n), rle=[0]) for n in range(shapes.MAX_STROKES + 1)], "more than 50 strokes"),
+        ([item("brush", str(n), rle=[0]) for n in range(scribbles.MAX_STROKES + 1)], "more than 50 strokes"),
         (
             [{**rectangle(1, 1, 5, 5), "id": str(n)} for n in range(MAX_PROMPTS + 1)],
             "65 prompts for one object, and 64 are the most",
@@ -181,7 +178,7 @@ def test_absurd_numbers_are_answered_or_refused_in_one_sentence(client: FlaskCli
     around = {
         name: data.draw(st.just(usual) | ABSURD)
         for name, usual in {
-            "original_width": WIDTH, "original_height": HEIGHT, "item_index": 0, "image_rotation": 0,
+            "original_width": WIDTH, "original_height": HEIGHT, "item_index": 0, "image_rotation": 0
         }.items()
     }  # fmt: skip
     drawn = {**item(kind, **value), **around, "from_name": {"keypoint": "kp", "rectangle": "rect"}.get(kind, kind)}

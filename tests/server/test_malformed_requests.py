@@ -1,6 +1,5 @@
 """What can be wrong with a request, over a real socket: always a 4xx whose reason phrase names the cause."""
 
-import base64
 import io
 import json
 from collections.abc import Iterator
@@ -8,8 +7,9 @@ from typing import Any
 
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
-from label_studio_fakes import CONFIG, DiscPool, key_point, payload, rectangle, send, serving, settings
+from label_studio_fakes import CONFIG, DiscPool, data_url, key_point, payload, rectangle, send, serving, settings
 from PIL import Image
+from questions import require_explained
 
 from m2n2_backend.server.app import create_app
 
@@ -20,10 +20,6 @@ def without(item: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def with_value(item: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**item, "value": {**item["value"], **fields}}
-
-
-def data_url(data: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def changed(**fields: Any) -> dict[str, Any]:
@@ -49,10 +45,10 @@ DEEP = b'{"tasks":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BOMB = '<!DOCTYPE View [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]><View>&b;</View>'
 
 BODIES: dict[str, tuple[Any, int, str]] = {
-    "empty body": (b"", 400, "no JSON"),
-    "broken JSON": (b'{"tasks": [', 400, "no JSON"),
-    "not UTF-8": (b"\xff\xfe{}", 400, "no JSON"),
-    "a number of ten thousand digits": (b'{"tasks": ' + b"9" * 10_000 + b"}", 400, "no JSON"),
+    "empty body": (b"", 400, "not valid JSON"),
+    "broken JSON": (b'{"tasks": [', 400, "not valid JSON"),
+    "not UTF-8": (b"\xff\xfe{}", 400, "not valid JSON"),
+    "a number of ten thousand digits": (b'{"tasks": ' + b"9" * 10_000 + b"}", 400, "not valid JSON"),
     "deeply nested JSON": (DEEP, 400, "nested too deeply"),
     "a list": ([], 400, "the request must be an object, not a list"),
     "null": (b"null", 400, "the request must be an object"),
@@ -83,29 +79,13 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "a prompt is null": (payload(None), 400, "params.context.result[0] must be an object"),
     "a prompt without type": (payload(without(POINT, "type")), 400, "params.context.result[0].type"),
     "a prompt without from_name": (payload(without(POINT, "from_name")), 400, "result[0].from_name"),
-    "from_name is unknown": (
-        payload({**POINT, "from_name": "kp9"}),
-        400,
-        'from_name "kp9" is not a smart control',
-    ),
+    "from_name is unknown": (payload({**POINT, "from_name": "kp9"}), 400, 'from_name "kp9" is not a smart control'),
     "a prompt without value": (payload(without(POINT, "value")), 400, "result[0].value"),
     "a prompt without x": (payload(with_value(POINT, x=None)), 400, "result[0].value.x must be a number"),
     "x is a string": (payload(with_value(POINT, x="50")), 400, "result[0].value.x must be a number"),
-    "y is a boolean": (
-        payload(with_value(POINT, y=True)),
-        400,
-        "result[0].value.y must be a number, not a boolean",
-    ),
-    "x is NaN": (
-        payload(with_value(POINT, x=float("nan"))),
-        400,
-        "result[0].value.x must be a finite number",
-    ),
-    "y is infinite": (
-        payload(with_value(POINT, y=float("inf"))),
-        400,
-        "result[0].value.y must be a finite number",
-    ),
+    "y is a boolean": (payload(with_value(POINT, y=True)), 400, "result[0].value.y must be a number, not a boolean"),
+    "x is NaN": (payload(with_value(POINT, x=float("nan"))), 400, "result[0].value.x must be a finite number"),
+    "y is infinite": (payload(with_value(POINT, y=float("inf"))), 400, "result[0].value.y must be a finite number"),
     "x is far left": (payload(with_value(POINT, x=-5)), 422, "coordinate -5.0% is outside the image"),
     "y is just below": (payload(with_value(POINT, y=100.01)), 422, "coordinate 100.01% is outside the image"),
     "the second point is outside": (
@@ -119,24 +99,12 @@ BODIES: dict[str, tuple[Any, int, str]] = {
         400,
         "original_height must be a whole number",
     ),
-    "is_positive is a string": (
-        payload({**POINT, "is_positive": "true"}),
-        400,
-        "is_positive must be true or false",
-    ),
-    "item_index is negative": (
-        payload({**POINT, "item_index": -1}),
-        400,
-        "item_index must be a whole number",
-    ),
+    "is_positive is a string": (payload({**POINT, "is_positive": "true"}), 400, "is_positive must be true or false"),
+    "item_index is negative": (payload({**POINT, "item_index": -1}), 400, "item_index must be a whole number"),
     "a page without value list": (payload({**POINT, "item_index": 3}), 400, "no valueList"),
     "labels is a string": (payload(with_value(POINT, labels="Cat")), 400, "value.labels must be a list"),
     "a label is a number": (payload(with_value(POINT, labels=[1])), 400, "value.labels[0] must be"),
-    "an unknown label": (
-        payload(key_point(label="Cow")),
-        422,
-        'label "Cow" is not in <BrushLabels name="brush">',
-    ),
+    "an unknown label": (payload(key_point(label="Cow")), 422, 'label "Cow" is not in <BrushLabels name="brush">'),
     "only background": (payload({**POINT, "is_positive": False}), 422, "no foreground prompt"),
     "a rectangle without width": (payload(rectangle(1, 1, None, 5)), 400, "value.width must be a number"),
     "an empty rectangle": (payload(rectangle(10, 10, 0, 5)), 422, "rectangle is empty"),
@@ -151,56 +119,17 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     ),
     "config is no XML": (payload(POINT, config="<View"), 422, "labeling config cannot be parsed"),
     "config is an entity bomb": (payload(POINT, config=BOMB), 422, "document type declaration"),
-    "config without image": (
-        payload(POINT, config="<View/>"),
-        422,
-        'add <Image name="image" value="$image"/>',
-    ),
+    "config without image": (payload(POINT, config="<View/>"), 422, 'add <Image name="image" value="$image"/>'),
     "config without output": (payload(POINT, config=f"<View>{IMAGE}</View>"), 422, "add <BrushLabels"),
     "config without prompts": (
         payload(POINT, config=CONFIG.replace('smart="true"', 'smart="false"')),
         422,
         'smart="true" in <KeyPointLabels',
     ),
-    "config is far too long": (
-        payload(POINT, config=CONFIG + " " * 600_000),
-        422,
-        "more than 500000 characters",
-    ),
-    "image is a web page": (payload(POINT, image="/login/"), 424, "LABEL_STUDIO_API_KEY"),
-    "image is missing": (payload(POINT, image="/data/upload/1/none.png"), 424, "404 Not Found"),
-    "image is forbidden": (payload(POINT, image="/data/status/403"), 424, "may not read"),
-    "image's server fails": (payload(POINT, image="/status/502"), 424, "502 Bad Gateway"),
-    "image never ends": (payload(POINT, image="/endless"), 413, "image file is larger"),
-    "image drips in": (payload(POINT, image="/slow"), 424, "timed out"),
-    "redirects never end": (payload(POINT, image="/hops/9"), 424, "redirects"),
-    "image of this machine": (payload(POINT, image="http://127.0.0.1:9/a.png"), 403, "M2N2_ALLOWED_HOSTS"),
-    "image of the cloud's metadata": (
-        payload(POINT, image="http://169.254.169.254/latest"),
-        403,
-        "private or reserved",
-    ),
-    "image of a redirect to metadata": (
-        payload(POINT, image="/away?to=http://169.254.169.254/"),
-        403,
-        "private or reserved",
-    ),
-    "image on this disk": (payload(POINT, image="file:///etc/passwd"), 403, "'file' is not supported"),
-    "image of a name": (payload(POINT, image="a.png"), 403, "'a.png' is not supported"),
-    "image with credentials": (payload(POINT, image="http://u:p@127.0.0.1/a.png"), 403, "user name"),
-    "image's port is too large": (
-        payload(POINT, image="http://127.0.0.1:70000/a.png"),
-        422,
-        "cannot be parsed",
-    ),
-    "image's host is broken": (payload(POINT, image="http://[::1"), 422, "cannot be parsed"),
+    "config is far too long": (payload(POINT, config=CONFIG + " " * 600_000), 422, "more than 500000 characters"),
     "bucket without task": (payload(POINT, image="s3://b/a.png", id=None), 424, "task's id"),
     "data URL without base64": (payload(POINT, image="data:image/png,abc"), 422, "not an image"),
-    "data URL with broken base64": (
-        payload(POINT, image="data:image/png;base64,a"),
-        422,
-        "cannot be decoded",
-    ),
+    "data URL with broken base64": (payload(POINT, image="data:image/png;base64,a"), 422, "cannot be decoded"),
     "data URL too large": (payload(POINT, image=data_url(bytes(300_000))), 413, "data URL is larger"),
     "no image at all": (payload(POINT, image=data_url(b"hello")), 422, "not an image"),
     "an empty image": (payload(POINT, image=data_url(b"")), 422, "not an image"),
@@ -219,14 +148,13 @@ BODIES: dict[str, tuple[Any, int, str]] = {
         422,
         "labeling config cannot be parsed",
     ),
-    "a lone surrogate in the address": (payload(POINT, image="http://\ud800/"), 422, "cannot be parsed"),
 }
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     studio = FakeLabelStudio()
-    limits = {"max_image_bytes": 200_000, "max_image_pixels": 1_000_000, "download_timeout": 0.5}
+    limits = {"max_image_bytes": 200_000, "max_image_pixels": 1_000_000}
     app = create_app(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **limits), DiscPool())
     with serving(app) as port:
         yield port
@@ -236,10 +164,7 @@ def port() -> Iterator[int]:
 def check(answer: tuple[int, str, bytes], status: int, cause: str) -> None:
     found, reason, body = answer
     assert (found, cause in reason) == (status, True), (found, reason)
-    assert 400 <= found < 500
-    assert reason.isascii()
-    assert len(reason) <= 200
-    assert set(json.loads(body)) == {"error", "detail"}
+    require_explained(found, reason, json.loads(body))
 
 
 @pytest.mark.parametrize("name", list(BODIES))
@@ -273,12 +198,7 @@ def test_a_malformed_setup_request_is_told_its_cause(port: int, name: str) -> No
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [
-        ("GET", "/predict", 405),
-        ("DELETE", "/setup", 405),
-        ("POST", "/health", 405),
-        ("GET", "/../etc/passwd", 404),
-    ],
+    [("GET", "/predict", 405), ("DELETE", "/setup", 405), ("POST", "/health", 405), ("GET", "/../etc/passwd", 404)],
 )
 def test_a_wrong_method_or_path_is_told_so(port: int, method: str, path: str, status: int) -> None:
     found, reason, _ = send(port, method, path)
@@ -292,7 +212,7 @@ def test_a_wrong_method_or_path_is_told_so(port: int, method: str, path: str, st
         (None, "set LABEL_STUDIO_API_KEY"),
         ("mistyped", "legacy tokens are switched off"),
         ("mistyped.personal.token", "the personal access token is wrong"),
-        ("line\nbreak", "LABEL_STUDIO_API_KEY is no token"),
+        ("line\nbreak", "LABEL_STUDIO_API_KEY is not a valid token"),
     ],
 )
 def test_a_wrong_token_is_told_so_without_showing_it(key: str | None, cause: str) -> None:

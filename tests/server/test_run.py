@@ -23,16 +23,17 @@ from m2n2_backend.cli import app
 from m2n2_backend.server.run import _Server
 
 SCRIPT = """
+import socket
 import sys
-import time
 sys.path.insert(0, sys.argv[1])
 from label_studio_fakes import DiscPool, settings
+from waiting import until
 from m2n2_backend.server.run import serve
 
 class Loud(DiscPool):
     def segment(self, work):
         print("segmenting", file=sys.stderr, flush=True)
-        time.sleep(1)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", int(sys.argv[2]))))  # until nobody listens any more
         return super().segment(work)
 
     def close(self):
@@ -98,7 +99,7 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
         before = ""
         while "segmenting" not in before:
             before += process.stderr.readline()
-        stopped(process)
+        assert "pool closed" in stopped(process)
         assert click.result().json()["results"][0]["result"]
     assert "whoever reaches 0.0.0.0" in before
     assert "M2N2_BASIC_AUTH_USER" in before

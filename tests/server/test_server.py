@@ -1,4 +1,3 @@
-import base64
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,28 +7,25 @@ import numpy as np
 import pytest
 from fake_label_studio import HEIGHT, LEGACY, WIDTH, FakeLabelStudio, png
 from flask.testing import FlaskClient
-from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, rectangle, send, serving, settings
+from label_studio_fakes import (
+    CONFIG,
+    CountingMedia,
+    DiscPool,
+    data_url,
+    key_point,
+    payload,
+    rectangle,
+    send,
+    serving,
+    settings,
+)
 from label_studio_sdk.converter.brush import decode_rle
+from listening import HeldPool
 from PIL import Image
 from waiting import until
 
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
 from m2n2_backend.worker.interface import Answer, Work
-
-
-@pytest.fixture
-def pool() -> DiscPool:
-    return DiscPool()
-
-
-@pytest.fixture
-def media() -> CountingMedia:
-    return CountingMedia()
-
-
-@pytest.fixture
-def client(pool: DiscPool, media: CountingMedia) -> FlaskClient:
-    return create_app(settings(), pool, media).test_client()
 
 
 def test_health_is_up_while_the_model_loads(client: FlaskClient, pool: DiscPool) -> None:
@@ -87,14 +83,7 @@ def test_the_index_tells_what_runs(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [
-        None,
-        {},
-        {"context": None},
-        {"context": {}},
-        {"context": {"result": None}},
-        {"context": {"result": []}},
-    ],
+    [None, {}, {"context": None}, {"context": {}}, {"context": {"result": None}}, {"context": {"result": []}}],
 )
 def test_without_prompts_every_task_gets_an_empty_list_and_nothing_is_touched(
     client: FlaskClient, pool: DiscPool, media: CountingMedia, params: Any
@@ -149,7 +138,7 @@ def test_an_image_turned_by_exif_has_the_size_the_browser_shows(pool: DiscPool) 
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = png(HEIGHT, WIDTH, exif=exif)
-    url = "data:image/png;base64," + base64.b64encode(turned).decode()
+    url = data_url(turned)
     client = create_app(settings(), pool).test_client()
     answer = client.post("/predict", json=payload(key_point(), image=url))
     assert answer.status_code == 200
@@ -242,22 +231,9 @@ def test_concurrent_clicks_are_all_answered(pool: DiscPool, studio: FakeLabelStu
     assert found == [200] * 8
 
 
-class BlockedPool(DiscPool):
-    """A model that answers when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
-
-    def segment(self, work: Work) -> Answer:
-        self.entered.set()
-        assert self.go_on.wait(60)
-        return super().segment(work)
-
-
 def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_once(media: CountingMedia) -> None:
-    pool = BlockedPool()
+    pool = HeldPool()
+    pool.gate.clear()
     client = create_app(settings(queue=1), pool, media).test_client
     found: list[int] = []
     body = payload(key_point())
@@ -269,7 +245,7 @@ def test_while_as_many_clicks_as_may_wait_for_the_model_all_else_is_answered_at_
     assert client().post("/predict", json={"tasks": [{}]}).json == {"results": [[]]}
     assert client().get("/health").status_code == 200
     assert 'm2n2_segments_total{kind="clicks",outcome="NotReady"} 1.0' in client().get("/metrics").text
-    pool.go_on.set()
+    pool.gate.set()
     waiting.join()
     assert found == [200]
     assert client().post("/predict", json=body).status_code == 200
@@ -297,7 +273,7 @@ class ColdPool(DiscPool):
 
 
 def cold_click(number: int, project: str) -> dict[str, Any]:
-    address = "data:image/png;base64," + base64.b64encode(png(WIDTH, HEIGHT) + bytes([number])).decode()
+    address = data_url(png(WIDTH, HEIGHT) + bytes([number]))
     return {**payload(key_point(), image=address, id=number), "project": project}
 
 
@@ -334,8 +310,8 @@ def test_the_files_of_clicks_that_wait_are_bounded_in_bytes() -> None:
     client = create_app(settings(max_image_bytes=max(1024, largest)), pool).test_client
 
     def ask(number: int) -> int:
-        address = base64.b64encode(png(WIDTH, HEIGHT) + bytes([number]) * 900).decode()
-        body = {**payload(key_point(), image=f"data:image/png;base64,{address}"), "project": f"{number}"}
+        image = data_url(png(WIDTH, HEIGHT) + bytes([number]) * 900)
+        body = {**payload(key_point(), image=image), "project": f"{number}"}
         return client().post("/predict", json=body).status_code
 
     with ThreadPoolExecutor(20) as threads:

@@ -1,5 +1,6 @@
 import base64
 import gc
+import itertools
 import json
 import logging
 import socket
@@ -11,20 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fake_label_studio import LEGACY, FakeLabelStudio
 from flask.testing import FlaskClient
-from label_studio_fakes import (
-    CONFIG,
-    CountingMedia,
-    DiscPool,
-    key_point,
-    payload,
-    send,
-    serving,
-    settings,
-)
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, payload, send, serving, settings
+from questions import require_explained
 from waiting import until
 
 from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
+from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
 from m2n2_backend.worker.interface import WorkerStats
@@ -82,28 +76,17 @@ CREDENTIALS = {"basic_auth_user": "annotator", "basic_auth_password": "pässword
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "header"),
     [
-        ("GET", "/"),
-        ("GET", "/health"),
-        ("POST", "/setup"),
-        ("POST", "/predict"),
-        ("GET", "/versions"),
-        ("GET", "/metrics"),
-        ("GET", "/nowhere"),
-    ],
-)
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        "Basic",
-        "Basic !!!",
-        "Bearer abc",
-        "Basic " + base64.b64encode(b"annotator").decode(),
-        "Basic " + base64.b64encode(b"annotator:wrong").decode(),
-        "Basic " + base64.b64encode(b"x:p\xe4ssword").decode(),
-        "Basic \xff",
+        ("GET", "/", None),
+        ("GET", "/health", "Basic"),
+        ("POST", "/setup", "Basic !!!"),
+        ("POST", "/predict", "Bearer abc"),
+        ("POST", "/predict", None),
+        ("GET", "/versions", "Basic " + base64.b64encode(b"annotator").decode()),
+        ("GET", "/metrics", "Basic " + base64.b64encode(b"annotator:wrong").decode()),
+        ("GET", "/nowhere", "Basic " + base64.b64encode(b"x:p\xe4ssword").decode()),
+        ("GET", "/openapi.json", "Basic \xff"),
     ],
 )
 def test_basic_auth_guards_every_route_but_the_webhook(
@@ -269,7 +252,7 @@ def test_a_large_body_that_is_broken_at_its_end_is_parsed_only_once(
 ) -> None:
     monkeypatch.setattr("json.loads", None)
     answer = client.post("/predict", data=b"[" + b"1," * 1_000_000, content_type="application/json")
-    assert answer.status.startswith("400 the request is no JSON: ")
+    assert answer.status.startswith("400 the request is not valid JSON: ")
 
 
 def test_the_openapi_document_is_made_once(pool: DiscPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,9 +316,21 @@ def test_a_label_of_another_script_can_be_read_where_label_studio_shows_it(
     assert "Größe Кошка" in client.get("/", headers={"Accept": "text/html"}).text
 
 
+def test_an_image_that_drips_in_is_told_to_have_timed_out() -> None:
+    studio, began, looks = FakeLabelStudio(), time.monotonic(), itertools.count()
+    own = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY)
+    # A second passes at each look at the clock, so that the test waits for none.
+    reader = MediaReader(own, clock=lambda: began + next(looks))
+    with serving(create_app(own, DiscPool(), reader)) as port:
+        status, phrase, body = send(port, "POST", "/predict", payload(key_point(), image="/slow"))
+    assert (status, "timed out" in phrase) == (424, True)
+    require_explained(status, phrase, json.loads(body))
+    studio.close()
+
+
 def test_slow_downloads_refuse_no_click_on_a_known_image(studio: FakeLabelStudio, pool: DiscPool) -> None:
     ours = settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, http_threads=2, download_timeout=20)
-    with serving(create_app(ours, pool, RememberingMedia.of(ours))) as port, ThreadPoolExecutor(2) as threads:
+    with serving(create_app(ours, pool, CachedImages.of(ours))) as port, ThreadPoolExecutor(2) as threads:
         assert send(port, "POST", "/predict", payload(key_point(), image="/data/a.png"))[0] == 200
         slow = [
             threads.submit(send, port, "POST", "/predict", payload(key_point(), image=f"/held/{number}"))
@@ -369,7 +364,7 @@ def test_a_body_that_is_not_utf_8_is_refused(client: FlaskClient, encoding: str)
     assert client.post("/predict", data=body.encode(), content_type="application/json").status_code == 200
     assert client.post("/predict", data=body.encode("utf-8-sig"), content_type="application/json").status_code == 200
     answer = client.post("/predict", data=body.encode(encoding), content_type="application/json")
-    assert answer.status.startswith("400 the request is no JSON: ")
+    assert answer.status.startswith("400 the request is not valid JSON: ")
 
 
 def test_a_header_of_thousands_of_types_costs_little_more_than_a_short_one(client: FlaskClient) -> None:

@@ -126,8 +126,8 @@ def test_every_spelling_of_the_webhooks_route_needs_no_credentials(guarded: Web,
     [
         "/webhook/", "/WEBHOOK", "/./webhook", "/webhook/../predict", "/predict?/webhook", "/webhook%00",
         "/webhook;/predict", "http://webhook/predict", "//webhook/predict", "/webhook%2f..%2fpredict",
-        "/%2577ebhook", "/predict%3f/webhook",
-    ],
+        "/%2577ebhook", "/predict%3f/webhook"
+    ]
 )  # fmt: skip
 def test_what_only_looks_like_the_webhook_needs_credentials(guarded: Web, path: str) -> None:
     assert send(guarded.port, "POST", path, b"{}")[0] == 401
@@ -162,7 +162,7 @@ TWO_WAYS = {
     "a thousand headers": b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
     "chunks of a byte": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 9000 + b"0\r\n\r\n",
     "an endless chunk line": POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 100_000,
-    "an endless trailer": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a" * 100_000,
+    "an endless trailer": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a" * 100_000
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import socket
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 from fake_label_studio import LEGACY, FakeLabelStudio
 from label_studio_fakes import DiscPool, key_point, payload, send, serving, settings
+from questions import require_explained
 
 from m2n2_backend.server.app import create_app
 
@@ -85,10 +87,11 @@ class Prey:
         visits, calls = self.canary.visits, len(self.pool.calls)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with watched() as tried:
-            status, phrase, _ = send(self.port, "POST", "/predict", payload(key_point(), image=image))
+            status, phrase, body = send(self.port, "POST", "/predict", payload(key_point(), image=image))
         assert set(tried) <= expected
         assert self.canary.visits == visits == 0
         assert len(self.pool.calls) == calls, "the model was asked"
+        require_explained(status, phrase, json.loads(body))
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < MEMORY
         return f"{status} {phrase}"
 

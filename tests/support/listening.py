@@ -29,14 +29,16 @@ POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n
 
 
 class HeldPool(DiscPool):
-    """Answers once its gate is open, as it is at first."""
+    """An app that answers while its gate is open, as it is at first."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
 
     def segment(self, work: Work) -> Answer:
+        self.entered.set()
         assert self.gate.wait(60)
         return super().segment(work)
 

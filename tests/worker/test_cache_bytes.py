@@ -17,7 +17,7 @@ from label_studio_fakes import CONFIG
 
 from m2n2_backend.errors import InvalidImage, M2N2Error
 from m2n2_backend.labelstudio.contract.label_config import LabelConfigs
-from m2n2_backend.labelstudio.images.memory import RememberingMedia
+from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, Validators
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
@@ -209,7 +209,7 @@ class Reader:
 
 
 def test_files_of_a_few_bytes_count_their_keys_among_the_recent_ones() -> None:
-    media = RememberingMedia(Reader(), fresh_seconds=300.0)  # type: ignore[arg-type]
+    media = CachedImages(Reader(), fresh_seconds=300.0)  # type: ignore[arg-type]
     with growth() as held:
         for number in range(3000):
             media.fetch(ImageRef(f"http://a/{number:064x}"))
@@ -219,7 +219,7 @@ def test_files_of_a_few_bytes_count_their_keys_among_the_recent_ones() -> None:
 
 
 def test_a_failure_that_is_kept_for_further_clicks_does_not_keep_the_file() -> None:
-    media = RememberingMedia(Reader(bytes(10**6)), fresh_seconds=300.0)  # type: ignore[arg-type]
+    media = CachedImages(Reader(bytes(10**6)), fresh_seconds=300.0)  # type: ignore[arg-type]
     with growth() as held:
         for number in range(20):
             with pytest.raises(M2N2Error, match="1000000 bytes are no image"):

@@ -13,11 +13,7 @@ _PLACE = "#/components/schemas/{model}"
 
 
 def openapi(version: str) -> dict[str, Any]:
-    """OpenAPI 3.1: every route, with the models that requests are read with.
-
-    Args:
-        version: Of the server.
-    """
+    """OpenAPI 3.1: every route, with the models that requests are read with, of a server of this version."""
     models: list[tuple[Any, Any]] = [(PredictRequest, "validation"), (SetupRequest, "validation")]
     _, definitions = models_json_schema(models, ref_template=_PLACE)
     error = {

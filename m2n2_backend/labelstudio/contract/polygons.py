@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 0.5
-"""Pixels by which a simplified outline may leave the mask's border."""
+"""Largest distance in pixels between a simplified outline and the mask's border."""
 
 LEAST_HOLE = 16
 """Holes of fewer square pixels are filled: they are specks of the threshold, and each one costs a bridge."""
@@ -21,11 +21,17 @@ MOST_PARTS = 200
 """Largest parts that are kept; Label Studio's editor slows down with every region."""
 
 
+def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask, bool [H, W] and not empty, in pixels; right and bottom are exclusive."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[NDArray[np.float64]]:
     """Trace a mask along the edges of its pixels.
 
     Parts that touch at a corner count as one. A polygon has no holes in Label Studio, so each hole is joined
-    to its outline by a bridge of no width that is walked to and fro.
+    to its outline by a bridge of no width, which the ring passes in both directions.
 
     Args:
         mask: bool [H, W].
@@ -35,11 +41,10 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
         One closed ring [n, 2] per part, n ≥ 3, the largest part first; (x, y) in pixels, where (0, 0) is the
         image's top-left corner and (W, H) its bottom-right one. Empty where the mask is.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
+    if not mask.any():
         return []
-    top, left = int(rows[0]), int(columns[0])
-    lattice = _lattice(mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1])
+    left, top, right, bottom = bounds(mask)
+    lattice = _lattice(mask[top:bottom, left:right])
     contours, hierarchy = cv2.findContours(lattice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = hierarchy[0, :, 3]
     # Areas on the lattice are four times those in pixels.
@@ -58,11 +63,7 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
 
 
 def joined(rings: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """One ring [n, 2] that walks around all of them, each joined to it by a bridge of no width.
-
-    Args:
-        rings: Rings [m, 2] that do not overlap, at least one.
-    """
+    """One ring [n, 2] around one or several rings [m, 2] that do not overlap, joined by bridges of no width."""
     return _with_holes(rings[0], rings[1:])
 
 
@@ -86,9 +87,9 @@ def _simplified(contour: NDArray[np.int32], tolerance: float) -> NDArray[np.floa
 
 
 def _with_holes(ring: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """A ring that also walks around its holes, or other parts, each joined to it by a bridge.
+    """A ring that also runs around its holes, or other parts, each joined to it by a bridge.
 
-    OpenCV walks holes against the direction of their outline, as both the even-odd and the nonzero rule need.
+    OpenCV runs around holes against the direction of their outline, as both the even-odd and the nonzero rule need.
     """
     # From left to right, from each hole's leftmost point: nearest is the outline or a hole already joined.
     for hole in sorted(holes, key=lambda points: float(points[:, 0].min())):

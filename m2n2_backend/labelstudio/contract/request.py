@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract import shapes
 from m2n2_backend.labelstudio.contract.items import Drawn, drawn_prompts, to_prompts
 from m2n2_backend.labelstudio.contract.label_config import LabelConfig, Target
-from m2n2_backend.labelstudio.contract.models import PredictRequest, Task
-from m2n2_backend.labelstudio.contract.shapes import Bitmask, Brush
+from m2n2_backend.labelstudio.contract.models import PredictRequest, PredictTask
+from m2n2_backend.labelstudio.contract.reading import objects_in
+from m2n2_backend.labelstudio.contract.scribbles import DrawnStroke, require_short
 from m2n2_backend.prompts import Prompts
 
 
@@ -23,17 +23,17 @@ class InteractiveRequest:
     Attributes:
         task_id: Label Studio's id of the task, None where it was not sent.
         project: Label Studio's id of the project, "" where it was not sent.
-        image: Address of the image as the task holds it.
-        drawn: The prompts as they were sent, at least one. What they cost to read is bounded, but it is not known yet
-            whether the image is of the size that they claim.
+        image: The image's address as the task holds it.
+        drawn: The prompts as they were sent, at least one. The cost of reading them is bounded, but it is not known
+            yet whether the image has the size that they claim.
         targets: The controls that the mask is returned to, with the labels of their regions; mostly one.
         image_name: Name of the ``<Image>`` tag.
         item_index: Page of a multi-page task, None for others.
         width: Width of the natural image in pixels, as the browser saw it.
-        height: Its height.
+        height: Its height in pixels.
         image_rotation: Rotation of the view in degrees; coordinates are not rotated, so it is only echoed.
-        region_id: The same for every request about the same object.
-        prompt_ids: Label Studio's ids of the prompts; empty where one has none.
+        region_id: The region's id, which is the same for every request about the same object.
+        prompt_ids: Label Studio's ids of the prompts; empty where a prompt has no id.
     """
 
     task_id: int | str | None
@@ -51,7 +51,7 @@ class InteractiveRequest:
 
     @property
     def prompts(self) -> Prompts:
-        """The prompts in pixels of the natural image, read now: to be asked where it has the size that is claimed.
+        """The prompts in pixels of the natural image; they are decoded now, so its size must be known to be right.
 
         Raises:
             InvalidPrompt: A stroke cannot be read, or no prompt is foreground.
@@ -62,7 +62,7 @@ class InteractiveRequest:
 
     @property
     def stroke_pixels(self) -> int:
-        """Pixels that are read with the strokes."""
+        """Pixels of all strokes, each of which spans the image."""
         return self.width * self.height * sum(one.is_stroke for one in self.drawn)
 
     @property
@@ -78,22 +78,16 @@ class InteractiveRequest:
 
 
 def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRequest | None:
-    """Read an interactive request.
+    """Read an interactive request; None where it holds no prompt of an unfinished object.
 
     Prompts of objects that are already finished are left out (Label Studio goes on to send them where a mask was
     accepted on the canvas), as are items of other types and of other pages than the newest one's.
 
-    Args:
-        request: With exactly one task.
-        config: The project's labeling config.
-
-    Returns:
-        The question, or None where no prompt is left.
-
     Raises:
-        InvalidRequest: The prompts do not go with the config, the task or each other; the message names the path.
+        InvalidRequest: The prompts do not match the config, the task or each other, or there is not exactly one task;
+            the message names the path.
         InvalidPrompt: A prompt lies outside of the image, they are too many, or none is foreground. Strokes are not
-            read here: see :attr:`InteractiveRequest.prompts`.
+            decoded here: see :attr:`InteractiveRequest.prompts`.
         InvalidLabelConfig: No control of the image knows the newest prompt's label.
     """
     if len(request.tasks) != 1:
@@ -132,12 +126,12 @@ def parse_request(request: PredictRequest, config: LabelConfig) -> InteractiveRe
 
 
 def _require_readable(group: Sequence[Drawn], width: int, height: int) -> None:
-    """Refuse what can be refused without reading a stroke: the image may be of quite another size.
+    """Refuse what can be refused before a stroke is decoded: the image may have quite another size.
 
     Raises:
         InvalidPrompt: See :func:`parse_request`.
     """
-    shapes.require_short([one.item for one in group if isinstance(one.item, Brush | Bitmask)], width, height)
+    require_short([one.item for one in group if isinstance(one.item, DrawnStroke)], width, height)
     others = [one for one in group if not one.is_stroke]
     prompts = to_prompts(others, width, height)
     prompts.require_few()
@@ -145,7 +139,7 @@ def _require_readable(group: Sequence[Drawn], width: int, height: int) -> None:
         prompts.validate(width, height)
 
 
-def _finished(task: Task, masks: set[str]) -> set[str]:
+def _finished(task: PredictTask, masks: set[str]) -> set[str]:
     """Ids of saved regions that cannot be prompts of the object that is being worked on.
 
     What was submitted is finished. Drafts are another matter: Label Studio saves them by itself a few seconds
@@ -153,8 +147,8 @@ def _finished(task: Task, masks: set[str]) -> set[str]:
     the prompts at hand is finished.
 
     Args:
-        task: As it was sent. Its regions may be large and are not looked at; whatever does not look like a region
-            is passed over.
+        task: The task as it was sent. Only the ids of its regions are looked at, as regions may be large; anything
+            that does not look like a region is passed over.
         masks: Region ids that the prompts at hand lead to.
     """
     found = {region for entry in _region_ids(task.get("annotations")) for region in entry}
@@ -166,16 +160,11 @@ def _finished(task: Task, masks: set[str]) -> set[str]:
 
 def _region_ids(entries: object) -> Iterator[list[str]]:
     """The ids in each of a task's drafts or annotations, in the order in which the regions were made."""
-    for entry in entries if isinstance(entries, list) else ():
-        regions = entry.get("result") if isinstance(entry, dict) else None
-        yield [
-            region["id"]
-            for region in (regions if isinstance(regions, list) else ())
-            if isinstance(region, dict) and isinstance(region.get("id"), str)
-        ]
+    for entry in objects_in(entries):
+        yield [region["id"] for region in objects_in(entry.get("result")) if isinstance(region.get("id"), str)]
 
 
-def _address(task: Task, newest: Drawn) -> str:
+def _address(task: PredictTask, newest: Drawn) -> str:
     data = task.get("data")
     if data is None:
         raise InvalidRequest("tasks[0].data must be an object, not missing or null")

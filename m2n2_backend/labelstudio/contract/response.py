@@ -1,4 +1,4 @@
-"""A mask → the regions Label Studio draws."""
+"""A mask → the regions that Label Studio draws."""
 
 from __future__ import annotations
 
@@ -13,21 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
-from m2n2_backend.labelstudio.contract.polygons import outlines
+from m2n2_backend.labelstudio.contract.polygons import bounds, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.worker.interface import Answer
 from m2n2_backend.worker.replica.rle import brush_rle
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
-    """What /predict answers for one task.
-
-    Args:
-        answer: The mask, bool [H, W] of the natural image, and its score.
-        request: The question it answers.
-
-    Returns:
-        Label Studio's prediction: ``result`` (empty where the mask is), ``score`` and ``model_version``.
+    """Label Studio's prediction for one task: ``result`` (empty where the mask is), ``score`` and ``model_version``.
 
     Raises:
         ValueError: The score is not a number in [0, 1]; Label Studio could not open the task any more.
@@ -46,13 +39,11 @@ def regions(
 
     Args:
         mask: bool [H, W], the size of the natural image.
-        score: In [0, 1].
-        request: The question the mask answers.
-        rle: The mask as brush RLE, where whoever computed it did that too; it takes long for large ones.
+        rle: The mask as brush RLE where the model's worker made it; for large masks that takes long.
 
     Returns:
-        One region for each target; one per part where polygons are drawn; none where the mask is empty. Labels
-        of a separate ``<Labels>`` stand in a second item of the same id.
+        One region for each target, or one per part where polygons are drawn; no region where the mask is empty. The
+        labels of a separate ``<Labels>`` stand in a second item of the same id.
 
     Raises:
         ValueError: ``score`` is not a number in [0, 1].
@@ -106,20 +97,19 @@ def _values(mask: NDArray[np.bool_], kind: OutputKind, rle: bytes | None) -> lis
 def _png_url(mask: NDArray[np.bool_]) -> str:
     """A data URL of an RGBA image whose alpha is the mask."""
     pixels = np.repeat((mask.astype(np.uint8) * 255)[..., None], 4, axis=2)
-    # The lowest level that compresses: runs of equal pixels shrink well enough, and a click waits for it.
+    # The lowest level of compression: runs of equal pixels shrink well enough, and a click waits for it.
     _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
+    left, top, right, bottom = bounds(mask)
     return {
         "x": 100.0 * left / width,
         "y": 100.0 * top / height,
-        "width": 100.0 * (int(columns[-1]) + 1 - left) / width,
-        "height": 100.0 * (int(rows[-1]) + 1 - top) / height,
+        "width": 100.0 * (right - left) / width,
+        "height": 100.0 * (bottom - top) / height,
         "rotation": 0,
     }
 

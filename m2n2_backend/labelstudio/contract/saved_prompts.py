@@ -6,29 +6,42 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from m2n2_backend.errors import InvalidRequest
-from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
-from m2n2_backend.labelstudio.contract.models import (
-    BITMASKS,
-    BRUSHES,
-    LABEL_KEYS,
-    LABELS,
-    POINTS,
-    RECTANGLES,
-    SHAPES,
-    ColumnBox,
-    ColumnPoint,
-    read,
-)
+from pydantic import ConfigDict
 
-_PROMPTS = (*POINTS, *RECTANGLES, *SHAPES)
-_OF_POINTS = (*POINTS, *BRUSHES, *BITMASKS)
+from m2n2_backend.errors import InvalidRequest
+from m2n2_backend.labelstudio.contract.drawn import LABEL_KEYS, KeyPoint, Rectangle
+from m2n2_backend.labelstudio.contract.label_config import LabelConfig, ShownImage
+from m2n2_backend.labelstudio.contract.models import LABELS, kind_of
+from m2n2_backend.labelstudio.contract.reading import Model, Text, objects_in, read
 
 Region = dict[str, Any]
-"""As a request's context would hold it."""
+"""A region as a request's context would hold it."""
 
 Source = Literal["annotations", "predictions"]
-"""Where prompts are saved in a task; ``annotations`` are its drafts, too."""
+"""Where prompts are saved in a task; ``annotations`` includes its drafts."""
+
+
+class ColumnPoint(Model):
+    """A point in a column of the task's data, in pixels."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x: float
+    y: float
+    positive: bool = True
+    label: Text | None = None
+
+
+class ColumnBox(Model):
+    """A box in a column of the task's data, in pixels, without its last column and row."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    label: Text | None = None
 
 
 def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source = "annotations") -> list[list[Region]]:
@@ -39,9 +52,8 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
     not count.
 
     Args:
-        task: As Label Studio's API tells it, with ``annotations``, ``drafts`` and ``predictions``.
-        config: The project's labeling config; only its smart controls prompt.
-        source: Where the prompts are saved.
+        task: The task of Label Studio's API, with ``annotations``, ``drafts`` and ``predictions``.
+        config: The project's labeling config; only regions of its smart controls are prompts.
 
     Raises:
         InvalidRequest: A prompt was saved without the size of its image.
@@ -56,18 +68,20 @@ def saved_objects(task: Mapping[str, Any], config: LabelConfig, source: Source =
             items[name] = region
     for name, region in items.items():
         if region.get("original_width") is None or region.get("original_height") is None:
+            kind = str(region.get("type")).lower().removesuffix(LABELS)
             raise InvalidRequest(
-                f"the {_kind(region).removesuffix(LABELS)} {name} in the task's {source} was saved without "
+                f"the {kind} {name} in the task's {source} was saved without "
                 "original_width and original_height, the size of its image in pixels: add both to what imports it"
             )
     return _grouped(list(items.values()), twins)
 
 
 def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source) -> str:
-    """What a task holds that looks like prompts, where :func:`saved_objects` finds none; "" if it holds nothing."""
+    """The things in a task that look like prompts, where :func:`saved_objects` finds none; "" if there are none."""
     if source == "annotations" and (count := sum(_is_prompt(one, config) for one in _saved(task, "predictions"))):
         return f"its predictions hold prompts ({count}): --from predictions uses them"
-    others = [one for one in _saved(task, source) if _kind(one) in (*POINTS, *RECTANGLES)]
+    found = ((one, kind_of(one)) for one in _saved(task, source))
+    others = [one for one, kind in found if kind is not None and not kind.may_be_mask]
     if not others:
         return ""
     names = ", ".join(sorted({f'"{one.get("from_name")}"' for one in others}))
@@ -77,7 +91,7 @@ def without_prompts(task: Mapping[str, Any], config: LabelConfig, source: Source
 
 
 def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
-    """All regions, with ids that no two share: imported ones may have none, and two people may give the same one."""
+    """All regions, with unique ids: imported regions may have no id, and two people may give the same one."""
     drafted = {one.get("id") for regions in _entries(task, "drafts") for one in regions}
     used: set[str] = set()
     for key in ("annotations", "drafts") if source == "annotations" else ("predictions",):
@@ -96,11 +110,11 @@ def _saved(task: Mapping[str, Any], source: Source) -> Iterator[Region]:
 
 def _entries(task: Mapping[str, Any], key: str) -> list[list[Region]]:
     """The regions of each annotation, draft or prediction that was not skipped."""
-    return [_objects(entry.get("result")) for entry in _objects(task.get(key)) if not entry.get("was_cancelled")]
+    return [objects_in(entry.get("result")) for entry in objects_in(task.get(key)) if not entry.get("was_cancelled")]
 
 
 def _is_prompt(region: Region, config: LabelConfig) -> bool:
-    return _kind(region) in _PROMPTS and config.is_prompt(region.get("from_name"))
+    return kind_of(region) is not None and config.is_prompt(region.get("from_name"))
 
 
 def column_objects(value: object, path: str, size: tuple[int, int], image: ShownImage) -> list[list[Region]]:
@@ -108,13 +122,12 @@ def column_objects(value: object, path: str, size: tuple[int, int], image: Shown
 
     ``{"x": 320, "y": 240, "positive": false, "label": "Cat"}`` is a point, ``{"x0": 10, "y0": 10, "x1": 200,
     "y1": 180, "label": "Cat"}`` a box without its last column and row. ``positive`` (true) and ``label`` may
-    be missing. Objects are told apart as in :func:`saved_objects`.
+    be missing. Prompts are grouped into objects as in :func:`saved_objects`.
 
     Args:
-        value: What the task's data holds.
-        path: Where, for messages.
+        path: The column's path, for messages.
         size: Width and height of the image in pixels.
-        image: The image that they are on.
+        image: The image that the prompts are on.
 
     Raises:
         InvalidRequest: It is something else; the message names its path.
@@ -123,7 +136,9 @@ def column_objects(value: object, path: str, size: tuple[int, int], image: Shown
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f'{path} is no JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]') from error
+            raise InvalidRequest(
+                f'{path} is not valid JSON: expected [{{"x": 320, "y": 240, "label": "…"}}]'
+            ) from error
     if not isinstance(value, list):
         raise InvalidRequest(f"{path} must be a list of points and boxes")
     named = {"from_name": image.prompt, "to_name": image.name}
@@ -148,7 +163,7 @@ def _region(entry: object, path: str, size: tuple[int, int], name: str) -> Regio
         }
     return {
         "id": name,
-        "type": RECTANGLES[0] if is_box else POINTS[0],
+        "type": (Rectangle if is_box else KeyPoint).names[0],
         "original_width": width,
         "original_height": height,
         "is_positive": prompt.positive if isinstance(prompt, ColumnPoint) else True,
@@ -161,23 +176,16 @@ def _grouped(items: Sequence[Region], twins: Mapping[str, list[Region]]) -> list
     for item in items:
         name = str(item.get("id"))
         with_labels = [item, *twins.get(name, ())]
-        if _kind(item) in _OF_POINTS:
+        kind = kind_of(item)
+        if kind is not None and kind.is_object:
+            key = json.dumps(["object", name])
+        else:
             labels = [_labels(one) for one in with_labels]
             key = json.dumps(["points", labels, item.get("to_name"), item.get("item_index") or 0])
-        else:
-            key = json.dumps(["rectangle", name])
         groups.setdefault(key, []).extend(with_labels)
     return list(groups.values())
-
-
-def _kind(item: Mapping[str, Any]) -> str:
-    return str(item.get("type")).lower()
 
 
 def _labels(item: Mapping[str, Any]) -> object:
     value = item.get("value")
     return next((value[key] for key in LABEL_KEYS if value.get(key)), None) if isinstance(value, dict) else None
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

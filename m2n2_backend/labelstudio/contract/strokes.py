@@ -1,7 +1,7 @@
 """Codes of strokes, Label Studio's run-length code and PNG, → how opaque each pixel is.
 
-A code is a few thousand bytes and may say that it has any number of pixels, so that nobody should decode one whose
-image's size is not known from the image itself.
+A code of a few thousand bytes may claim any number of pixels. It must only be decoded once the image's size is known
+from the image itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from m2n2_backend.errors import InvalidPrompt, M2N2Error
 from m2n2_backend.images.png import SIGNATURE, essentials
 
 MAX_WHOLE = 10_000_000
-"""Pixels of a PNG that is not as browsers write it."""
+"""Most pixels of a PNG of another kind than browsers write."""
 
 _CHANNELS = 4
 _ALPHA_CHANNELS = {4: 2, 6: 4}  # channels by PNG's color types, the last one opacity
@@ -62,12 +62,12 @@ def alpha_of_code(code: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def _room(count: int) -> NDArray[np.uint8]:
-    """Zeros that go back to the system as a whole: of what is freed otherwise, a process keeps tens of megabytes."""
+    """Zeros in memory that goes back to the system when it is freed; of other memory, a process keeps megabytes."""
     return np.frombuffer(mmap.mmap(-1, count), np.uint8)
 
 
 def _copy(code: bytes, at: int, alpha: NDArray[np.uint8], place: int, length: int) -> None:
-    """Values that stand one by one, from a bit of the code on."""
+    """Copy values that are not a run: they stand one by one, from a bit of the code on."""
     for offset in range((_CHANNELS - 1 - place) % _CHANNELS, length, _CHANNELS):
         bit = at + 8 * offset
         two = int.from_bytes(code[bit >> 3 : (bit >> 3) + 2].ljust(2, b"\0"), "big")
@@ -77,10 +77,10 @@ def _copy(code: bytes, at: int, alpha: NDArray[np.uint8], place: int, length: in
 def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """The opacity of a PNG's pixels, uint8 [height, width].
 
-    As browsers write them, they are read in blocks of rows. Others are decoded as a whole, within ``MAX_WHOLE``.
+    A PNG as browsers write it is read in blocks of rows. Others are decoded as a whole, up to ``MAX_WHOLE`` pixels.
 
     Raises:
-        InvalidPrompt: It is of an image of another size, is damaged, or is of an unusual kind and too large for it.
+        InvalidPrompt: It has another size, is damaged, or is of an unusual kind and too large for that.
     """
     try:
         lean, _ = essentials(data)
@@ -105,7 +105,7 @@ def alpha_of_png(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def _alpha_by_rows(data: bytes, width: int, height: int, channels: int) -> NDArray[np.uint8]:
-    """The last of a PNG's channels. PNG's filters treat each one by itself, so that the others are left out."""
+    """The last of a PNG's channels. PNG filters each channel by itself, so that the others can be left out."""
     alpha = _room(width * height).reshape(height, width)
     above = np.zeros((1, 1 + width), np.uint8)  # a row begins with the name of its filter: none
     line = 1 + channels * width
@@ -133,7 +133,7 @@ def _bodies(data: bytes) -> Iterator[bytes]:
 
 
 def _unfiltered(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rows of one channel, each behind the name of its filter: Pillow reads them as a gray PNG."""
+    """Undo the filters of one channel's rows, each behind its filter's name: Pillow reads them as a gray PNG."""
     head = struct.pack(">IIBBBBB", lines.shape[1] - 1, lines.shape[0], 8, 0, 0, 0, 0)
     body = zlib.compress(lines.tobytes(), 0)
     file = SIGNATURE + _chunk(b"IHDR" + head) + _chunk(b"IDAT" + body) + _chunk(b"IEND")

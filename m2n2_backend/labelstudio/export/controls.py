@@ -1,4 +1,4 @@
-"""The labeling config → which controls hold work and which only prompts, the classes, and the images."""
+"""The labeling config → the controls that hold work, those that hold prompts, the classes and the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag, read_
 from m2n2_backend.labelstudio.contract.label_config.task_value import INDEX, as_written, at
 
 Emitted = Literal["brush", "polygon", "rectangle", "keypoint"]
-"""What the SDK's converter knows."""
+"""The shapes that the SDK's converter knows."""
 
 TAGS: Mapping[Emitted, str] = {
     "rectangle": "RectangleLabels",
@@ -25,12 +25,12 @@ TAGS: Mapping[Emitted, str] = {
 }
 
 Label = Mapping[str, str]
-"""Attributes of a ``<Label>``."""
+"""The attributes of a ``<Label>``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What an export needs to know of a labeling config.
+    """The parts of a labeling config that an export needs.
 
     Attributes:
         prompts: The names of the controls whose regions are prompts, each with its tag.
@@ -55,7 +55,7 @@ class Controls:
 
     @property
     def warnings(self) -> list[str]:
-        """What the SDK's converter makes of the controls that surprises; a sentence each."""
+        """Surprising results of the SDK's converter for these controls; a sentence each."""
         return [
             f'<KeyPointLabels name="{as_written(name)}"> has no smart="true", so its key points are exported as '
             'work: the SDK\'s converter then writes a pose data set: COCO categories named "default", and a row of '
@@ -65,7 +65,7 @@ class Controls:
 
 
 def read_controls(xml: str) -> Controls:
-    """Read a labeling config; one that cannot answer clicks will do.
+    """Read a labeling config, also one with which clicks cannot be answered.
 
     A control that prompts holds no work, unless it is the one that masks go to. Where the config cannot answer
     clicks, only a control that says ``smart="true"`` prompts.
@@ -105,9 +105,8 @@ def converter_config(controls: Controls, emitted: Mapping[str, Emitted], classes
     """The config for the SDK's converter: one image, and the controls that regions belong to.
 
     Args:
-        controls: The project's controls.
-        emitted: Names of the controls, each with what its regions are given as.
-        classes: Names that regions carry, which a config with labels from the tasks does not tell.
+        emitted: Names of the controls, each with the shape that its regions are given as.
+        classes: The labels of all regions, which a config with labels from the tasks does not hold.
     """
     root = ElementTree.Element("View")
     ElementTree.SubElement(root, "Image", name="image", value="$image")
@@ -130,7 +129,7 @@ def _shape(tag: ConfigTag) -> str:
 
 
 def _labels(tag: ConfigTag) -> list[Label]:
-    """The labels that are the same everywhere; the regions themselves tell those that count with a ``<Repeater>``."""
+    """The labels that are the same everywhere; those that hold a ``<Repeater>``'s index are found in the regions."""
     named = [one for one in tag.labels if name_of(one) and INDEX not in name_of(one)]
     return [
         {name: as_written(text) for name, text in one.items()}

@@ -1,4 +1,4 @@
-"""Tasks → the items the SDK's converter is given, one for each image of each annotation."""
+"""Tasks → the items that the SDK's converter is given, one for each image of each annotation."""
 
 from __future__ import annotations
 
@@ -18,26 +18,20 @@ Place = tuple[str, int]
 
 
 class Items:
-    """Makes the items, and remembers what the converter is not told.
+    """Makes the items, and keeps what the converter is not given.
 
     Attributes:
-        given: Number of objects in all items.
-        answers: Number of choices, texts and the like, which only JSON holds.
-        emitted: Names of the controls, each with what its regions are given as.
-        classes: Labels of all regions.
-        images: One for each item.
-        coco_images: One for each item.
-        masks: One for each shape, for COCO.
+        given: The number of objects in all items.
+        answers: The number of choices, texts and the like, which only JSON holds.
+        emitted: Names of the controls, each with the shape that its regions are given as.
+        classes: The labels of all regions.
+        images: The image of each item.
+        coco_images: The same for COCO.
+        masks: The mask of each shape, for COCO.
     """
 
     def __init__(self, controls: Controls, format: Format, folder: Path) -> None:
-        """Nothing is read yet.
-
-        Args:
-            controls: The project's controls.
-            format: The files' format; tasks are passed through for ``json``.
-            folder: For files that bear the images' names.
-        """
+        """Set up without a task. Tasks pass through unchanged for ``json``; ``folder`` is for temporary files."""
         self._controls = controls
         self._format = format
         self._names = Names()
@@ -60,11 +54,7 @@ class Items:
         return self.given == Counts()
 
     def of_task(self, task: Json) -> tuple[list[Json], list[str]]:
-        """The items of a task, and why regions of it are in none of them.
-
-        Args:
-            task: As Label Studio tells it, without its prompts and with at least one annotation.
-        """
+        """The items of a task, which has an annotation and no prompts; and why some of its regions are left out."""
         if self._format == "json":
             return [task], []
         annotations = [one for one in task["annotations"] if not one.get("was_cancelled")]
@@ -90,11 +80,7 @@ class Items:
         return items, faults
 
     def notes(self, sizeless: int) -> Iterator[str]:
-        """What to know of the files, a sentence each.
-
-        Args:
-            sizeless: Number of images that COCO could not hold.
-        """
+        """Remarks on the files, a sentence each; ``sizeless`` images could not be held by COCO."""
         if self.classes[NO_LABEL]:
             yield f'{self.classes[NO_LABEL]} regions have no label and are of class "{NO_LABEL}"'
         if self._empty_masks:
@@ -102,7 +88,7 @@ class Items:
         if self.answers:
             yield f"{self.answers} answers that are not drawn (choices, texts, relations) left out: json holds them"
         if sizeless:
-            yield f"{sizeless} images without a region left out, as nothing tells their size"
+            yield f"{sizeless} images without a region left out, because their size is not known"
         if self._several:
             yield (
                 f"{self._several} tasks have several annotations, and each is exported by itself: the ground truth "
@@ -152,19 +138,19 @@ class Items:
         return Image(known, int(task["id"]), int(annotation["id"]), place[1], shown)
 
     def _item(self, image: Image, annotation: Json, results: list[Json], place: Place, several: bool) -> Json:
-        # What is there the converter neither looks for in its own folders nor asks a server for.
+        # The converter searches and downloads no file that exists.
         stand_in = self._stand_ins / image.name
         stand_in.touch()
         suffix = f"-{place[0]}-{place[1]}" if several else ""  # the converter names PNG files after the task
-        told = {key: annotation.get(key) for key in ("id", "completed_by", "created_at")}
+        kept = {key: annotation.get(key) for key in ("id", "completed_by", "created_at")}
         return {
             "id": f"{image.task}{suffix}",
             "data": {"image": str(stand_in)},
-            "annotations": [{**told, "result": results}],
+            "annotations": [{**kept, "result": results}],
         }
 
     def _label(self, label: str) -> str:
-        """The label; for PNG one that can be part of a file's name, and is not another one's."""
+        """The label; for PNG, a unique one that can be part of a file's name."""
         if self._format != "png":
             return label
         if label not in self._labels:
@@ -176,5 +162,5 @@ class Items:
 
 
 def _bare(value: Json) -> Json:
-    """Without the labels, of which each item has but one."""
+    """A value without its labels: each item gets a single one."""
     return {key: part for key, part in value.items() if not key.endswith("labels")}

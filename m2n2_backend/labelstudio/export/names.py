@@ -1,4 +1,4 @@
-"""Names of the images in the exported files: no two files of labels may fall on each other."""
+"""Unique names of the images in the exported files, so that no two files of labels have the same name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 150
 """Bytes of a name without its ending; file systems end at 255."""
 
 _UNFIT = re.compile(r'[\x00-\x1f<>:"|?*]')
-"""What some file system does not take in a name."""
+"""Characters that some file system does not allow in a name."""
 
 TABLE = "images.csv"
 
@@ -24,11 +24,11 @@ class Image:
     """An image under one annotation.
 
     Attributes:
-        name: In the exported files.
+        name: The name in the exported files.
         task: Label Studio's id of the task.
-        annotation: Its id of the annotation.
-        page: The page of the task that it is, counted from 0.
-        address: As the task's data hold it; empty for one that holds the file itself.
+        annotation: Label Studio's id of the annotation.
+        page: The page of the task, counted from 0.
+        address: The address in the task's data; empty for a data URL, which holds the file itself.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Image:
 
 
 class Names:
-    """Gives out names; the same one for the same key."""
+    """Gives out names: the same key gets the same name."""
 
     def __init__(self) -> None:
-        """Nothing is given out yet."""
+        """Set up with all names free."""
         self._given: dict[Hashable, str] = {}
         self._taken: set[str] = set()
 
@@ -50,9 +50,9 @@ class Names:
         """The name of a file; no two differ in their ending alone, or in capital letters.
 
         Args:
-            key: What the name stands for.
-            address: Where the image is; its last part begins the name.
-            more: What is appended where another key has that name, and stands alone where there is no address.
+            key: Identifies the image.
+            address: The image's address; its last part begins the name.
+            more: Is appended where another key has that name, and stands alone where there is no address.
         """
         if key not in self._given:
             path = PurePosixPath(_UNFIT.sub("_", _last_part(address)).lstrip(".") or more)

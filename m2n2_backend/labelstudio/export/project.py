@@ -14,7 +14,7 @@ from typing import Any
 
 from m2n2_backend.errors import ExportError
 from m2n2_backend.labelstudio.client import LabelStudioClient
-from m2n2_backend.labelstudio.contract.label_config.names import Named
+from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.export.controls import converter_config, read_controls
 from m2n2_backend.labelstudio.export.items import Items
 from m2n2_backend.labelstudio.export.names import write_table
@@ -57,25 +57,22 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether all regions are in the files that are not prompts."""
+        """Whether all regions but the prompts are in the files."""
         return self.given == self.written and not self.unreadable
 
 
 class ProjectExport:
-    """Reads a project and writes its files; a context, at whose end a folder without files is not there any more."""
+    """Reads a project and writes its files; a context manager, which removes a folder without files at its end."""
 
     def __init__(self, settings: Settings, project: int, format: Format, out: Path) -> None:
         """Ask Label Studio for the project.
 
         Args:
-            settings: Label Studio's address and token.
-            project: Its id.
-            format: The files' format.
-            out: Folder for them; made where it is missing.
+            out: The folder for the files; created where it is missing.
 
         Raises:
             SettingsError: Address or token is not set.
-            LabelStudioUnavailable: Label Studio does not answer, or not for this token or project.
+            LabelStudioUnavailable: Label Studio does not answer, or refuses this token or project.
             InvalidLabelConfig: The project's labeling config is not XML.
             ExportError: The folder cannot be used, or holds files.
         """
@@ -163,8 +160,7 @@ class ProjectExport:
 
     def _without_prompts(self, task: Json) -> Json | None:
         """The task as its project would hold it without the prompts; None where it has no annotation."""
-        annotations = [dict(one) for one in task.get("annotations") or () if isinstance(one, dict)]
-        drafts = [dict(one) for one in task.get("drafts") or () if isinstance(one, dict)]
+        annotations, drafts = ([dict(one) for one in objects_in(task.get(key))] for key in ("annotations", "drafts"))
         if not annotations:
             self._only_drafts += bool(drafts)
             return None
@@ -186,24 +182,24 @@ class ProjectExport:
             raise ExportError(f"project {self._project} has no task with an annotation{drafts}")
         if not self._kept and prompts:
             raise ExportError(
-                f"all {sum(prompts.values())} saved regions of project {self._project} are prompts "
-                f'({prompts_told(prompts, self._controls.prompts)}); write smart="false" in a control whose regions '
-                "are work"
+                f"all {sum(prompts.values())} saved regions of project {self._project} are prompts {self._cure()}"
             )
         if self._format != "json" and self._items.empty:
             raise ExportError(
                 f"project {self._project} has no region that can be exported as {self._format}"
-                + (": its answers are exported as json" if self._items.answers else "")
+                + (": export its answers as json" if self._items.answers else "")
             )
+
+    def _cure(self) -> str:
+        """The number of saved prompts of each control, and what to change where they are not prompts."""
+        tags, counts = self._controls.prompts, sorted(self._summary.prompts.items())
+        each = ", ".join(f'{count} of <{tags[name]} name="{name}">' for name, count in counts)
+        return f'({each}); write smart="false" in a control whose regions are annotations and not prompts'
 
     def _notes(self) -> Iterator[str]:
         prompts = self._summary.prompts
         if prompts:
-            yield (
-                f"{sum(prompts.values())} saved prompts left out "
-                f'({prompts_told(prompts, self._controls.prompts)}); write smart="false" in a control whose regions '
-                "are work"
-            )
+            yield f"{sum(prompts.values())} saved prompts left out {self._cure()}"
         if self._skipped:
             yield f"{self._skipped} skipped annotations left out"
         if self._only_drafts:
@@ -212,24 +208,19 @@ class ProjectExport:
             yield from self._controls.warnings
 
 
-def prompts_told(prompts: Mapping[str, int], tags: Named[str]) -> str:
-    """How many saved prompts there are of each control."""
-    return ", ".join(f'{count} of <{tags[name]} name="{name}">' for name, count in sorted(prompts.items()))
-
-
 def _require_empty(out: Path) -> None:
     try:
         used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
         raise ExportError(f"{out} cannot be read: {error.strerror}") from error
     if used:
-        raise ExportError(f"{out} is there already: name a folder that is new or empty, as files are not overwritten")
+        raise ExportError(f"{out} already exists: name a new or empty folder, because files are not overwritten")
 
 
 def _convert(config: str, tasks: Path, out: Path, format: Format) -> None:
     from label_studio_sdk.converter import Converter  # takes seconds to import
 
-    # It tells of each image that it is not to download, with a traceback.
+    # It logs each image that it should not download, with a traceback.
     lines = logging.getLogger("label_studio_sdk")
     level = lines.level
     lines.setLevel(logging.CRITICAL)

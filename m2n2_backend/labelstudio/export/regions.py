@@ -1,4 +1,4 @@
-"""What annotators saved → regions with one label each; prompts and answers of other kinds apart."""
+"""Saved annotations → regions with one label each; prompts, and answers of other kinds, are sorted out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from m2n2_backend.labelstudio.contract.models import kind_of
+from m2n2_backend.labelstudio.contract.reading import objects_in
+
 Json = dict[str, Any]
 
 Kind = Literal["brush", "bitmask", "polygon", "ellipse", "rectangle", "keypoint"]
 
 NO_LABEL = "no_label"
-"""The class of regions that carry no label; the SDK's converter calls them so, too."""
+"""The class of regions without a label; the SDK's converter uses the same name."""
 
-_KINDS = ("brush", "bitmask", "polygon", "ellipse", "rectangle", "keypoint")
 _LABELS = "labels"
 _SHAPES: Mapping[str, Kind] = {
     "rle": "brush",
@@ -24,19 +26,9 @@ _SHAPES: Mapping[str, Kind] = {
     "height": "rectangle",
     "x": "keypoint",
 }
-"""A key of a region's value → what the value describes; the first that is there counts."""
+"""A key of a region's value → the shape that the value describes; the first key that is present counts."""
 
-_ANSWERS = (
-    "choices",
-    "taxonomy",
-    "textarea",
-    "rating",
-    "number",
-    "datetime",
-    "pairwise",
-    "ranker",
-    "relation",
-)
+_ANSWERS = ("choices", "taxonomy", "textarea", "rating", "number", "datetime", "pairwise", "ranker", "relation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +36,15 @@ class Region:
     """A shape on an image, with one label.
 
     Attributes:
-        id: Label Studio's id; a region with two labels gives two of the same.
+        id: Label Studio's id; a region with two labels becomes two with the same id.
         control: Name of the control it was drawn with.
-        kind: What ``value`` describes.
+        kind: The shape that ``value`` describes.
         label: Its class.
         image: Name of the image it was drawn on.
         page: The page of the task that it was drawn on, counted from 0.
         width: The image's width in pixels.
         height: The image's height in pixels.
-        value: As Label Studio stores it; lengths in percent of the image's sides.
+        value: The value that Label Studio stores, with lengths in percent of the image's sides.
         parent: Id of the region it belongs to, None where it has none.
     """
 
@@ -73,8 +65,8 @@ class Sorted:
     """The items of an annotation.
 
     Attributes:
-        kept: All but the prompts, as they are stored.
-        prompts: How many saved prompts there are of each control.
+        kept: All items but the prompts.
+        prompts: The number of saved prompts of each control.
     """
 
     kept: list[Json]
@@ -86,7 +78,7 @@ class Read:
     """The regions of an annotation.
 
     Attributes:
-        regions: Those that can be read.
+        regions: The regions that can be read.
         answers: Number of items that are not drawn on an image: choices, texts, relations.
         unreadable: Why each of the others cannot be read.
     """
@@ -97,23 +89,18 @@ class Read:
 
 
 def without_prompts(result: object, prompts: Container[str]) -> Sorted:
-    """Take the saved prompts out of an annotation, with their labels, answers and relations.
-
-    Args:
-        result: The items of an annotation or a draft.
-        prompts: Names of the controls that prompt.
-    """
-    items = [item for item in result if isinstance(item, dict)] if isinstance(result, list) else []
+    """Take the regions of the controls ``prompts`` out of an annotation, with their labels, answers and relations."""
+    items = objects_in(result)
     found = [item for item in items if item.get("from_name") in prompts]
     rest = [item for item in items if item.get("from_name") not in prompts]
     # A mask that was accepted twice may share its id with the second one, which looks like a key point.
-    gone = {item.get("id") for item in found} - {item.get("id") for item in rest if _is_shape(item)} - {None}
+    gone = {item.get("id") for item in found} - {item.get("id") for item in rest if kind_of(item)} - {None}
     kept = [item for item in rest if not {item.get("id"), item.get("from_id"), item.get("to_id")} & gone]
     return Sorted(kept, Counter(str(item["from_name"]) for item in found))
 
 
 def read_regions(items: Sequence[Json]) -> Read:
-    """Read what is left without the prompts.
+    """Read the items of an annotation without its prompts.
 
     ``<Brush>`` with ``<Labels>`` stores a region twice under one id, the second time with its label.
     """
@@ -121,7 +108,7 @@ def read_regions(items: Sequence[Json]) -> Read:
     for item in items:
         if item.get("type") == _LABELS and item.get("id"):
             twins.setdefault(str(item["id"]), []).extend(_labels_of(item))
-    drawn = {item["id"] for item in items if _is_shape(item) and item.get("id")}
+    drawn = {item["id"] for item in items if kind_of(item) and item.get("id")}
     regions: list[Region] = []
     unreadable: list[str] = []
     answers = 0
@@ -143,7 +130,7 @@ def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]
     if not isinstance(value, dict):
         raise ValueError("it has no value")
     kind = next((kind for key, kind in _SHAPES.items() if key in value), None)
-    if kind is None or not (_is_shape(item) or item.get("type") == _LABELS):
+    if kind is None or not (kind_of(item) or item.get("type") == _LABELS):
         raise ValueError("only JSON can hold regions of this type")
     width, height = _side(item.get("original_width")), _side(item.get("original_height"))
     page = item.get("item_index")
@@ -177,10 +164,6 @@ def _labels_of(item: Json) -> list[str]:
     return list(dict.fromkeys(str(label) for label in found)) if isinstance(found, list) else []
 
 
-def _is_shape(item: Json) -> bool:
-    return str(item.get("type")).lower().removesuffix(_LABELS) in _KINDS
-
-
 def _is_on_image(item: Json) -> bool:
     """Whether an item is a region of an image; answers about a region repeat its size and shape."""
-    return _is_shape(item) or ("original_width" in item and item.get("type") not in _ANSWERS)
+    return kind_of(item) is not None or ("original_width" in item and item.get("type") not in _ANSWERS)

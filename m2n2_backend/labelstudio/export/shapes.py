@@ -1,4 +1,4 @@
-"""Regions → what each format holds, in the form the SDK's converter takes."""
+"""Regions → the shapes that each format holds, in the form that the SDK's converter takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2n2_backend.labelstudio.contract.polygons import joined, outlines
+from m2n2_backend.labelstudio.contract.polygons import bounds, joined, outlines
 from m2n2_backend.labelstudio.export.controls import Emitted
 from m2n2_backend.labelstudio.export.regions import Region
 from m2n2_backend.prompts import Polygon
@@ -37,8 +37,8 @@ class Emission:
 
     Attributes:
         kind: The type of ``value``.
-        value: Without the label.
-        mask: bool [H, W], where COCO holds this in place of ``value``.
+        value: The value without its label.
+        mask: bool [H, W], where COCO holds this instead of ``value``.
     """
 
     kind: Emitted
@@ -47,12 +47,7 @@ class Emission:
 
 
 def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
-    """What a format holds of a region.
-
-    Args:
-        region: The region.
-        format: One that is not ``json``.
-        boxes: YOLO rows are boxes, and not polygons.
+    """The shape that a format other than ``json`` holds of a region. ``boxes``: YOLO rows are boxes, not polygons.
 
     Raises:
         Empty: It covers no pixel.
@@ -68,7 +63,9 @@ def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
         return Emission("rectangle", _box(_ring(region), region, whole=format == "voc"))
     if format == "coco" and region.kind in ("brush", "bitmask"):
         mask = mask_of(region)
-        return Emission("polygon", _polygon(bounds(mask), region), mask)
+        left, top, right, bottom = bounds(mask)
+        around = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+        return Emission("polygon", _polygon(around, region), mask)
     if format == "coco" and region.kind == "rectangle" and not region.value.get("rotation"):
         return Emission("rectangle", region.value)
     return Emission("polygon", _polygon(_ring(region), region))
@@ -92,13 +89,6 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
     if not mask.any():
         raise Empty("it covers no pixel")
     return mask
-
-
-def bounds(mask: NDArray[np.bool_]) -> Ring:
-    """Corners [4, 2] of the rectangle around a mask, (x, y) in pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
 
 
 def _code(region: Region) -> list[int]:
@@ -128,7 +118,7 @@ def _ring(region: Region) -> Ring:
         corners = np.array([(0, 0), (across, 0), (across, down), (0, down)])
         ring = corners @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
     if across <= 0 or down <= 0:
-        raise Empty("it has no extent")
+        raise Empty("its width or height is zero")
     return ring
 
 
@@ -137,7 +127,7 @@ def _polygon(ring: Ring, region: Region) -> dict[str, Any]:
 
 
 def _box(ring: Ring, region: Region, *, whole: bool) -> dict[str, Any]:
-    """The upright rectangle around a ring, cut at the image's border; of whole pixels if it is said so."""
+    """The upright rectangle around a ring, cut at the image's border; its sides may be rounded to whole pixels."""
     size = np.array([region.width, region.height], np.float64)
     first, last = ring.min(axis=0).clip(0.0, size), ring.max(axis=0).clip(0.0, size)
     if whole:
@@ -154,7 +144,7 @@ def _from_code(region: Region) -> NDArray[np.bool_]:
     code = bytes(region.value["rle"])
     # Its first four bytes say how many values follow; the SDK would make room for as many.
     if int.from_bytes(code[:4], "big") != 4 * region.width * region.height:
-        raise ValueError(f"its mask is not one of an image of {region.width}x{region.height} pixels")
+        raise ValueError(f"its mask does not have the size of its image, {region.width}x{region.height} pixels")
     return np.asarray(decode_rle(code).reshape(region.height, region.width, 4)[..., 3] > 0)
 
 
@@ -166,5 +156,5 @@ def _from_png(region: Region) -> NDArray[np.bool_]:
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise ValueError("its PNG cannot be read") from error
     if alpha.shape != (region.height, region.width):
-        raise ValueError(f"its mask is not one of an image of {region.width}x{region.height} pixels")
+        raise ValueError(f"its mask does not have the size of its image, {region.width}x{region.height} pixels")
     return np.asarray(alpha > 0)

@@ -1,4 +1,4 @@
-"""What the SDK's converter wrote: counted, and for COCO completed with what the converter cannot write."""
+"""The files that the SDK's converter wrote: they are counted, and for COCO completed with names, sizes and masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.labelstudio.export.shapes import Format, bounds
+from m2n2_backend.labelstudio.contract.polygons import bounds
+from m2n2_backend.labelstudio.export.shapes import Format
 
 RESULT = "result.json"
 
@@ -29,18 +30,12 @@ class Counts:
     points: int = 0
 
     def __str__(self) -> str:
-        """For people."""
+        """The counts in words."""
         return f"{self.shapes} objects" + (f" and {self.points} key points" if self.points else "")
 
 
 def written(folder: Path, format: Format, *, pose: bool) -> Counts:
-    """Count what is there.
-
-    Args:
-        folder: That the converter wrote to.
-        format: One that is not ``json``.
-        pose: Rows of YOLO hold key points.
-    """
+    """Count the objects in the converter's folder. ``pose``: YOLO rows hold key points."""
     match format:
         case "coco":
             annotations = json.loads((folder / RESULT).read_text(encoding="utf-8"))["annotations"]
@@ -61,11 +56,11 @@ def written(folder: Path, format: Format, *, pose: bool) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """What the converter is not told of an image.
+    """The facts of an image that the converter is not given.
 
     Attributes:
         name: The name of its file.
-        size: Width and height in pixels, None where nothing tells.
+        size: Width and height in pixels, None where they are not known.
     """
 
     name: str
@@ -78,12 +73,12 @@ def complete_coco(folder: Path, images: Sequence[CocoImage], masks: Sequence[dic
     The converter itself writes the outer contours of a brush mask, each as an object of its own.
 
     Args:
-        folder: With the converter's ``result.json``.
-        images: In the order in which the converter was given them.
-        masks: What :func:`coco_mask` gave for each shape, in the same order; None for boxes and polygons.
+        folder: The folder of the converter's ``result.json``.
+        images: The images in the order in which the converter was given them.
+        masks: The :func:`coco_mask` of each shape, in the same order; None for boxes and polygons.
 
     Returns:
-        Number of images that had to be left out, because nothing tells their size.
+        The number of images that had to be left out, because their size is not known.
     """
     file = folder / RESULT
     data = json.loads(file.read_text(encoding="utf-8"))
@@ -107,10 +102,9 @@ def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     flat = mask.T.ravel()
     ends = np.concatenate([np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     counts = np.diff(ends, prepend=0).tolist()
-    corners = bounds(mask)
-    box = [*corners[0], *(corners[2] - corners[0])]
+    left, top, right, bottom = bounds(mask)
     return {
         "segmentation": {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts},
-        "bbox": [float(side) for side in box],
+        "bbox": [float(side) for side in (left, top, right - left, bottom - top)],
         "area": int(mask.sum()),
     }

@@ -33,11 +33,7 @@ class AddressPolicy:
     """Public addresses for everyone, others only for hosts that the settings name."""
 
     def __init__(self, exempt: Iterable[str]) -> None:
-        """Set up the policy.
-
-        Args:
-            exempt: ``host`` or ``host:port`` (IPv6 with a port in brackets) that may have any address.
-        """
+        """Set up the policy; hosts of ``exempt``, as ``host`` or ``host:port``, may have any address."""
         self._exempt = frozenset(entry.lower() for entry in exempt)
 
     def resolve(self, host: str, port: int) -> list[str]:

@@ -6,7 +6,8 @@ import io
 import ssl
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +25,7 @@ Clock = Callable[[], float]
 """``time.monotonic``, or a test's own."""
 
 Arrived = Callable[[int], object]
-"""Is told the size of each piece of a body, before that is kept; it raises where there is no room for it."""
+"""Called with the size of each piece of a body before the piece is kept; it raises where there is no room for it."""
 
 _TINY = 512  # bytes of a piece; smaller ones make more work than they bring
 _MOST_TINY = 1000
@@ -36,13 +37,13 @@ _SocketOptions = Iterable[tuple[Any, ...]] | None
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """A response that was read to its end.
 
     Attributes:
         status: HTTP status code.
         headers: Names in lower case.
-        body: At most the limit that was asked for; empty unless the status is one of those to be read.
+        body: At most as many bytes as were asked for; empty unless the status is 200.
     """
 
     status: int
@@ -61,32 +62,24 @@ def exchange(
     limit: int,
     deadline: float,
     clock: Clock = time.monotonic,
-    read: Container[int] = (HTTPStatus.OK,),
     turn: threading.Lock | None = None,
     arrived: Arrived = lambda size: None,
-) -> Reply:
+) -> HttpReply:
     """Send one request and read the answer; redirects are not followed and no proxy is used.
 
     Args:
-        method: ``GET`` or ``POST``.
-        url: http or https.
-        headers: Beside ``Host``, ``Connection`` and ``Accept-Encoding``.
-        content: The request's body.
-        policy: Decides about the host's addresses; the connection is made to what it answered.
-        tls: For https.
+        headers: All but ``Host``, ``Connection`` and ``Accept-Encoding``.
+        policy: Decides about the host's addresses; the connection is made to one of those that it answers.
         limit: Most bytes of the answer's body, also unfolded where the server compresses it.
         deadline: ``clock()`` at which everything must have arrived, however steadily bytes drip in.
-            Only the system's resolver is outside of it.
-        clock: Of the deadline.
-        read: Statuses whose body is read.
+            Only the system's resolver is not bound by it.
         turn: Held while what arrived is worked on, so that of all exchanges that share it one at a time takes the
             processor, however their servers cut their answers into pieces.
-        arrived: See :data:`Arrived`.
 
     Raises:
         ImageNotAllowed: The policy refuses the host.
-        ImageTooLarge: The body has more than ``limit`` bytes; nothing is read where it is announced.
-        InvalidImage: The body is compressed in a way that is not read, or damaged.
+        ImageTooLarge: The body has more than ``limit`` bytes; nothing is read where the server announces that.
+        InvalidImage: The body is damaged, or compressed in a way that is not supported.
         ImageUnavailable: No connection, a broken answer, one in far too many pieces, or the deadline passed.
     """
     target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
@@ -94,20 +87,27 @@ def exchange(
     fixed = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "Connection": "close"}
     # As bytes: a validator goes back as it came, whatever characters a server put into it.
     sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in {**fixed, **headers}.items()]
+    with (
+        _explained(url),
+        io.BytesIO() as body,  # it is always closed: an error that is kept for a while keeps no image
+        pace,
+        httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
+        pool.stream(method, target, headers=sent, content=content) as response,
+    ):
+        received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        if response.status == HTTPStatus.OK:
+            for piece in _pieces(response, received, limit, pace):
+                arrived(len(piece))
+                body.write(piece)
+        # It shares its bytes: no image is held twice.
+        return HttpReply(response.status, received, body.getvalue())
+
+
+@contextmanager
+def _explained(url: httpx.URL) -> Iterator[None]:
+    """Turn the network's errors into one that names the cause and the address."""
     try:
-        with (
-            io.BytesIO() as body,  # closed in any case: an error that is kept for a while keeps no image
-            pace,
-            httpcore.ConnectionPool(ssl_context=tls, network_backend=_CheckedBackend(policy, pace)) as pool,
-            pool.stream(method, target, headers=sent, content=content) as response,
-        ):
-            received = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            if response.status in read:
-                for piece in _pieces(response, received, limit, pace):
-                    arrived(len(piece))
-                    body.write(piece)
-            # It shares its bytes: no image is held twice.
-            return Reply(response.status, received, body.getvalue())
+        yield
     except httpcore.TimeoutException as error:
         raise ImageUnavailable(f"image download timed out: {shown(url)}") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
@@ -132,12 +132,7 @@ class _Pace:
     """Bounds what one answer costs: its time, the processor's, and the work that each of its bytes makes."""
 
     def __init__(self, left: Clock, turn: threading.Lock) -> None:
-        """Set up the bounds.
-
-        Args:
-            left: Seconds until the deadline; raises once that has passed.
-            turn: See :func:`exchange`.
-        """
+        """Set up the bounds; ``left`` gives the seconds until the deadline, and raises once that has passed."""
         self.left = left
         self._turn = turn
         self._has_turn = False
@@ -154,14 +149,14 @@ class _Pace:
         """Read from the network while others have their turn; what was read is worked on in this one's.
 
         Raises:
-            httpcore.RemoteProtocolError: The server sends headers and the like, and hardly any image.
+            httpcore.RemoteProtocolError: The server sends headers, and hardly any image.
             httpcore.ReadTimeout: The deadline has passed.
         """
         self._give_turn()
         if self._raw > 2 * self._payload + _HEADER_BYTES:
-            raise httpcore.RemoteProtocolError("the server sends more about the image than of it")
+            raise httpcore.RemoteProtocolError("the server sends more headers than image")
         if self._tiny_reads > _MOST_TINY:
-            # The system collects what drips in meanwhile: a hundred reads a second instead of one for each byte.
+            # Bytes that drip in are collected by the system: a hundred reads a second instead of one for each byte.
             time.sleep(_PAUSE_SECONDS)
         data = stream.read(max_bytes if self._payload else _HEADER_READ, self.left())
         if not self._turn.acquire(timeout=min(self.left(), threading.TIMEOUT_MAX)):
@@ -173,10 +168,11 @@ class _Pace:
         return data
 
     def counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces of a body, as long as there are not far more of them than its size and the reads account for.
+        """The pieces of a body.
 
         Raises:
-            httpcore.RemoteProtocolError: They are tiny; each is work, as chunks of one byte are.
+            httpcore.RemoteProtocolError: There are far more pieces than the size and the reads account for: each is
+                work, even a chunk of one byte.
         """
         for piece in pieces:
             self._pieces += 1
@@ -192,7 +188,7 @@ class _Pace:
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to the addresses a policy allows, and to nothing a name might point to a moment later."""
+    """Connects to the addresses that a policy allows, and to nothing that a name may point to a moment later."""
 
     def __init__(self, policy: AddressPolicy, pace: _Pace) -> None:
         self._policy = policy

@@ -21,8 +21,6 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
     nothing of compression (``utf-8``, ``aws-chunked``, nothing at all). A body may end early.
 
     Args:
-        parts: As they arrive.
-        encoding: The header.
         limit: Most bytes of the body at each step.
 
     Raises:
@@ -33,11 +31,11 @@ def unfolded(parts: Iterable[bytes], encoding: str, limit: int) -> Iterator[byte
     names = [name.strip().lower() for name in encoding.split(",")]
     if set(names) <= _READ | _NOT_READ and _NOT_READ & set(names):
         raise InvalidImage(
-            f"the image's server compresses ({encoding[:40]}) although asked not to: switch that off for images"
+            f"the image's server compresses images ({encoding[:40]}) although it is asked not to: switch that off"
         )
     if set(names) <= _READ:
         if len(names) > _MOST_STEPS:
-            raise InvalidImage(f"the image's server compresses {len(names)} times over: switch that off for images")
+            raise InvalidImage(f"the image's server compresses the image {len(names)} times: switch that off")
         for name in reversed(names):
             parts = _unfolded(parts, name, limit)
     yield from _within(parts, limit)
@@ -49,9 +47,11 @@ def _unfolded(parts: Iterable[bytes], name: str, limit: int) -> Iterator[bytes]:
     for part in _within(parts, limit):
         taken += len(part)
         if taken > _PADDING + 2 * given:
-            raise InvalidImage(f"the image's server compresses ({name}) to more than the image has: switch that off")
+            raise InvalidImage(
+                f"the image's server compresses ({name}) the image to more bytes than it has: switch that off"
+            )
         if decoder is None and part:
-            # Servers send "deflate" with the header of zlib and without; its first byte tells.
+            # Servers send "deflate" with or without the header of zlib, which its first byte shows.
             decoder = zlib.decompressobj(_GZIP if name != "deflate" else _ZLIB if part[0] & 15 == 8 else _RAW)
         while decoder is not None and part and not decoder.eof:
             try:

@@ -43,7 +43,7 @@ def _from_base64(text: bytes) -> bytes:
     bare = text if len(text) % 4 else text.removesuffix(b"=").removesuffix(b"=")
     try:
         if b"=" in bare:
-            raise ValueError("a = that does not end it")
+            raise ValueError("it contains a = before its end")
         return base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidImage(f"the image's data URL cannot be decoded as base64: {error}") from error

@@ -16,8 +16,8 @@ import httpx
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable, InvalidImage, M2N2Error
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.images.download import Clock, shown
+from m2n2_backend.labelstudio.images.downloader import Downloader, is_below, require_port
 from m2n2_backend.labelstudio.images.local import from_data_url, from_disk
-from m2n2_backend.labelstudio.images.session import Session, is_below, require_port
 from m2n2_backend.labelstudio.images.spelling import as_browsers_read
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import SourceImage
@@ -34,8 +34,8 @@ class ImageRef:
     Attributes:
         url: Address, data URL, bucket URI or a path of Label Studio.
         task_id: The task, needed for bucket URIs only.
-        hostname: Label Studio's own idea of its address, as /setup told; never trusted. Used where no setting gives
-            one, and to recognize images of Label Studio under that name.
+        hostname: The address that Label Studio gave itself in /setup; never trusted. Used where no setting gives one,
+            and to recognize images of Label Studio under that name.
         project: Label Studio's id of the project that the image is read for.
     """
 
@@ -51,7 +51,7 @@ class ImageRef:
 
     @property
     def key(self) -> bytes:
-        """Hash of all that decides which file is read and who may: Label Studio judges files in buckets by task."""
+        """A hash of all that decides which file it is and who may read it; in buckets, the task decides too."""
         scheme = _SCHEME.match(as_browsers_read(self.url))
         task = self.task_id if scheme and scheme.group(1).lower() in _BUCKETS else None
         parts = (self.url, self.hostname, task)
@@ -60,10 +60,10 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What a server said to recognize this version of a file by.
+    """The headers by which a server recognizes one version of a file.
 
     Attributes:
-        etag: Of the response, "" where it had none.
+        etag: The response's ``ETag``, "" where it had none.
         modified: Its ``Last-Modified``, "" where it had none.
     """
 
@@ -72,19 +72,19 @@ class Validators:
 
     @staticmethod
     def of(headers: Mapping[str, str]) -> Validators:
-        """Those of a response; what is too long to be remembered for thousands of images counts as none."""
+        """The validators of a response, without those too long to be remembered for thousands of images."""
         etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
         return Validators(etag if len(etag) <= _LONGEST_VALIDATOR else "", modified[:_LONGEST_VALIDATOR])
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of a request that wants the file only if it is another version."""
+        """The headers of a request that wants the file only if it is another version."""
         named = {"If-None-Match": self.etag, "If-Modified-Since": self.modified}
         return {name: value for name, value in named.items() if value}
 
 
 class Media(Protocol):
-    """Whoever turns a reference into a file: a :class:`MediaReader`, or a memory around one."""
+    """Turns references into files: a :class:`MediaReader`, or a cache around one."""
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         """Read one image; see :meth:`MediaReader.fetch`.
@@ -92,7 +92,7 @@ class Media(Protocol):
         Args:
             ref: The image.
             deadline: ``time.monotonic()`` after which nobody waits.
-            data_needed: False where the image's hash will do, if it is known.
+            data_needed: Whether the file is needed; else its hash and size are enough, if they are known.
         """
         ...
 
@@ -112,29 +112,22 @@ class MediaReader:
     """
 
     def __init__(self, settings: Settings, *, clock: Clock = time.monotonic) -> None:
-        """Set up the reader; nothing is opened yet.
-
-        Args:
-            settings: The addresses, the token and the limits.
-            clock: Of all deadlines.
-        """
+        """Set up the reader; nothing is opened yet."""
         self._clock = clock
         self._settings = settings
-        self._session = Session(settings, clock)
+        self._downloader = Downloader(settings, clock)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
         """Read one image file.
 
-        Args:
-            ref: The image.
-            deadline: ``time.monotonic()`` after which nobody waits; ``download_timeout`` holds besides.
-            data_needed: Without a memory there is no other way to know the hash.
+        The file is read even where ``data_needed`` is false: there is no other way to know its hash. Beside the
+        deadline, ``download_timeout`` applies.
 
         Raises:
             ImageNotAllowed: The address or path is outside of what this server may read.
             ImageTooLarge: The file has more than ``max_image_bytes``.
             ImageUnavailable: It could not be read; the message says why, and the setting that helps.
-            InvalidImage: No image, a data URL that cannot be decoded, or an address that is none.
+            InvalidImage: It is not an image, or its data URL or its address cannot be read.
             NotReady: Other images that are being read take too much memory.
         """
         image, _ = self.fetch_if_changed(ref, Validators(), deadline=deadline)
@@ -144,13 +137,13 @@ class MediaReader:
     def fetch_if_changed(
         self, ref: ImageRef, known: Validators, *, deadline: float
     ) -> tuple[SourceImage | None, Validators]:
-        """Read one image file unless its server says that it is the version known by ``known``.
+        """Read one image file, unless its server says that it is still the version of ``known``.
 
         Returns:
-            The image, None if it has not changed, and what to recognize it by the next time.
+            The image, None if it has not changed, and the validators for the next time.
 
         Raises:
-            M2N2Error: As ``fetch``.
+            M2N2Error: As for :meth:`fetch`.
         """
         data, validators = self._data(ref, known, min(deadline, self._clock() + self._settings.download_timeout))
         if data is None:
@@ -172,10 +165,10 @@ class MediaReader:
             url = self._locate(replace(ref, url=as_browsers_read(ref.url)))
         except (M2N2Error, httpx.InvalidURL, UnicodeError):
             return ""
-        return self._session.host(url)
+        return self._downloader.host(url)
 
     def close(self) -> None:
-        """Do nothing: no connection outlives a read. A cache around the reader has more to do here."""
+        """Do nothing: no connection outlives a read."""
 
     def _data(self, ref: ImageRef, known: Validators, deadline: float) -> tuple[bytes | None, Validators]:
         limit = self._settings.max_image_bytes
@@ -192,9 +185,9 @@ class MediaReader:
         except (httpx.InvalidURL, UnicodeError) as error:
             raise InvalidImage(f"the image's address cannot be parsed: {error}") from error
         try:
-            reply = self._session.download(url, known.headers, deadline)
+            reply = self._downloader.download(url, known.headers, deadline)
         except ImageNotAllowed as error:
-            if self._session.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
+            if self._downloader.base is not None or ref.hostname is None or not is_below(url, ref.hostname):
                 raise
             raise ImageNotAllowed(
                 f"the image is in Label Studio, which says it runs at {shown(httpx.URL(ref.hostname))}: set "
@@ -224,7 +217,7 @@ class MediaReader:
         )
 
     def _below_base(self, path: str, ref: ImageRef) -> httpx.URL:
-        base = self._session.base or (httpx.URL(ref.hostname) if ref.hostname else None)
+        base = self._downloader.base or (httpx.URL(ref.hostname) if ref.hostname else None)
         if base is None:
             raise ImageUnavailable("the image's address is relative: set LABEL_STUDIO_URL to where Label Studio runs")
         prefix = base.path.rstrip("/")
@@ -235,13 +228,13 @@ class MediaReader:
 
         A false hostname gains nothing: the same path could have been given without any.
         """
-        if self._session.base is None or ref.hostname is None or not is_below(url, ref.hostname):
+        if self._downloader.base is None or ref.hostname is None or not is_below(url, ref.hostname):
             return url
         name = httpx.URL(ref.hostname)
         path = url.raw_path.decode("ascii")[len(name.path.rstrip("/")) :]
         moved = self._below_base(path, ref)
-        return moved if self._session.takes_token(moved) else url
+        return moved if self._downloader.takes_token(moved) else url
 
     def _is_local_file(self, url: httpx.URL) -> bool:
-        on_label_studio = not (url.scheme or url.raw_host) or self._session.is_label_studio(url)
+        on_label_studio = not (url.scheme or url.raw_host) or self._downloader.is_label_studio(url)
         return on_label_studio and url.path.rstrip("/").endswith("/data/local-files")

@@ -12,14 +12,14 @@ from http import HTTPStatus
 import httpx
 
 from m2n2_backend.errors import ImageUnavailable
-from m2n2_backend.labelstudio.images.download import Clock, Reply
+from m2n2_backend.labelstudio.images.download import Clock, HttpReply
 
 _ACCESS_SECONDS = 240.0
 """Label Studio's access tokens live 300 s; a new one is asked for before a slow download can outlast it."""
 
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
-Refresh = Callable[[bytes, float], Reply]
+Refresh = Callable[[bytes, float], HttpReply]
 """Posts a JSON body to Label Studio's ``/api/token/refresh/``, until a deadline."""
 
 
@@ -31,13 +31,7 @@ class TokenSource:
     """
 
     def __init__(self, key: str | None, refresh: Refresh, *, clock: Clock = time.monotonic) -> None:
-        """Set up the source; nothing is sent yet.
-
-        Args:
-            key: ``LABEL_STUDIO_API_KEY``, or None.
-            refresh: See :data:`Refresh`.
-            clock: Of deadlines, and of an access token's age.
-        """
+        """Set up the source; nothing is sent yet. ``key`` is ``LABEL_STUDIO_API_KEY``, or None."""
         self._clock = clock
         self._key = key
         self._refresh = refresh
@@ -47,7 +41,7 @@ class TokenSource:
 
     @property
     def is_personal(self) -> bool:
-        """True for a personal access token: a JWT, three parts with dots between."""
+        """Whether it is a personal access token, which is a JWT: three parts with dots between."""
         return self._key is not None and self._key.count(".") == 2
 
     def headers(self, deadline: float, *, renew: bool = False) -> dict[str, str]:
@@ -55,16 +49,18 @@ class TokenSource:
 
         Args:
             deadline: ``clock()`` at which a refresh must be done.
-            renew: The last access token was refused, get another one.
+            renew: Whether the last access token was refused, so that another one is needed.
 
         Raises:
-            ImageUnavailable: Label Studio does not take the personal access token, or the key is no token.
+            ImageUnavailable: Label Studio refuses the personal access token, or the key is not a valid token.
         """
         if self._key is None:
             return {}
         if not _SENDABLE.fullmatch(self._key):
             # Refused here, because an HTTP library's complaint would quote the header.
-            raise ImageUnavailable("LABEL_STUDIO_API_KEY is no token: it holds spaces or other characters")
+            raise ImageUnavailable(
+                "LABEL_STUDIO_API_KEY is not a valid token: it contains spaces or other characters"
+            )
         if not self.is_personal:
             return {"Authorization": f"Token {self._key}"}
         if not self._lock.acquire(timeout=max(0.0, deadline - self._clock())):
@@ -78,7 +74,7 @@ class TokenSource:
             self._lock.release()
 
     def refused(self, status: int) -> str:
-        """Cause and cure where Label Studio answers 401 or 403."""
+        """The cause and the cure where Label Studio answers 401 or 403."""
         start = f"Label Studio refused the image ({status}): "
         if self._key is None:
             return start + "set LABEL_STUDIO_API_KEY to a token of a Label Studio user"
@@ -114,12 +110,7 @@ class TokenAuth(httpx.Auth):
     """Puts the token into a request; an access token that was refused is renewed once."""
 
     def __init__(self, token: TokenSource, seconds: float) -> None:
-        """Nothing is sent yet.
-
-        Args:
-            token: Whose header is sent.
-            seconds: For a refresh.
-        """
+        """Set up the authentication; nothing is sent yet. A refresh may take ``seconds``."""
         self._token = token
         self._seconds = seconds
 

@@ -7,11 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written, at
+from m2n2_backend.labelstudio.contract.models import KINDS
+
+POINTERS = tuple(kind.names[1] for kind in KINDS if not kind.may_be_mask)
+"""The shapes that Label Studio's smart tools draw."""
+
+SILENT = tuple(kind.names[1] for kind in KINDS if kind.may_be_mask)
+"""The shapes that are prompts where their control says so, although Label Studio (1.23.2) sends nothing for them."""
 
 OutputKind = Literal["brush", "bitmask", "polygon", "rectangle"]
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("brush", "bitmask", "polygon", "rectangle")
-"""What a mask can be shown as; where several controls know a label, the first of these is taken."""
+"""The shapes that a mask can be shown as; where several controls know a label, the first shape is taken."""
 
 _MOST_TASK_LABELS = 10_000
 
@@ -21,8 +28,8 @@ class Label:
     """A ``<Label>``.
 
     Attributes:
-        value: What the annotator reads.
-        alias: What regions hold instead of it; empty where they hold the value.
+        value: The text that the annotator reads.
+        alias: The name that regions hold instead; empty where they hold the value.
     """
 
     value: str
@@ -30,7 +37,7 @@ class Label:
 
     @property
     def sent(self) -> str:
-        """What regions hold."""
+        """The name that regions hold."""
         return self.alias or self.value
 
 
@@ -61,7 +68,7 @@ class Control:
 
     @property
     def shape(self) -> str:
-        """What is drawn with it: ``keypoint``, ``brush``, …."""
+        """The shape that is drawn with it: ``keypoint``, ``brush``, …."""
         return self.type.removesuffix("labels")
 
     @property
@@ -82,7 +89,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A control that shows a mask, and what its region is labeled.
+    """A control that shows a mask, and the labels of its region.
 
     Attributes:
         control: The control; its name is the region's ``from_name``.
@@ -101,7 +108,7 @@ class Target:
 
     @property
     def kind(self) -> OutputKind:
-        """What a mask is turned into."""
+        """The shape that a mask is turned into."""
         return next(kind for kind in OUTPUT_KINDS if kind == self.control.shape)
 
 
@@ -109,11 +116,7 @@ class KnownLabels:
     """Which controls know a label, where some take their labels from the data of one task."""
 
     def __init__(self, data: object) -> None:
-        """Set up the answer for one task.
-
-        Args:
-            data: The task's data.
-        """
+        """Set up the answer for a task with these data."""
         self._data = data
         self._of_task: dict[str, frozenset[object]] = {}
 

@@ -69,14 +69,14 @@ class ImageTag:
         return replace(self, name=name, outputs=outputs, groups=groups, prompts=prompts, renamed=renamed)
 
     def indices(self, data: object) -> Sequence[int | None]:
-        """How often a task shows it: the indices of its ``<Repeater>``, or None alone outside of one."""
+        """The indices of its ``<Repeater>`` in a task, or None alone outside of one."""
         if self.repeated is None:
             return (None,)
         items = self.repeated.find(data)
         return range(min(len(items), _MOST_INDICES)) if isinstance(items, list) else ()
 
     def addresses(self, data: object, index: int | None = None) -> Sequence[object]:
-        """What a task's data hold as its addresses, page by page; other values stand where there is no address."""
+        """The addresses in a task's data, page by page; other values stand where there is no address."""
         value = self.source.find(data, index) if self.source else None
         if not isinstance(value, list):
             return (value,)
@@ -87,9 +87,9 @@ class ImageTag:
 
         Args:
             labels: The labels of the prompt, in their order; may be empty.
-            data: The task's data, for controls whose labels stand there.
+            data: The task's data, which may hold the labels of some controls.
             groups: The separate ``<Labels>`` that the prompt's labels come from, None where the prompt's own control
-                holds them. Where several controls know a label, one of the same sort is taken.
+                holds them. Where several controls know a label, one that holds its labels in the same way is taken.
 
         Raises:
             InvalidLabelConfig: No control knows a label; the message names the control to change.
@@ -120,7 +120,7 @@ class ImageTag:
         return any(known.knows(holder, label) for holder in ((output,) if output.holds_labels else self.groups))
 
     def _target(self, output: Control, labels: Iterable[str], known: KnownLabels, groups: Groups) -> Target:
-        """A region of an output; what the output does not hold is held by ``<Labels>`` controls."""
+        """A region of an output; labels that the output cannot hold are held by ``<Labels>`` controls."""
         labels = dict.fromkeys(labels)
         mine = tuple(label for label in labels if output.holds_labels and known.knows(output, label))
         separate: dict[str, list[str]] = {}
@@ -145,7 +145,7 @@ class ImageTag:
         )
 
     def _unknown(self, label: str) -> str:
-        """Why a label cannot be answered, and the line to change."""
+        """Why no control can hold a label, and the line to change."""
         holders, name = (
             self.holders,
             quoteattr(label if len(label) <= _LONGEST_SHOWN else f"{label[:_LONGEST_SHOWN]}…"),

@@ -1,4 +1,4 @@
-"""Labeling configs that were read before; every click brings its project's along."""
+"""A cache of labeling configs: every click brings its project's config along."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ from cachetools import LRUCache
 from m2n2_backend.errors import InvalidLabelConfig, NotReady
 from m2n2_backend.labelstudio.contract.label_config.model import LabelConfig
 from m2n2_backend.labelstudio.contract.label_config.parser import parse_label_config
-from m2n2_backend.labelstudio.contract.xml_limits import MAX_CHARS
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import MAX_CHARS
 
 _WAITING = 16
-"""Threads that may wait while others' configs are parsed."""
+"""Threads that may wait while other configs are parsed."""
 
 _KEPT_ANYWAY = 1000
 
 
 class LabelConfigs:
-    """Labeling configs that were read before; every click brings its project's along. Threads share one."""
+    """Labeling configs that were read before. Threads share one."""
 
     def __init__(self, most_chars: int = 16 * MAX_CHARS) -> None:
-        """Set up the memory.
-
-        Args:
-            most_chars: The most characters of all texts whose models are kept.
-        """
+        """Set up a cache of the models of at most so many characters of configs."""
         self._known: LRUCache[bytes, tuple[int, LabelConfig | str]]
         self._known = LRUCache(most_chars, getsizeof=lambda known: known[0])
         self._lock = threading.Lock()
@@ -34,11 +30,11 @@ class LabelConfigs:
         self._waiting = threading.BoundedSemaphore(_WAITING)
 
     def read(self, xml: str) -> LabelConfig:
-        """As :func:`parse_label_config`; a text is parsed once, also where it is refused, and one at a time.
+        """Read a config; each text is parsed once, even if it is refused, and one text at a time.
 
         Raises:
-            InvalidLabelConfig: See there.
-            NotReady: Many others wait for theirs to be read.
+            InvalidLabelConfig: As for :func:`parse_label_config`.
+            NotReady: Many other requests wait for their configs to be read.
         """
         key = hashlib.sha256(xml.encode("utf-8", "surrogatepass")).digest()
         found = self._recalled(key)

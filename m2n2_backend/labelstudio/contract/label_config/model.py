@@ -1,4 +1,4 @@
-"""A labeling config as one model, for connecting, clicks, prefetching and batches alike."""
+"""A labeling config as one model, for connecting, clicks, prefetching and batches."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ class LabelConfig:
         """Set up the model.
 
         Args:
-            images: The images of the config, each with its controls.
             problems: Why some prompts could not be answered; one sentence each, with the line to change.
             warnings: What will confuse annotators although it works; one sentence each, with the cure.
         """
@@ -94,7 +93,7 @@ class LabelConfig:
         return frozenset(map(as_written, self._prompts.known))
 
     def require_sound(self) -> None:
-        """Refuse a config some of whose prompts could not be answered.
+        """Refuse a config if some of its prompts could not be answered.
 
         Raises:
             InvalidLabelConfig: The message is the first problem.
@@ -111,7 +110,7 @@ class LabelConfig:
 
         Args:
             from_name: The prompt's control.
-            to_name: The image's name; None where it was not sent, which will do for a control of one image.
+            to_name: The image's name; it may be None for a control of one image.
 
         Raises:
             InvalidRequest: The config has no such smart control, or it is not on this image.
@@ -136,9 +135,8 @@ class LabelConfig:
     def addresses(self, data: object) -> Iterator[tuple[ShownImage, int, str]]:
         """The images of a task that can be clicked: image, page and address; the first pages come first.
 
-        Args:
-            data: The task's data; whatever does not look like an address is passed over, and ends the search where
-                there is very much of it: each of hundreds of images may look in the same long list.
+        Values that do not look like an address are passed over; very many of them end the search, because each of
+        hundreds of images may look in the same long list.
         """
         blank = 0
         for is_first in (True, False):

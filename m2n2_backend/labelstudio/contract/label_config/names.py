@@ -15,18 +15,14 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class Named(Generic[T]):
-    """What belongs to names, some of which hold the index of a ``<Repeater>``."""
+    """Values by the names of regions, some of which hold the index of a ``<Repeater>``."""
 
     def __init__(self, known: Mapping[str, T]) -> None:
-        """Set up the names.
-
-        Args:
-            known: By the names of the config, in which ``INDEX`` stands for the index.
-        """
+        """Set up the values by the names of the config, in which ``INDEX`` stands for the index."""
         self.known = dict(known)
 
     def find(self, name: str) -> Iterator[tuple[T, int | None]]:
-        """What belongs to a name of a region, each with the index of the ``<Repeater>``; mostly one."""
+        """The values of a region's name, each with the index of the ``<Repeater>``; mostly one."""
         if name in self.known:
             yield self.known[name], None
         if len(name) <= _LONGEST_NAME:
@@ -36,9 +32,9 @@ class Named(Generic[T]):
                     yield self.known[pattern], int(digits[0])
 
     def __contains__(self, name: object) -> bool:
-        """Whether something belongs to a name of a region."""
+        """Whether a region's name has a value."""
         return isinstance(name, str) and next(self.find(name), None) is not None
 
     def __getitem__(self, name: str) -> T:
-        """What belongs to a name that is known."""
+        """The value of a known name."""
         return next(self.find(name))[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS, Control, Label
+from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS, POINTERS, SILENT, Control, Label
 from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
 from m2n2_backend.labelstudio.contract.label_config.model import LabelConfig
 from m2n2_backend.labelstudio.contract.label_config.problems import problems_of, warnings_of
@@ -17,12 +17,6 @@ from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue,
 OUTPUT_ATTRIBUTE = "m2n2"
 OUTPUT_VALUE = "output"
 """``<PolygonLabels … m2n2="output">`` is the control masks are returned to where several know a label."""
-
-POINTERS = ("keypoint", "rectangle")
-"""What Label Studio's smart tools draw."""
-
-SILENT = ("brush", "bitmask", "ellipse", "polygon")
-"""What prompts, too, where its control says so, although Label Studio (1.23.2) sends nothing when it is drawn."""
 
 _GROUP = "labels"
 _MOST_TOLD = 20
@@ -70,7 +64,7 @@ def is_smart(tag: ConfigTag) -> bool:
 
 
 def _objects(tags: Iterable[ConfigTag]) -> list[ConfigTag]:
-    """What is annotated: images, texts and so on."""
+    """The tags of what is annotated: images, texts and so on."""
     return [
         tag
         for tag in tags
@@ -102,7 +96,7 @@ def _image(tag: ConfigTag, on_image: Sequence[ConfigTag], made: Mapping[str, Con
     """An image with the controls on it."""
     able = [one for one in on_image if one.kind.removesuffix("labels") in OUTPUT_KINDS]
     able.sort(key=lambda one: (not _is_marked(one), OUTPUT_KINDS.index(one.kind.removesuffix("labels"))))
-    # What is smart is a prompt; it shows the answer only where nothing else could, and a rectangle last of all.
+    # A smart control is a prompt; it shows the answer only where no other control can, and a rectangle last of all.
     shapes = [one for one in able if not one.kind.startswith("rectangle")]
     outputs = [one for one in able if not _is_prompt(one) or _is_marked(one)] or shapes or able
     names = {one.name for one in outputs}

@@ -1,4 +1,4 @@
-"""What a labeling config lacks so that every prompt can be answered, and what will confuse annotators."""
+"""Problems of a labeling config that keep prompts from being answered, and warnings of what confuses annotators."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from m2n2_backend.errors import InvalidLabelConfig
-from m2n2_backend.labelstudio.contract.label_config.controls import Control
+from m2n2_backend.labelstudio.contract.label_config.controls import SILENT, Control
 from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
 from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag
 from m2n2_backend.labelstudio.contract.label_config.task_value import FLAG, INDEX, TaskValue, as_written
 
-_SILENT = ("brush", "bitmask", "ellipse", "polygon")
 _MOST_NAMED = 10
 
 
 def problems_of(images: Sequence[ImageTag], tags: Sequence[ConfigTag]) -> Iterator[str]:
-    """Why some prompts could not be answered; one sentence each, with the line to change.
-
-    Args:
-        images: The images of the config, each with its controls.
-        tags: All named tags of the config.
-    """
+    """Why some prompts could not be answered; one sentence each, with the line to change."""
     names = {tag.name for tag in tags}
     for tag in tags:
         yield from _of_repeated(tag)
@@ -43,9 +37,7 @@ def problems_of(images: Sequence[ImageTag], tags: Sequence[ConfigTag]) -> Iterat
 def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[str]:
     """What will confuse annotators although it works; one sentence each, with the cure.
 
-    Args:
-        images: The images of the config, each with its controls.
-        smart: The names of the controls that the editor makes a smart tool for.
+    ``smart`` has the names of the controls that the editor makes a smart tool for.
     """
     for image in images:
         for control in image.outputs if image.prompts else ():
@@ -53,10 +45,10 @@ def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[
                 cause = "else the toolbar has a smart tool that never sends a request"
                 yield f'write smart="false" in {control}: {cause}'
         for control in image.prompts:
-            if control.shape in _SILENT:
+            if control.shape in SILENT:
                 yield (
-                    f"Label Studio (1.23.2) sends nothing when {control} is drawn with: predict-project "
-                    "reads what was saved; for an answer at once see smart_tools.user.js in label_config"
+                    f"Label Studio (1.23.2) sends nothing when {control} is used: predict-project reads "
+                    "what was saved; for an answer at once see smart_tools.user.js in label_config"
                 )
         if image.renamed is not None and (
             sent := sorted({one.sent for each in image.prompts for one in each.labels})
@@ -113,7 +105,7 @@ def _other_labels(source: Control, value: TaskValue, image: ImageTag) -> str:
 
 
 def _of_repeated(tag: ConfigTag) -> Iterator[str]:
-    """What keeps a tag inside of a ``<Repeater>`` from being told by its name."""
+    """Why a tag inside of a ``<Repeater>`` cannot be recognized by its name."""
     if tag.repeated is None:
         return
     names = [tag.name, *tag.attributes.get("toname", tag.name).split(",")]
@@ -124,4 +116,4 @@ def _of_repeated(tag: ConfigTag) -> Iterator[str]:
     elif any(name.count(INDEX) != 1 for name in names):
         yield f"{tag} stands in a <Repeater>: its name, and the name of its image, must hold {FLAG} once"
     elif any(re.search(rf"[0-9]{INDEX}|{INDEX}[0-9]", name) for name in names):
-        yield f"{tag} has a digit beside {FLAG}: put another sign between them"
+        yield f"{tag} has a digit beside {FLAG}: put another character between them"

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config.task_value import FLAG, INDEX, as_written
-from m2n2_backend.labelstudio.contract.xml_limits import require_small
+from m2n2_backend.labelstudio.contract.label_config.xml_limits import require_small
 
 MAX_NAMED = 500
 """Most tags with a name; labels have none."""

@@ -10,7 +10,7 @@ INDEX = "\0"
 """Stands in names and values for the index that a ``<Repeater>`` counts; XML can hold no such character."""
 
 FLAG = "{{idx}}"
-"""What a config writes for that index unless its ``<Repeater>`` has an ``indexFlag``."""
+"""The text for that index in a config whose ``<Repeater>`` has no ``indexFlag``."""
 
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 _LONGEST_TEXT = 65_536
@@ -34,12 +34,7 @@ class TaskValue:
         return TaskValue(text) if text and _VARIABLE.search(text) else None
 
     def find(self, data: object, index: int | None = None) -> object:
-        """What the task's data hold there; None where they hold nothing.
-
-        Args:
-            data: The task's data, an object of JSON.
-            index: The index of the ``<Repeater>``, where the tag stands in one.
-        """
+        """The value in the task's data, at an index of the tag's ``<Repeater>``; None where there is none."""
         text = at(self.text, index)
         if _VARIABLE.fullmatch(text):
             return _get(data, text[1:])
@@ -67,7 +62,7 @@ def as_written(name: str) -> str:
 
 
 def _get(data: object, path: str) -> object:
-    """Follow a path such as ``images[0].url``; a key that is written like the whole path goes first."""
+    """Follow a path such as ``images[0].url``; a key that equals the whole path takes precedence."""
     if isinstance(data, Mapping) and path in data:
         return data[path]
     for part in _PART.findall(path):

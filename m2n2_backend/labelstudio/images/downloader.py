@@ -15,7 +15,7 @@ import httpx
 from m2n2_backend.errors import ImageNotAllowed, ImageUnavailable
 from m2n2_backend.images import format_of
 from m2n2_backend.labelstudio.images.addresses import AddressPolicy
-from m2n2_backend.labelstudio.images.download import Clock, Reply, exchange, shown
+from m2n2_backend.labelstudio.images.download import Clock, HttpReply, exchange, shown
 from m2n2_backend.labelstudio.images.spelling import with_slashes
 from m2n2_backend.labelstudio.images.tokens import TokenSource
 from m2n2_backend.settings import Settings
@@ -30,16 +30,11 @@ _REPLY_LIMIT = 64 * 1024
 Origin = tuple[str, bytes, int]
 
 
-class Session:
+class Downloader:
     """Downloads files as the settings allow it. Threads may share one."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Set up the session; no connection is opened.
-
-        Args:
-            settings: Label Studio's address and token, further hosts, the limit of bytes.
-            clock: Of deadlines.
-        """
+        """Set up the downloader; no connection is opened."""
         self._settings = settings
         self._clock = clock
         self.base = httpx.URL(settings.label_studio_url) if settings.label_studio_url else None
@@ -57,7 +52,7 @@ class Session:
         return self.base is not None and _origin(url) == _origin(self.base)
 
     def host(self, url: httpx.URL) -> str:
-        """The host as it is counted among others; "" for Label Studio."""
+        """The host under whose name a download is counted; "" for Label Studio."""
         return "" if self.is_label_studio(url) else url.raw_host.decode()
 
     def takes_token(self, url: httpx.URL) -> bool:
@@ -73,22 +68,18 @@ class Session:
             return False
         return _FILES.fullmatch(path[len(prefix) :]) is not None
 
-    def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+    def download(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> HttpReply:
         """Read a file, through redirects.
 
         Args:
-            url: http or https.
-            known: Headers that ask for another version only; empty for any.
-            deadline: By the clock.
+            known: Headers that ask for the file only if it is another version; empty for any version.
+            deadline: Time of the clock after which nobody waits.
 
         Returns:
-            The file (200), or that it is the version known (304).
+            The file (200), or the news that it is the known version (304).
 
         Raises:
-            ImageNotAllowed: The address, or that of a redirect, is outside of what this server may read.
-            ImageTooLarge: The file has more than ``max_image_bytes``.
-            ImageUnavailable: It could not be read; the message says why, and the setting that helps.
-            NotReady: Other images that are being read take too much memory.
+            M2N2Error: As for :meth:`~m2n2_backend.labelstudio.images.reader.MediaReader.fetch`.
         """
         for _ in range(_REDIRECTS + 1):
             reply = self._get(url, known, deadline)
@@ -104,14 +95,16 @@ class Session:
                 url = url.join(reply.headers.get("location", ""))
                 require_port(url)
             except (httpx.InvalidURL, UnicodeError) as error:
-                raise ImageUnavailable(f"image download failed: redirect to no address by {shown(url)}") from error
+                raise ImageUnavailable(
+                    f"image download failed: a redirect by {shown(url)} leads to an invalid address"
+                ) from error
         raise ImageUnavailable(f"image download failed: more than {_REDIRECTS} redirects, last to {shown(url)}")
 
-    def _get(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> Reply:
+    def _get(self, url: httpx.URL, known: Mapping[str, str], deadline: float) -> HttpReply:
         if url.scheme not in ("http", "https") or not url.raw_host:
-            raise ImageNotAllowed("the image's address leads away from http and https")
+            raise ImageNotAllowed("the image's address leads to something other than http or https")
         if url.userinfo:
-            raise ImageNotAllowed("the image's address holds a user name: credentials in addresses are not sent")
+            raise ImageNotAllowed("the image's address contains a user name: credentials in addresses are not sent")
         own = self.takes_token(url)
         token = self._token.headers(deadline) if own else {}
         reply = self._send("GET", url, {**known, **token}, None, deadline)
@@ -120,20 +113,20 @@ class Session:
             reply = self._send("GET", url, {**known, **token}, None, deadline)
         return reply
 
-    def _check(self, reply: Reply, url: httpx.URL) -> None:
+    def _check(self, reply: HttpReply, url: httpx.URL) -> None:
         own = self.is_label_studio(url)
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if self.takes_token(url):
                 raise ImageUnavailable(self._token.refused(reply.status))
             if own:
                 raise ImageUnavailable(
-                    f"Label Studio refused the image ({reply.status}): {shown(url)} is no path of its files, and the "
-                    "token is sent to no other"
+                    f"Label Studio refused the image ({reply.status}): {shown(url)} is not the path of one of its "
+                    "files, and the token is sent nowhere else"
                 )
             if _LABEL_STUDIOS.search(url.path):
                 cure = "if this is Label Studio, set LABEL_STUDIO_URL to it and LABEL_STUDIO_API_KEY"
             else:
-                cure = "the host refuses programs, or wants a login; upload the image to Label Studio instead"
+                cure = "the host refuses programs or requires a login; upload the image to Label Studio instead"
             raise ImageUnavailable(f"image download failed: {reply.status} from {shown(url)}; {cure}")
         if reply.status != HTTPStatus.OK:
             phrase = responses.get(reply.status, "")
@@ -147,7 +140,7 @@ class Session:
                 )
             raise ImageUnavailable(f"image download failed: {shown(url)} is a web page, not an image")
 
-    def _refresh(self, content: bytes, deadline: float) -> Reply:
+    def _refresh(self, content: bytes, deadline: float) -> HttpReply:
         assert self.base is not None, "tokens are only used for the Label Studio of the settings"
         url = self.base.join(f"{self.base.path.rstrip('/')}/api/token/refresh/")
         return self._send("POST", url, {"Content-Type": "application/json"}, content, deadline, _REPLY_LIMIT)
@@ -160,7 +153,7 @@ class Session:
         content: bytes | None,
         deadline: float,
         limit: int | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         room = FILES_AT_ONCE * self._settings.max_image_bytes
         try:
             with self._bytes.take(download_limits(room, self.host(url)), 0) as more:
@@ -198,7 +191,7 @@ def is_below(url: httpx.URL, hostname: str) -> bool:
 
 
 def _unused_proxy(url: httpx.URL) -> str:
-    """What to add to a failure where the environment names a proxy for an address; empty where it does not."""
+    """The addition to a failure where the environment names a proxy for an address; else empty."""
     proxies = getproxies_environment()
     named = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
     host = url.raw_host.decode()

@@ -1,4 +1,4 @@
-"""Addresses of images that were read before: a warm click downloads nothing, and a failure is waited for once."""
+"""A cache of the images that were read: a warm click downloads nothing, and a failure is waited for once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ MAX_ADDRESSES = 20_000
 """Addresses remembered; each takes some hundred bytes."""
 
 RECENT_BYTES = 64 * 1024**2
-"""Bytes of files kept for whoever needs one again at once, such as a worker that died with the image in work."""
+"""Bytes of files that are kept for a click that needs one again at once, such as after the death of a worker."""
 
 FAILURE_SECONDS = 5.0
-"""For which a failure answers further clicks on its address."""
-
+"""Seconds for which a failure answers further clicks on its address."""
 
 _ENTRY_BYTES = 1024  # of a file that is kept, beside its bytes: its key and its places in tables
 _LONGEST_CAUSE = 1000
@@ -38,33 +37,30 @@ class _Known:
 
 @dataclass
 class _Download:
-    """One that is under way; whoever wants the same address waits for its outcome."""
+    """A download that is under way; other threads that want the same address wait for its outcome."""
 
     done: threading.Event = field(default_factory=threading.Event)
     image: SourceImage | None = None
     error: M2N2Error | None = None
 
 
-class RememberingMedia:
+class CachedImages:
     """A :class:`~m2n2_backend.labelstudio.images.reader.Media` that knows which file stands behind an address.
 
-    For ``fresh_seconds`` an address is taken to hold the same file; after that its server is asked whether it
-    changed, unless so many wait for images that the click would be refused instead. Requests for one address at a
-    time are one download with one outcome. Data URLs carry their file with them and are not remembered. Threads share
-    one.
+    For ``fresh_seconds`` an address is taken to hold the same file. After that its server is asked whether it
+    changed, unless so many clicks wait for images that this one would be refused instead. Simultaneous requests for
+    one address are one download with one outcome. Data URLs carry their file with them and are not remembered.
+    Threads share one cache.
     """
 
     def __init__(
         self, reader: MediaReader, *, fresh_seconds: float, at_once: int = 40, clock: Clock = time.monotonic
     ) -> None:
-        """Set up the memory.
+        """Set up an empty cache.
 
         Args:
-            reader: Reads what is not known.
-            fresh_seconds: See above.
             at_once: Most threads that wait for downloads. Some are kept for Label Studio's own images, and for other
                 hosts and projects; see :func:`~m2n2_backend.worker.shares.download_limits`.
-            clock: Of what is fresh, and of failures.
         """
         self._reader = reader
         self._fresh_seconds = fresh_seconds
@@ -80,13 +76,13 @@ class RememberingMedia:
         self.revalidations = 0
 
     @staticmethod
-    def of(settings: Settings) -> RememberingMedia:
-        """The memory around a reader, as the settings want both."""
+    def of(settings: Settings) -> CachedImages:
+        """The cache around a reader that the settings describe."""
         reader = MediaReader(settings)
-        return RememberingMedia(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
+        return CachedImages(reader, fresh_seconds=settings.image_fresh, at_once=settings.http_threads)
 
     def fetch(self, ref: ImageRef, *, deadline: float = float("inf"), data_needed: bool = True) -> SourceImage:
-        """Read one image, or tell what is known of it.
+        """Read one image, or recall its hash and size.
 
         Raises:
             M2N2Error: See :meth:`MediaReader.fetch`.
@@ -108,7 +104,7 @@ class RememberingMedia:
                 if not data_needed and (known := self._known_of(key)) is not None:
                     return known  # better what was there minutes ago than to refuse a click on a prepared image
                 raise
-            # Whoever asked first may have wanted less.
+            # The thread that asked first may have needed no data.
             if image.data is not None or not data_needed:
                 return image
 
@@ -124,7 +120,7 @@ class RememberingMedia:
         self._reader.close()
 
     def _downloaded(self, ref: ImageRef, key: bytes, deadline: float, data_needed: bool) -> SourceImage:
-        """The outcome of a download, of one that is under way or of this thread's own."""
+        """The outcome of a download: of the one that is under way, or of this thread's own."""
         with self._lock:
             download = self._downloads.get(key)
             if is_first := download is None:
@@ -170,7 +166,7 @@ class RememberingMedia:
         return image
 
     def _known_of(self, key: bytes) -> SourceImage | None:
-        """What is known of an address, however long ago it was asked about."""
+        """The image that an address held when its server was last asked, however long ago."""
         with self._lock:
             known = self._known.get(key)
             return None if known is None else known.image

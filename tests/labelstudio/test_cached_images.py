@@ -15,7 +15,7 @@ from label_studio_fakes import data_url, settings
 from waiting import RunningClock, until
 
 from m2n2_backend.errors import ImageTooLarge, ImageUnavailable, InvalidImage, NotReady
-from m2n2_backend.labelstudio.images.memory import FAILURE_SECONDS, RememberingMedia
+from m2n2_backend.labelstudio.images.cached import FAILURE_SECONDS, CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 
 UPLOAD = ImageRef("/data/upload/1/a.png")
@@ -28,9 +28,9 @@ def media(
     at_once: int = 40,
     clock: RunningClock | None = None,
     **more: Any,
-) -> RememberingMedia:
+) -> CachedImages:
     reader = MediaReader(settings(label_studio_url=studio.url, label_studio_api_key=LEGACY, **more))
-    return RememberingMedia(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
+    return CachedImages(reader, fresh_seconds=fresh_seconds, at_once=at_once, clock=clock or time.monotonic)
 
 
 def test_the_second_click_downloads_nothing_and_knows_hash_and_size(studio: FakeLabelStudio) -> None:
@@ -209,9 +209,7 @@ def test_a_known_image_is_clicked_although_its_time_is_over_and_all_places_of_it
     assert remembering.fetch(ref, data_needed=False).key != known.key
 
 
-def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_images(
-    studio: FakeLabelStudio,
-) -> None:
+def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_images(studio: FakeLabelStudio) -> None:
     size = 2 * 1024**2
     remembering = media(studio, max_image_bytes=size)
     file = png() + bytes(size - len(png()) - 1000)
@@ -220,7 +218,7 @@ def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_im
     try:
         with ThreadPoolExecutor(40) as threads:
             begun = [threads.submit(remembering.fetch, ImageRef(f"/almost/{number}.png")) for number in range(40)]
-            held = remembering._reader._session._bytes
+            held = remembering._reader._downloader._bytes
             until(lambda: held.taken >= sum(not one.done() for one in begun) * (len(file) - 1))
             _, most = tracemalloc.get_traced_memory()
             studio.held.set()
@@ -236,8 +234,7 @@ def test_forty_downloads_at_once_hold_no_more_bytes_than_eight_of_the_largest_im
 
 
 @pytest.mark.parametrize(
-    ("path", "error"),
-    [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)],
+    ("path", "error"), [("/file/none", InvalidImage), ("/file/page", ImageUnavailable), ("/endless", ImageTooLarge)]
 )
 def test_a_download_that_came_to_nothing_leaves_nothing_in_memory(
     studio: FakeLabelStudio, path: str, error: type[Exception]

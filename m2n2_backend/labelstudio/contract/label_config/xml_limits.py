@@ -1,4 +1,4 @@
-"""What a labeling config may cost is known before the SDK's parser sees it."""
+"""Limits of a labeling config, which are checked before a slow parser sees it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ MAX_CHARS = 500_000
 """Longest config that is parsed; one with 300 labels in three controls has about 40,000 characters."""
 
 MAX_TAGS = 6_000
-"""1,200 labels in three controls are 3,600."""
+"""Most tags; 1,200 labels in three controls are 3,600."""
 
 MAX_ATTRIBUTES = 64
-"""Of a tag; Label Studio's tags know about twenty."""
+"""Most attributes of a tag; Label Studio's tags know about twenty."""
 
 
 def require_small(xml: str) -> None:
-    """Refuse what would keep a parser busy: lxml and the SDK need the square of some texts' lengths, expat does not.
+    """Refuse what would keep a parser busy: lxml needs the square of some texts' lengths, expat does not.
 
     Raises:
-        InvalidLabelConfig: No XML, a document type declaration, or more than one of the limits above.
+        InvalidLabelConfig: It is not XML, has a document type declaration, or exceeds one of the limits above.
     """
     if len(xml) > MAX_CHARS:
         raise InvalidLabelConfig(f"the labeling config has more than {MAX_CHARS} characters")
