@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from html import escape
 
 from m2n2_backend import __version__
-from m2n2_backend.worker.interface import Status, Tier, WorkerStats
+from m2n2_backend.worker.figures import Tier, WorkerStats
+from m2n2_backend.worker.interface import Status
 
 KEPT = 50
 """Requests shown."""
@@ -95,14 +96,15 @@ def _workers(workers: Sequence[WorkerStats]) -> str:
     rows = []
     for index, worker in enumerate(workers):
         state = "working" if worker.alive else "not answering"
-        if worker.age:
-            state += f" on a step for {worker.age:.0f} s"
+        figures = worker.figures
+        if figures.age:
+            state += f" on a step for {figures.age:.0f} s"
         rows.append(
-            f"<tr><th>{index}: {escape(worker.device)}{_place(worker)}</th><td>{state}, {worker.waiting} waiting, "
-            f"{worker.restarts} restarts, {worker.encoded} images encoded, {worker.superseded} superseded, "
-            f"{worker.timed_out} timed out, {worker.refused} refused, {_size(worker.rss)} resident</td></tr>"
+            f"<tr><th>{index}: {escape(worker.device)}{_place(worker)}</th><td>{state}, {figures.waiting} waiting, "
+            f"{worker.restarts} restarts, {figures.encoded} images encoded, {figures.superseded} superseded, "
+            f"{worker.timed_out} timed out, {figures.refused} refused, {_size(figures.rss)} resident</td></tr>"
         )
-        for name, tier in worker.tiers.items():
+        for name, tier in figures.tiers.items():
             share = 100 * tier.bytes / tier.limit if tier.limit else 0
             rows.append(
                 f"<tr><td>{name} cache</td><td>{_size(tier.bytes)} of {_size(tier.limit)} ({share:.0f} %), "

@@ -27,7 +27,7 @@ from m2n2_backend.errors import M2N2Error, NotReady, SettingsError
 from m2n2_backend.labelstudio.images.memory import RememberingMedia
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
-from m2n2_backend.worker.interface import WorkerStats
+from m2n2_backend.worker.figures import WorkerStats
 
 
 @pytest.fixture

@@ -14,17 +14,10 @@ from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
 from m2n2_backend.worker.cluster.replica import Report, board
-from m2n2_backend.worker.interface import (
-    Answer,
-    SourceImage,
-    Status,
-    Work,
-    WorkerStats,
-    cache_troubles,
-    model_version,
-)
+from m2n2_backend.worker.figures import WorkerStats, cache_troubles
+from m2n2_backend.worker.interface import Answer, SourceImage, Status, Work, model_version
 from m2n2_backend.worker.messages import Done, Reply
-from m2n2_backend.worker.quarantine import Poison
+from m2n2_backend.worker.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +56,7 @@ class RayPool:
         self._reports: list[tuple[Report, float]] = []
         self._seen_at = time.monotonic()
         self._timed_out = 0
-        self._poison = Poison(time.monotonic)
+        self._poison = Quarantine(time.monotonic)
         self._deaths: deque[tuple[str, str | None]] = deque(maxlen=_DEATHS_KEPT)
         self._board: Any = None
         self._closed = threading.Event()
@@ -130,16 +123,8 @@ class RayPool:
             WorkerStats(
                 device=report.device,
                 alive=age < STALE_SECONDS,
-                waiting=report.figures.waiting,
-                restarts=0,
-                superseded=report.figures.superseded,
+                figures=report.figures,
                 timed_out=self._timed_out if number == 0 else 0,
-                refused=report.figures.refused,
-                encoded=report.figures.encoded,
-                encode_seconds=report.figures.encode_seconds,
-                rss=report.figures.rss,
-                tiers=report.figures.tiers,
-                age=report.figures.age,
                 silence=age,
                 name=report.replica,
                 node=report.node,

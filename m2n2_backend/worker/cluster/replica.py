@@ -16,8 +16,9 @@ from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.cluster.connection import NAMESPACE, import_ray
 from m2n2_backend.worker.cluster.deployment import Size, bound
+from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.interface import Work
-from m2n2_backend.worker.messages import Figures, Reply
+from m2n2_backend.worker.messages import Reply
 from m2n2_backend.worker.options import WorkerOptions
 
 logger = logging.getLogger(__name__)

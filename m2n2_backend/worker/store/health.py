@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 
-from m2n2_backend.worker.interface import Trouble
+from m2n2_backend.worker.figures import Trouble
 
 logger = logging.getLogger(__name__)
 
