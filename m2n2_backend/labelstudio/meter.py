@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from m2n2_backend.errors import ImageNeeded
-from m2n2_backend.worker.interface import Answer, Work, WorkerStats
+from m2n2_backend.worker.figures import WorkerStats
+from m2n2_backend.worker.interface import Answer, Work
 from m2n2_backend.worker.shares import Places, click_limits
 
 Count = Callable[[Work, Answer | None, Exception | None], None]
@@ -70,7 +71,8 @@ class Meter:
     def answered(self, work: Work, answer: Answer) -> None:
         """Count an answer, and note that its image is prepared now."""
         self._count(work, answer, None)
-        prepared = sum(worker.tiers["device"].entries for worker in self._stats() if "device" in worker.tiers)
+        tiers = (worker.figures.tiers for worker in self._stats())
+        prepared = sum(own["device"].entries for own in tiers if "device" in own)
         with self._lock:
             self._warm[work.image.key] = None
             self._warm.move_to_end(work.image.key)

@@ -147,7 +147,7 @@ def _from_file(path: Path) -> SourceImage:
 
 
 def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: bool) -> None:
-    tiers = [worker.tiers.get("disk") for worker in pool.stats()]
+    tiers = [worker.figures.tiers.get("disk") for worker in pool.stats()]
     if any(tier.evictions for tier in tiers if tier is not None):
         raise SettingsError(
             f"the disk cache is full after {done} images: "

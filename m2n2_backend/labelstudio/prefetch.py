@@ -171,7 +171,7 @@ class Prefetcher:
 
     def _is_quick(self) -> bool:
         """Whether the model is fast enough that a click never waits long for the image of a later task."""
-        return all(worker.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
+        return all(worker.figures.encode_seconds <= QUICK_SECONDS for worker in self._pool.stats())
 
     def _image(self, ref: ImageRef) -> None:
         """Hand one image to the pool; one that cannot be read does not keep others from being read."""

@@ -26,7 +26,8 @@ from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.server.status_page import RecentRequests, StatusPage
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.interface import Pool, Status, WorkerStats
+from m2n2_backend.worker.figures import WorkerStats
+from m2n2_backend.worker.interface import Pool, Status
 from m2n2_backend.worker.shares import FILES_AT_ONCE
 
 logger = logging.getLogger(__name__)
@@ -215,9 +216,9 @@ def _replica(worker: WorkerStats) -> dict[str, Any]:
         "device": worker.device,
         "alive": worker.alive,
         "silence": round(worker.silence, 1),
-        "waiting": worker.waiting,
+        "waiting": worker.figures.waiting,
         "tiers": {
             name: {"bytes": tier.bytes, "entries": tier.entries, "trouble": str(tier.trouble or "")}
-            for name, tier in worker.tiers.items()
+            for name, tier in worker.figures.tiers.items()
         },
     }

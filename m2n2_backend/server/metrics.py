@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,8 +11,34 @@ from prometheus_client.registry import Collector
 
 from m2n2_backend.worker.interface import Answer, Pool, Work
 
-_WORKER = ["worker"]
-_TIER = ["worker", "tier"]
+_WORKER_FIGURES = (
+    (GaugeMetricFamily, "alive", "1 where the worker can take work", "alive"),
+    (GaugeMetricFamily, "waiting", "Clicks not answered yet", "figures.waiting"),
+    (GaugeMetricFamily, "age", "Seconds the step in work has been running", "figures.age"),
+    (GaugeMetricFamily, "silence", "Seconds since its latest message", "silence"),
+    (GaugeMetricFamily, "rss", "Resident memory in bytes", "figures.rss"),
+    (CounterMetricFamily, "restarts", "Starts after a death", "restarts"),
+    (CounterMetricFamily, "superseded", "Answered with newer masks", "figures.superseded"),
+    (CounterMetricFamily, "timed_out", "Deadlines that passed", "timed_out"),
+    (CounterMetricFamily, "refused", "Found the queue full", "figures.refused"),
+    (CounterMetricFamily, "encoded", "Times the model ran", "figures.encoded"),
+)
+"""Kind, name after ``m2n2_worker_``, help, and the attribute of WorkerStats."""
+
+_TIER_FIGURES = (
+    (GaugeMetricFamily, "bytes", "Held by a cache tier"),
+    (GaugeMetricFamily, "limit", "Most bytes of a cache tier"),
+    (GaugeMetricFamily, "entries", "Images in a cache tier"),
+    (CounterMetricFamily, "hits", "Found in a cache tier"),
+    (CounterMetricFamily, "misses", "Not found in a cache tier"),
+    (CounterMetricFamily, "evictions", "Evicted from a cache tier"),
+    (CounterMetricFamily, "failures", "Could not be written, read or reached"),
+    (CounterMetricFamily, "damaged", "Files that could not be used"),
+    (GaugeMetricFamily, "paused", "1 where it is left alone for a while"),
+    (GaugeMetricFamily, "troubled", "1 where it cannot be used now"),
+)
+"""Kind, name after ``m2n2_cache_`` and of the attribute of Tier, help."""
+
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 100)
 
 
@@ -79,44 +106,15 @@ class _WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus-client."""
-        workers = self._pool.stats()
-        for family, name in (
-            (GaugeMetricFamily("m2n2_worker_alive", "1 where the worker can take work", labels=_WORKER), "alive"),
-            (GaugeMetricFamily("m2n2_worker_waiting", "Clicks not answered yet", labels=_WORKER), "waiting"),
-            (
-                GaugeMetricFamily("m2n2_worker_age", "Seconds the step in work has been running", labels=_WORKER),
-                "age",
-            ),
-            (GaugeMetricFamily("m2n2_worker_silence", "Seconds since it was heard of", labels=_WORKER), "silence"),
-            (GaugeMetricFamily("m2n2_worker_rss", "Resident memory in bytes", labels=_WORKER), "rss"),
-            (CounterMetricFamily("m2n2_worker_restarts", "Starts after a death", labels=_WORKER), "restarts"),
-            (
-                CounterMetricFamily("m2n2_worker_superseded", "Answered with newer masks", labels=_WORKER),
-                "superseded",
-            ),
-            (CounterMetricFamily("m2n2_worker_timed_out", "Deadlines that passed", labels=_WORKER), "timed_out"),
-            (CounterMetricFamily("m2n2_worker_refused", "Found the queue full", labels=_WORKER), "refused"),
-            (CounterMetricFamily("m2n2_worker_encoded", "Times the model ran", labels=_WORKER), "encoded"),
-        ):
-            for index, worker in enumerate(workers):
-                family.add_metric([worker.name or str(index)], float(getattr(worker, name)))
+        workers = [(worker.name or str(index), worker) for index, worker in enumerate(self._pool.stats())]
+        for kind, name, words, figure in _WORKER_FIGURES:
+            family = kind(f"m2n2_worker_{name}", words, labels=["worker"])
+            for label, worker in workers:
+                family.add_metric([label], float(attrgetter(figure)(worker)))
             yield family
-        for family, name in (
-            (GaugeMetricFamily("m2n2_cache_bytes", "Held by a cache tier", labels=_TIER), "bytes"),
-            (GaugeMetricFamily("m2n2_cache_limit", "Most bytes of a cache tier", labels=_TIER), "limit"),
-            (GaugeMetricFamily("m2n2_cache_entries", "Images in a cache tier", labels=_TIER), "entries"),
-            (CounterMetricFamily("m2n2_cache_hits", "Found in a cache tier", labels=_TIER), "hits"),
-            (CounterMetricFamily("m2n2_cache_misses", "Not found in a cache tier", labels=_TIER), "misses"),
-            (CounterMetricFamily("m2n2_cache_evictions", "Evicted from a cache tier", labels=_TIER), "evictions"),
-            (
-                CounterMetricFamily("m2n2_cache_failures", "Could not be written, read or reached", labels=_TIER),
-                "failures",
-            ),
-            (CounterMetricFamily("m2n2_cache_damaged", "Files that could not be used", labels=_TIER), "damaged"),
-            (GaugeMetricFamily("m2n2_cache_paused", "1 where it is left alone for a while", labels=_TIER), "paused"),
-            (GaugeMetricFamily("m2n2_cache_troubled", "1 where it cannot be used now", labels=_TIER), "troubled"),
-        ):
-            for index, worker in enumerate(workers):
-                for tier, figures in worker.tiers.items():
-                    family.add_metric([worker.name or str(index), tier], float(getattr(figures, name)))
+        for kind, name, words in _TIER_FIGURES:
+            family = kind(f"m2n2_cache_{name}", words, labels=["worker", "tier"])
+            for label, worker in workers:
+                for tier, figures in worker.figures.tiers.items():
+                    family.add_metric([label, tier], float(getattr(figures, name)))
             yield family

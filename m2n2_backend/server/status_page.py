@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from m2n2_backend import __version__
-from m2n2_backend.worker.interface import Status, WorkerStats
+from m2n2_backend.worker.figures import WorkerStats
+from m2n2_backend.worker.interface import Status
 
 KEPT = 50
 """Requests shown."""

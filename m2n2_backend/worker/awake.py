@@ -1,4 +1,4 @@
-"""Time as a process has lived it: what it slept through does not count."""
+"""A clock that counts only the time during which this process was running."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 class AwakeClock:
     """Seconds for which this process was running; threads share it.
 
-    A process that was stopped, swapped out, or on a machine that was paused finds that the system's clock has jumped.
-    If it measured with that clock how long others have said nothing, it would blame them for its own sleep.
+    The system's clock jumps for a process that was stopped or swapped out, or whose machine was paused. If it
+    measured with that clock how long others have been silent, it would blame them for its own sleep.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, most: float = 2.0) -> None:
@@ -19,7 +19,7 @@ class AwakeClock:
 
         Args:
             clock: In seconds.
-            most: Seconds that count between two readings. It has to be read more often than that.
+            most: Most seconds that count between two readings. The clock has to be read more often than that.
         """
         self._clock = clock
         self._most = most
@@ -28,7 +28,7 @@ class AwakeClock:
         self._seconds = 0.0
 
     def __call__(self) -> float:
-        """Seconds until now."""
+        """Seconds that have counted until now."""
         with self._lock:
             now = self._clock()
             self._seconds += min(now - self._read_at, self._most)

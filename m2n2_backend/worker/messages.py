@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.worker.interface import Tier
+from m2n2_backend.worker.figures import Figures
 
 
 @dataclass(frozen=True)
 class Done:
-    """Work was done.
+    """The result of work that succeeded.
 
     Attributes:
-        mask: Bits of the mask, eight to a byte, uint8 [ceil(H·W / 8)]; None where nothing was to be segmented.
+        mask: Bits of the mask, eight to a byte, uint8 [ceil(H·W / 8)]; None if nothing was to be segmented.
         shape: (H, W).
-        score: Of the mask.
-        timings_ms: Of the parts that ran; see :class:`~m2n2_backend.worker.interface.Answer`.
-        rle: Label Studio's brush RLE of the mask where it was asked for.
+        score: See :class:`~m2n2_backend.worker.interface.Answer`.
+        timings_ms: See :class:`~m2n2_backend.worker.interface.Answer`.
+        rle: Label Studio's brush RLE of the mask if it was asked for.
     """
 
     mask: NDArray[np.uint8] | None
@@ -38,49 +37,20 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a replica counts, at one moment.
-
-    Attributes:
-        waiting: Requests in its queue.
-        superseded: Requests answered with a newer request's mask.
-        refused: Requests that found the queue full.
-        encoded: Times the model ran.
-        encode_seconds: Of the latest time, or of the warm-up before.
-        age: Seconds for which the longest of the steps in work has been running; 0 where there is none.
-        hang_seconds: A step that takes longer than this has hung.
-        rss: Resident memory of the process in bytes; 0 where the system does not tell.
-        tiers: Of the caches.
-    """
-
-    waiting: int = 0
-    superseded: int = 0
-    refused: int = 0
-    encoded: int = 0
-    encode_seconds: float = 0.0
-    age: float = 0.0
-    hang_seconds: float = math.inf
-    rss: int = 0
-    tiers: Mapping[str, Tier] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Reply:
     """What became of one piece of work, and the replica's figures after it.
 
-    Attributes:
-        result: ``Done``, or the error it ended with. Errors travel as values: raised ones would come with the
-            traceback of another process.
-        figures: Of the moment.
+    ``result`` may be the error that the work ended with. Errors travel as values: raised ones would come with the
+    traceback of another process.
     """
 
     result: Done | Exception
-    figures: Figures
+    figures: Figures = field(default_factory=Figures)
 
 
 @dataclass(frozen=True)
 class Loading:
-    """The model is still being loaded. Said every second, as far as what is loaded lets another thread run."""
+    """The model is still being loaded. Sent every second, as far as what is loaded lets another thread run."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +58,10 @@ class Ready:
     """The model is loaded.
 
     Attributes:
-        fingerprint: Of the backbone.
-        backbone: In words.
-        device: In words.
-        figures: Of the empty caches, but for the disk's.
+        fingerprint: Identifies what the backbone's features depend on.
+        backbone: Name of the backbone in words.
+        device: Name of the device in words.
+        figures: The first figures; every cache but the one on disk is empty.
     """
 
     fingerprint: str
@@ -102,14 +72,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """The model cannot be loaded: cause and cure."""
+    """The model cannot be loaded; ``detail`` has cause and cure."""
 
     detail: str
 
 
 @dataclass(frozen=True)
 class InWork:
-    """The images in work from now on: the suspects if this is the last that is heard of a process.
+    """The images in work from now on: if the process dies before it says more, they are the suspects.
 
     Attributes:
         keys: Hashes of all of them.

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from m2n2_backend.m2n2.paper.attention import Backbone
 
 SECRETS = ("label_studio_url", "label_studio_api_key", "basic_auth_user", "basic_auth_password")
-"""Settings that are the web process's alone."""
+"""Settings that only the web process may know."""
 
 
 def load(settings: Settings, device: str) -> Backbone:
-    """The backbone of the settings on a device.
+    """Load the backbone of the settings on a device.
 
     Raises:
         BackboneUnavailable: Weights, device or memory are missing; the message names the cure.
@@ -33,10 +33,10 @@ class WorkerOptions:
     """What one worker is started with.
 
     Attributes:
-        settings: Of the whole service, without what only the web process may know.
-        device: The worker's own, such as ``cuda:1``.
-        workers: Of this machine, which share its cores.
-        on_device: Of those, workers on this worker's device, which share its memory.
+        settings: The settings of the service, without what only the web process may know.
+        device: This worker's device, such as ``cuda:1``.
+        workers: Number of workers on this machine, which share its cores.
+        on_device: Number of those that are on this worker's device, and share its memory.
         load: Settings and device → backbone; a function that can be pickled.
         clicks: Whether clicks will come; else images are encoded and nothing else.
     """
@@ -64,5 +64,5 @@ class WorkerOptions:
 
     @property
     def threads(self) -> int:
-        """CPU threads of this worker."""
+        """Number of CPU threads this worker may use."""
         return self.settings.threads or max(1, usable_cores() // self.workers)

@@ -1,4 +1,4 @@
-"""Images, or prompts on an image, that bring their worker down again and again, kept away from it."""
+"""Images, and prompts on an image, that bring their worker down again and again are kept away from it."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from m2n2_backend.errors import ImageRefused
 from m2n2_backend.prompts import Prompts
 
 DEATHS = 2
-"""An image that was being read at so many deaths in a row is refused, and so are prompts that were being answered."""
+"""Deaths in a row after which an image that was being read is refused, or prompts that were being answered."""
 
 CLICKED_DEATHS = 4
-"""So is an image whose prompts, whichever, were being answered: at fewer deaths others may still click on it."""
+"""Deaths after which an image is refused because prompts on it, whichever, were being answered each time. At fewer
+deaths others may still click on it."""
 
 REFUSED_SECONDS = 600.0
-"""For so long; then it may be tried again, as the cause may have been another."""
+"""Time after which the image or the prompts may be tried again, as the cause may have been another."""
 
 _REMEMBERED = 1024
 
 
-class Poison:
+class Quarantine:
     """Deaths counted by image and by prompts; threads share it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # How many, and when the last was: by image, by ("clicked", image), and by hash of an image with its prompts.
+        # The number of deaths and the time of the last: by image, by ("clicked", image), and by hash of an image with
+        # its prompts.
         self._deaths: TTLCache[object, tuple[int, float]] = TTLCache(_REMEMBERED, REFUSED_SECONDS, timer=clock)
 
     def died(self, key: str, prompts: Collection[Prompts] = ()) -> None:
-        """An image was in work when its worker died.
+        """Count a death during which an image was in work.
 
         Args:
             key: Hash of the image's file.
-            prompts: What was asked, where prompts were being answered and the image itself was read before.
+            prompts: What was asked, if prompts were being answered and the image itself had been read before.
         """
         with self._lock:
             for counted in [("clicked", key), *(hash((key, each)) for each in prompts)] if prompts else [key]:
                 self._deaths[counted] = self._deaths.get(counted, (0, 0.0))[0] + 1, self._clock()
 
     def survived(self, key: str, prompts: Prompts | None = None) -> None:
-        """An image was answered, with these prompts: neither was the cause."""
+        """Forget the deaths of an image and of these prompts: both were answered, so neither was the cause."""
         with self._lock:
             for counted in (key, ("clicked", key), hash((key, prompts))):
                 self._deaths.pop(counted, None)
 
     def is_suspect(self, key: str) -> bool:
-        """Whether it was in work at a death and has not been answered since."""
+        """Whether an image was in work at a death and has not been answered since."""
         with self._lock:
             return key in self._deaths or ("clicked", key) in self._deaths
 
     def refusal(self, key: str, prompts: Prompts | None = None) -> ImageRefused | None:
-        """Why an image, or these prompts on it, may not be tried now, None where they may."""
+        """Why an image, or these prompts on it, may not be tried now; None if they may."""
         limits: list[tuple[object, int, str]] = [(key, DEATHS, ""), (("clicked", key), CLICKED_DEATHS, "clicks on ")]
         if prompts is not None:
             limits.insert(0, (hash((key, prompts)), DEATHS, "these clicks on "))

@@ -1,4 +1,4 @@
-"""Places for clicks, downloads and their bytes: everybody's part is bounded, so that nobody takes them all."""
+"""Places for clicks, downloads and their bytes: every user's part is bounded, so that nobody takes them all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HALF = 0.5
 Label Studio's: mostly there is one such host."""
 
 FILES_AT_ONCE = 8
-"""Image files that may be on their way, or wait for the model: so many times M2N2_MAX_IMAGE_BYTES together."""
+"""Image files that may be on their way, or wait for the model; together as many times M2N2_MAX_IMAGE_BYTES."""
 
 GroupLimits = Mapping[tuple[str, str], int]
 """Most places for each group that a click belongs to. A group is named by words for a message, after "clicks wait for
@@ -25,7 +25,7 @@ the model", and by an id that tells it from others of the same words."""
 
 
 def part(total: int, share: float) -> int:
-    """So much of a total, and at least one."""
+    """A share of a total, rounded down, and at least one."""
     return max(1, int(share * total))
 
 
@@ -33,9 +33,9 @@ def click_limits(total: int, project: str | None, *, is_cold: bool) -> GroupLimi
     """GroupLimits of a click on the model.
 
     Args:
-        total: Places there are.
-        project: Label Studio's id, None where that is not known. Callers can invent ids; what protects warm clicks
-            from them is the limit for all cold ones.
+        total: Number of places for all clicks.
+        project: Label Studio's id; None if it is not known. Callers can invent ids; what protects warm clicks from
+            them is the limit for all cold ones.
         is_cold: Whether the image has to be prepared first, which may take minutes; a warm click takes milliseconds.
     """
     limits = {("", ""): total}
@@ -52,10 +52,10 @@ def download_limits(total: int, host: str, project: str | None = None) -> GroupL
     """GroupLimits of a download, in places or in bytes.
 
     Args:
-        total: Places, or bytes, there are.
-        host: The server that is asked, "" for Label Studio. A stranger has as many names of hosts as he likes; what
+        total: Number of places, or of bytes, for all downloads.
+        host: The server that is asked, "" for Label Studio. A stranger can make up any number of host names; what
             protects Label Studio's own images from them is the limit for all other hosts together.
-        project: As in :func:`click_limits`.
+        project: See :func:`click_limits`.
     """
     limits = {("", ""): total}
     if host:
@@ -72,18 +72,14 @@ class Places:
     """Counts what is taken, for each group. Threads share one."""
 
     def __init__(self, what: str) -> None:
-        """Set up places of which none is taken.
-
-        Args:
-            what: What they are taken by, for the message, such as "clicks wait for the model".
-        """
+        """Set up free places; ``what`` takes them, in words for the message, such as "clicks wait for the model"."""
         self._what = what
         self._lock = threading.Lock()
         self._taken: Counter[tuple[str, str]] = Counter()
 
     @property
     def taken(self) -> int:
-        """Places that are taken now."""
+        """Number of places that are taken now."""
         return self._taken["", ""]
 
     @contextmanager
@@ -91,14 +87,14 @@ class Places:
         """Take places until the body ends.
 
         Args:
-            limits: The limits of every group that they count for.
-            count: Places to take at first.
+            limits: The limits of every group that the places count for.
+            count: Number of places to take at first.
 
         Yields:
-            A function that takes so many more; it raises as this does.
+            A function that takes the given number of further places, and raises as this one does.
 
         Raises:
-            NotReady: A group would have more than its limit; nothing more was taken.
+            NotReady: A group would exceed its limit; nothing more was taken.
         """
         held = 0
 

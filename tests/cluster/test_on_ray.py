@@ -130,7 +130,7 @@ def test_a_prefetched_image_is_encoded_before_its_click(pool: RayPool, settings:
 def test_each_replica_is_seen_with_its_node_and_the_age_of_its_figures(pool: RayPool, ray: ModuleType) -> None:
     node = ray.util.get_node_ip_address()
     assert [worker.node for worker in pool.stats()] == [node, node]
-    assert all(worker.alive and worker.silence < 60 and worker.tiers for worker in pool.stats())
+    assert all(worker.alive and worker.silence < 60 and worker.figures.tiers for worker in pool.stats())
     assert len({worker.name for worker in pool.stats()}) == 2
 
 

@@ -33,9 +33,10 @@ from m2n2_backend.labelstudio.precompute import precompute as fill
 from m2n2_backend.labelstudio.task_images import images_of_task
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import Settings, load_settings
+from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.interface import SourceImage, wait_until_loaded
 from m2n2_backend.worker.local.pool import ProcessPool
-from m2n2_backend.worker.messages import Done, Figures, Reply
+from m2n2_backend.worker.messages import Done, Reply
 from m2n2_backend.worker.replica.engine import Engine
 
 
@@ -198,7 +199,7 @@ def test_no_more_files_are_read_than_the_workers_have_work(images: Path, tmp_pat
     settings = options(tmp_path)
     engine = Engine(load_backbone("color", grid=8, cache_dir=tmp_path), settings)
     pool: Any = SimpleNamespace(
-        encode=encode, fingerprint=engine.backbone.fingerprint, stats=lambda: [SimpleNamespace(tiers={})]
+        encode=encode, fingerprint=engine.backbone.fingerprint, stats=lambda: [SimpleNamespace(figures=Figures())]
     )
 
     outcomes = fill(settings, images_of_folder(images), pool)

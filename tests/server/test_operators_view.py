@@ -30,7 +30,7 @@ def client(folder: Path) -> Iterator[FlaskClient]:
     pool = ProcessPool(own)
     try:
         until(lambda: all(worker.alive for worker in pool.stats()) and len(pool.stats()) == 2)
-        until(lambda: all(worker.tiers["disk"].troubled for worker in pool.stats()))
+        until(lambda: all(worker.figures.tiers["disk"].troubled for worker in pool.stats()))
         yield create_app(own, pool, CountingMedia()).test_client()
     finally:
         pool.close()

@@ -21,7 +21,7 @@ from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import MediaReader
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.errors import MAX_PHRASE, STATUS, reason_phrase
-from m2n2_backend.worker.interface import WorkerStats
+from m2n2_backend.worker.figures import WorkerStats
 
 
 def test_an_unexpected_error_is_told_by_a_number_and_logged_with_it(

@@ -21,7 +21,8 @@ from m2n2_backend.images import decode_image
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.settings import Settings, load_settings
-from m2n2_backend.worker.interface import Answer, SourceImage, Status, Subject, Tier, Work, WorkerStats
+from m2n2_backend.worker.figures import Figures, Tier, WorkerStats
+from m2n2_backend.worker.interface import Answer, SourceImage, Status, Subject, Work
 
 
 def labels(*names: str) -> str:
@@ -125,9 +126,17 @@ class DiscPool:
 
     def stats(self) -> list[WorkerStats]:
         tiers = {name: Tier(10, 100, 1, 5, 3, 2) for name in ("device", "memory", "disk")}
-        return [
-            WorkerStats("paper", self.state == "ready", 4, 1, 2, 3, 6, 7, self.encode_seconds, 8000, tiers, 1.5, 0.5)
-        ]
+        figures = Figures(
+            waiting=4,
+            superseded=2,
+            refused=6,
+            encoded=7,
+            encode_seconds=self.encode_seconds,
+            age=1.5,
+            rss=8000,
+            tiers=tiers,
+        )
+        return [WorkerStats("paper", self.state == "ready", figures, restarts=1, timed_out=3, silence=0.5)]
 
     def close(self) -> None:
         self.closed = True

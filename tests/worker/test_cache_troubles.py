@@ -11,7 +11,7 @@ from label_studio_fakes import CountingMedia, DiscPool, settings
 from stored_features import LIMIT, encoded
 
 from m2n2_backend.server.app import create_app
-from m2n2_backend.worker.interface import Tier, Trouble, WorkerStats, cache_troubles
+from m2n2_backend.worker.figures import Figures, Tier, Trouble, WorkerStats, cache_troubles
 from m2n2_backend.worker.store import health as cache_health
 from m2n2_backend.worker.store.features import FeatureStore
 from m2n2_backend.worker.store.files import Files, FolderFiles, open_files
@@ -102,7 +102,7 @@ def test_the_password_in_a_stores_address_is_told_to_nobody() -> None:
 
 def worker(trouble: Trouble | None, *, alive: bool = True, node: str = "") -> WorkerStats:
     tiers = {"disk": Tier(0, 10 * 1024**3, 0, 0, 0, 0, failures=3, damaged=2, paused=True, trouble=trouble)}
-    return WorkerStats("paper", alive, 0, 0, 0, 0, 0, 0, 0.1, 0, tiers, name=node, node=node)
+    return WorkerStats("paper", alive, Figures(tiers=tiers), name=node, node=node)
 
 
 FULL = Trouble("the cache in /x cannot be written (No space left on device)", WRITTEN, 2000.0)

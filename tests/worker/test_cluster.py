@@ -27,8 +27,8 @@ from m2n2_backend.worker.cluster.claims import BoardClaims
 from m2n2_backend.worker.cluster.connection import connect, own_address
 from m2n2_backend.worker.cluster.deployment import Deployed, Size, application_name, serving
 from m2n2_backend.worker.cluster.pool import cause_of, loading_of
-from m2n2_backend.worker.interface import Status, Tier, WorkerStats
-from m2n2_backend.worker.messages import Figures
+from m2n2_backend.worker.figures import Figures, Tier, WorkerStats
+from m2n2_backend.worker.interface import Status
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.quarantine import DEATHS, REFUSED_SECONDS
 
@@ -272,9 +272,8 @@ class OneReplica:
 
     def stats(self) -> list[WorkerStats]:
         tiers = {"memory": Tier(3, 9, 1, 0, 0, 0)}
-        return [
-            WorkerStats("H200", True, 2, 0, 0, 0, 0, 7, 0.2, 5, tiers, name="abcd1234", node="192.0.2.7", silence=1.5)
-        ]
+        figures = Figures(waiting=2, encoded=7, encode_seconds=0.2, rss=5, tiers=tiers)
+        return [WorkerStats("H200", True, figures, name="abcd1234", node="192.0.2.7", silence=1.5)]
 
     def status(self) -> Status:
         return Status("ready", "v", "b", "d")

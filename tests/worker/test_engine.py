@@ -22,7 +22,9 @@ from m2n2_backend.m2n2.paper.attention import AttentionFeatures
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.interface import SourceImage
-from m2n2_backend.worker.replica.engine import CPU_CACHES, Engine, Photo
+from m2n2_backend.worker.replica.engine import Engine
+from m2n2_backend.worker.replica.photo import Photo
+from m2n2_backend.worker.replica.tiers import CPU_CACHES
 
 CLICK = Prompts((Click(22, 30),))
 
@@ -157,13 +159,13 @@ def test_beside_an_accelerator_only_the_memory_that_ran_out_is_freed(
 ) -> None:
     backbone = Hungry(0, error)
     made = engine(tmp_path, backbone)
-    made._on_cpu = False
+    made.memory.on_cpu = False
     parts(made, source())
     backbone.failures = 1
     parts(made, source(91))
 
-    assert source().key not in made._states
-    assert (source().key in made._features) == kept
+    assert source().key not in made.memory.states
+    assert (source().key in made.memory.features) == kept
 
 
 @pytest.fixture
@@ -275,7 +277,9 @@ def test_room_is_made_before_another_state_is_built(tmp_path: Path, monkeypatch:
     made = engine(tmp_path, device_cache=0)
     held: list[int] = []
     prepare = made._segmenter.prepare
-    monkeypatch.setattr(made._segmenter, "prepare", lambda *given: held.append(len(made._states)) or prepare(*given))
+    monkeypatch.setattr(
+        made._segmenter, "prepare", lambda *given: held.append(len(made.memory.states)) or prepare(*given)
+    )
     for width in (90, 91, 92):
         parts(made, source(width))
 
@@ -284,12 +288,12 @@ def test_room_is_made_before_another_state_is_built(tmp_path: Path, monkeypatch:
 
 def test_beside_an_accelerator_its_bytes_and_the_maps_in_memory_are_counted_apart(tmp_path: Path) -> None:
     made = engine(tmp_path, memory_cache=4 * 60_000)
-    made._on_cpu, made._maps_limit = False, 60_000
+    made.memory.on_cpu, made.memory.maps_limit = False, 60_000
     with one_thread():
         for width in (90, 91):
             for x in range(5, 55, 10):
                 made.segment(source(width), Prompts((Click(x, 30),)))
-    (state,) = made._states.values()
+    (state,) = made.memory.states.values()
 
     assert made.tiers["device"].bytes == state.device_bytes == state.relation.nbytes
     assert state.memo_bytes > 60_000, "one image's maps stay whatever their size"
@@ -364,7 +368,7 @@ def test_where_nobody_will_click_the_warm_up_needs_no_memory_for_matrices(
     monkeypatch.setattr(made._segmenter, "prepare", lambda encoded: pytest.fail("a matrix was built"))
     made.warm_up(clicks=False)
 
-    assert made.slowest_encode > 0, "by which a hang is told"
+    assert made.encoder.slowest_seconds > 0, "by which a hang is told"
 
 
 def test_a_warm_up_that_runs_out_of_memory_over_its_matrix_names_a_smaller_grid(

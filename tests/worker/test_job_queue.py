@@ -7,10 +7,11 @@ import pytest
 from m2n2_backend.errors import NotReady
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.worker.interface import SourceImage, Subject, Work
-from m2n2_backend.worker.messages import Done, Figures, Reply
-from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES, Job, JobQueue
+from m2n2_backend.worker.job import Job
+from m2n2_backend.worker.messages import Done, Reply
+from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES, JobQueue
 
-REPLY = Reply(Done(None, (0, 0), 0.0, {}), Figures())
+REPLY = Reply(Done(None, (0, 0), 0.0, {}))
 
 
 def click(name: str, *prompts: str, label: str = "Cat", task: str = "7", seconds: float = 60.0) -> Work:

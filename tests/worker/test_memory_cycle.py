@@ -90,29 +90,29 @@ def test_the_start_tells_how_many_images_the_card_holds(
     with caplog.at_level(logging.INFO):
         made = started(tmp_path)
 
-    fit = made.tiers["device"].limit // made._next_state
+    fit = made.tiers["device"].limit // made.memory.next_state
     assert 8 <= fit <= 14
     assert f"cuda:0 holds {fit} prepared images of 0 MiB at once" in caplog.text
     for number in range(fit + 4):
         made.segment(source(number), Prompts((Click(22, 30),)))
     assert made.tiers["device"].entries == fit
     assert card.failures == 0
-    assert card.free + card.reserved - card.used >= card.total / 8 + made._room.need, "the margin"
+    assert card.free + card.reserved - card.used >= card.total / 8 + made.memory.room.need, "the margin"
 
 
 def test_a_model_that_grows_as_its_weights_are_widened_takes_the_room_of_images(card: Card, tmp_path: Path) -> None:
     backbone = random_stable_diffusion(grid=16, tiny=True, device=CARD, dtype=torch.float16)
     made = started(tmp_path, backbone)
-    before, used = made._room.limit(0), card.used
+    before, used = made.memory.room.limit(0), card.used
     with torch.no_grad():
         backbone._unet.conv_in.weight.mul_(60_000 / float(backbone._unet.conv_in.weight.abs().max()))
     with torch.no_grad():
         made.segment(source(0), Prompts((Click(22, 30),)))
-    grown = card.used - used - made._states.nbytes
+    grown = card.used - used - made.memory.states.nbytes
 
     assert grown > 5 * MIB
-    assert made._states.limit <= before - grown
-    assert made.tiers["device"].limit == made._states.limit
+    assert made.memory.states.limit <= before - grown
+    assert made.tiers["device"].limit == made.memory.states.limit
 
 
 def test_a_card_that_is_too_small_to_warm_up_names_a_smaller_grid(card: Card, tmp_path: Path) -> None:

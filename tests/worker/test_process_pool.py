@@ -77,12 +77,12 @@ def test_twenty_simultaneous_first_clicks_encode_once_and_get_the_masks_they_wou
 ) -> None:
     image = sample(b"twenty")
     prompts = [Prompts((Click(20 + 24 * index, 200),)) for index in range(20)]
-    before = pool.stats()[0].encoded
+    before = pool.stats()[0].figures.encoded
 
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda each: pool.segment(Work(image, each, LAST_RESORT_SECONDS)), prompts))
 
-    assert pool.stats()[0].encoded == before + 1
+    assert pool.stats()[0].figures.encoded == before + 1
     for index in (0, 9, 19):
         assert np.array_equal(answers[index].mask, alone(settings, prompts[index]))
 
@@ -102,18 +102,18 @@ def test_an_image_that_nobody_sent_is_asked_for(pool: ProcessPool) -> None:
 
 def test_a_prefetched_image_is_not_encoded_by_its_first_click(pool: ProcessPool) -> None:
     image = sample(b"prefetched")
-    before = pool.stats()[0].encoded
+    before = pool.stats()[0].figures.encoded
     assert pool.prefetch(image)
     assert pool.prefetch(image)
     # Not only until the model has run: a click before the rest is done is told what has run for it.
-    (worker,) = pool._workers
+    (worker,) = pool._dispatcher.workers
     until(lambda: not worker.is_working_on(image.key))
-    assert pool.stats()[0].encoded == before + 1
+    assert pool.stats()[0].figures.encoded == before + 1
 
     answer = pool.segment(Work(source(image.data or b"", with_data=False), ONE, LAST_RESORT_SECONDS))
 
     assert "encode" not in answer.timings_ms
-    assert pool.stats()[0].encoded == before + 1
+    assert pool.stats()[0].figures.encoded == before + 1
 
 
 def test_the_model_version_and_the_status_say_what_decides_the_mask(pool: ProcessPool) -> None:

@@ -21,11 +21,15 @@ from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.interface import SourceImage, Subject, Work
+from m2n2_backend.worker.job import Job
 from m2n2_backend.worker.messages import Done, InWork, Reply
-from m2n2_backend.worker.replica.engine import Engine, Photo, Step
-from m2n2_backend.worker.replica.queue import PREFETCHES, Job
+from m2n2_backend.worker.replica.agenda import coldness
+from m2n2_backend.worker.replica.disk_writer import WRITES_WAITING
+from m2n2_backend.worker.replica.engine import Engine
+from m2n2_backend.worker.replica.photo import Photo, Step
+from m2n2_backend.worker.replica.queue import PREFETCHES
 from m2n2_backend.worker.replica.rle import brush_rle
-from m2n2_backend.worker.replica.steps import HANG_LEAST_SECONDS, WRITES_WAITING, Replica
+from m2n2_backend.worker.replica.steps import HANG_LEAST_SECONDS, Replica
 from m2n2_backend.worker.store.features import Claims, FeatureStore
 from m2n2_backend.worker.store.files import FolderFiles
 from m2n2_backend.worker.store.health import SHARED
@@ -73,7 +77,7 @@ class Rig:
         self.engine = Engine(self.backbone, self.settings, claims)
         self.engine.warm_up()
         if like_accelerator:
-            self.engine._on_cpu, self.engine._maps_limit = False, 2**30
+            self.engine.memory.on_cpu, self.engine.memory.maps_limit = False, 2**30
         self.replica = Replica(
             self.engine,
             capacity=self.settings.queue,
@@ -145,7 +149,7 @@ def test_a_warm_click_and_the_model_wait_for_no_other_images_file_or_table(
     advance = rig.engine.advance
 
     def slow(photo: Photo, which: Step) -> None:
-        if which is step and photo.key == source(2).key:
+        if which is step and photo.image.key == source(2).key:
             entered.set()
             assert gate.wait(TIMEOUT)
         advance(photo, which)
@@ -170,8 +174,8 @@ def held_answer(rig: Rig, name: int, monkeypatch: pytest.MonkeyPatch) -> tuple[t
     answer, gate, order = rig.engine.answer, threading.Event(), list[str]()
 
     def slow(photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> object:
-        order.append(photo.key)
-        if photo.key == source(name).key:
+        order.append(photo.image.key)
+        if photo.image.key == source(name).key:
             assert gate.wait(TIMEOUT)
         return answer(photo, prompts, pause)
 
@@ -404,7 +408,7 @@ def test_an_image_that_is_evicted_while_its_click_waits_is_not_as_cold_as_one_th
     done(rig.replica.submit(click(1)))
     waiting = Photo(source(1))
     assert rig.engine.step(waiting) is Step.PREPARED
-    rig.engine._states.clear()
+    rig.engine.memory.states.clear()
 
     assert rig.engine.step(waiting) is Step.READY
 
@@ -418,15 +422,15 @@ def test_an_image_that_was_evicted_does_not_wait_for_all_those_that_came_cold_an
 
     def slow(photo: Photo, step: Step) -> None:
         if step is Step.TABLE:
-            order.append(photo.key)
+            order.append(photo.image.key)
             assert go_on.wait(TIMEOUT)
         advance(photo, step)
 
     monkeypatch.setattr(rig.engine, "advance", slow)
     cold = [rig.replica.submit(click(number)) for number in range(1, 9)]
     until(lambda: len(rig.encoded) == 9)
-    rig.engine._states.clear()
-    rig.engine._tables.clear()
+    rig.engine.memory.states.clear()
+    rig.engine.memory.tables.clear()
     warm = rig.replica.submit(click(200))
     go_on.set()
     for future in (warm, *cold):
@@ -626,7 +630,7 @@ def test_an_image_for_the_disk_is_answered_when_it_is_written_and_nothing_else_i
     rig, gate, write = make(), threading.Event(), FeatureStore.put
     monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(TIMEOUT) and write(*arguments))
     filling = rig.replica.submit(to_disk(1))
-    until(lambda: rig.replica._unwritten)
+    until(lambda: rig.replica._writer.unwritten)
     done(rig.replica.submit(click(2)))  # there was time to answer
 
     assert not filling.done()
@@ -682,8 +686,8 @@ def test_images_for_the_disk_need_no_place_in_the_queue_of_clicks(make: Make) ->
 
 
 def test_an_image_that_a_long_request_evicted_does_not_wait_for_its_end() -> None:
-    long, other = (Job(click(name), 1e9, 0.0) for name in (1, 2))
+    long, other = (Job(click(name), 1e9, name) for name in (1, 2))
     long.is_long = True
-    assert Replica._coldness(other, Step.READY) < Replica._coldness(long, Step.PREPARED)
-    assert Replica._coldness(other, Step.TABLE) < Replica._coldness(long, Step.PREPARED)
-    assert Replica._coldness(other, Step.PREPARED) < Replica._coldness(other, Step.READY)
+    assert coldness(other, Step.READY) < coldness(long, Step.PREPARED)
+    assert coldness(other, Step.TABLE) < coldness(long, Step.PREPARED)
+    assert coldness(other, Step.PREPARED) < coldness(other, Step.READY)

@@ -23,19 +23,14 @@ from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.awake import AwakeClock
+from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.interface import Answer, SourceImage, Work
 from m2n2_backend.worker.local.handle import Died
+from m2n2_backend.worker.local.life import DEAD_SECONDS, LOADING_DEAD_SECONDS, USEFUL_SECONDS, Owner
 from m2n2_backend.worker.local.pool import ProcessPool
-from m2n2_backend.worker.local.supervisor import (
-    BACK_OFF,
-    DEAD_SECONDS,
-    LOADING_DEAD_SECONDS,
-    RELOAD_SECONDS,
-    SILENT_SECONDS,
-    USEFUL_SECONDS,
-    Supervisor,
-)
-from m2n2_backend.worker.messages import Done, Figures, InWork, LoadFailed, Loading, Ready, Reply
+from m2n2_backend.worker.local.silence import SILENT_SECONDS
+from m2n2_backend.worker.local.supervisor import BACK_OFF, RELOAD_SECONDS, Supervisor
+from m2n2_backend.worker.messages import Done, InWork, LoadFailed, Loading, Ready, Reply
 from m2n2_backend.worker.options import WorkerOptions
 from m2n2_backend.worker.quarantine import REFUSED_SECONDS
 from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES
@@ -93,7 +88,7 @@ class FakeChild:
     def answer(self, index: int = -1) -> None:
         number, work = self.sent[index]
         mask = None if work.prompts is None else np.packbits(MASK)
-        self.said.put((number, Reply(Done(mask, MASK.shape, 0.5, {}), Figures())))
+        self.said.put((number, Reply(Done(mask, MASK.shape, 0.5, {}))))
 
     @property
     def keys(self) -> list[str]:
@@ -124,9 +119,9 @@ class Rig:
         self.pool = ProcessPool(
             self.settings, find=lambda _: names, supervise=self._supervise, clock=lambda: self.now
         )
-        until(lambda: len(self.pool._workers) == len(names))
+        until(lambda: len(self.pool._dispatcher.workers) == len(names))
 
-    def _supervise(self, options: WorkerOptions, owner: ProcessPool) -> Supervisor:
+    def _supervise(self, options: WorkerOptions, owner: Owner) -> Supervisor:
         device = options.device
 
         def start(_: WorkerOptions) -> FakeChild:
@@ -165,8 +160,8 @@ class Rig:
 
     def name_for(self, device: int, *, count: int = 1) -> Any:
         """Names of images whose place is on a device; one, or a list."""
-        worker = self.pool._workers[device]
-        found = [str(n) for n in range(1000) if self.pool._worker_for(str(n)) is worker][:count]
+        worker = self.pool._dispatcher.workers[device]
+        found = [str(n) for n in range(1000) if self.pool._dispatcher.worker_for(str(n)) is worker][:count]
         return found[0] if count == 1 else found
 
     def alive(self, device: int) -> bool:
@@ -296,7 +291,7 @@ def test_a_step_that_takes_too_long_ends_its_worker_and_the_work_goes_on_elsewhe
     hanging = rig.child(0)
     until(lambda: hanging.keys == [name])
     hanging.said.put(Figures(age=29.0, hang_seconds=30.0))
-    until(lambda: rig.pool.stats()[0].age >= 29)
+    until(lambda: rig.pool.stats()[0].figures.age >= 29)
     assert not hanging.killed.is_set()
     hanging.said.put(Figures(age=31.0, hang_seconds=30.0))
 
@@ -342,8 +337,8 @@ def test_what_came_while_all_were_silent_is_handed_to_the_first_that_speaks_agai
     first, second = rig.name_for(0), rig.name_for(1)
     rig.now += SILENT_SECONDS + 0.1
     asked = [rig.ask(first), rig.ask(second)]
-    until(lambda: sum(worker.waiting for worker in rig.pool.stats()) == 2)
-    assert [worker.waiting for worker in rig.pool.stats()] == [1, 1]
+    until(lambda: sum(worker.figures.waiting for worker in rig.pool.stats()) == 2)
+    assert [worker.figures.waiting for worker in rig.pool.stats()] == [1, 1]
     assert "clicks that wait: 2" in rig.pool.status().detail
     assert 'm2n2_worker_waiting{worker="0"} 1.0' in Metrics(rig.pool).render().decode()
 
@@ -354,7 +349,7 @@ def test_what_came_while_all_were_silent_is_handed_to_the_first_that_speaks_agai
         rig.child(1).answer(index)
     assert all(each.result(120).mask.any() for each in asked)
     assert not rig.child(0).sent
-    assert [worker.waiting for worker in rig.pool.stats()] == [0, 0]
+    assert [worker.figures.waiting for worker in rig.pool.stats()] == [0, 0]
 
 
 def test_a_silence_that_nobody_looked_into_hands_on_what_came_meanwhile_too(make: Make) -> None:
@@ -387,7 +382,7 @@ def test_one_falls_silent_and_then_the_other_and_the_click_is_answered_once(make
     rig.child(1).answer()
 
     rig.ready()
-    assert [worker.waiting for worker in rig.pool.stats()] == [0, 0]
+    assert [worker.figures.waiting for worker in rig.pool.stats()] == [0, 0]
 
 
 def test_a_deadline_in_a_silence_says_what_is_silent(make: Make) -> None:
@@ -398,7 +393,7 @@ def test_a_deadline_in_a_silence_says_what_is_silent(make: Make) -> None:
     rig.child(0).said.put(Figures())
     rig.ready()
     assert not rig.child(0).sent, "nobody waits for it"
-    assert rig.pool.stats()[0].waiting == 0
+    assert rig.pool.stats()[0].figures.waiting == 0
 
 
 def test_a_prefetch_in_a_silence_is_refused_and_taken_afterwards(make: Make) -> None:
@@ -457,8 +452,8 @@ def test_a_click_that_nobody_waits_for_any_more_is_not_counted_as_waiting(make: 
     rig = make(1).ready()
     with pytest.raises(DeadlinePassed):
         rig.ask("late", seconds=0.0).result(120)
-    assert rig.pool.stats()[0].waiting == 0
-    until(lambda: not rig.pool._workers[0].outstanding())
+    assert rig.pool.stats()[0].figures.waiting == 0
+    until(lambda: not rig.pool._dispatcher.workers[0].outstanding())
 
 
 def test_a_model_that_loads_tells_for_how_long_and_a_worker_frozen_over_it_is_replaced(make: Make) -> None:
@@ -495,7 +490,7 @@ def test_a_worker_that_came_up_after_vain_starts_may_fall_silent_without_being_g
     rig.now += SILENT_SECONDS + 1
     assert rig.pool.status().state == "loading"
     asked = rig.ask("a")
-    until(lambda: rig.pool.stats()[0].waiting == 1)
+    until(lambda: rig.pool.stats()[0].figures.waiting == 1)
 
     rig.child(0).said.put(Figures())
 
@@ -509,7 +504,7 @@ def test_a_model_that_was_there_for_a_minute_was_no_vain_start(make: Make) -> No
     for life in range(1, 5):
         rig.now += USEFUL_SECONDS + 1
         rig.child(0).said.put(Figures())
-        until(lambda: rig.pool._workers[0]._was_useful)
+        until(lambda: rig.pool._dispatcher.workers[0]._life.was_useful)
         rig.child(0).die()
         until(lambda life=life: len(rig.lives["cuda:0"]) == life + 1)  # type: ignore[misc]
         rig.ready()
@@ -618,7 +613,7 @@ def test_prefetches_are_refused_beyond_a_number_and_a_size_and_where_no_worker_i
     until(lambda: len(rig.child(0).sent) == PREFETCHES)
     for index in range(PREFETCHES):
         rig.child(0).answer(index)
-    until(lambda: not rig.pool._workers[0].prefetching())
+    until(lambda: not rig.pool._dispatcher.workers[0].outstanding())
     assert rig.pool.prefetch(SourceImage("large", bytes(PREFETCH_BYTES)))
     assert not rig.pool.prefetch(SourceImage("and more", b"file"))
 
@@ -626,13 +621,13 @@ def test_prefetches_are_refused_beyond_a_number_and_a_size_and_where_no_worker_i
 def test_when_one_of_three_dies_only_its_images_move(make: Make) -> None:
     rig = make(3).ready()
     names = [str(number) for number in range(300)]
-    before = {name: rig.pool._worker_for(name) for name in names}
+    before = {name: rig.pool._dispatcher.worker_for(name) for name in names}
     rig.at_start = nothing
     rig.child(1).die()
     until(lambda: not rig.alive(1))
 
-    moved = {name for name in names if rig.pool._worker_for(name) is not before[name]}
-    assert moved == {name for name in names if before[name] is rig.pool._workers[1]}
+    moved = {name for name in names if rig.pool._dispatcher.worker_for(name) is not before[name]}
+    assert moved == {name for name in names if before[name] is rig.pool._dispatcher.workers[1]}
     assert 60 < len(moved) < 140, "each has its third"
 
 
@@ -654,7 +649,7 @@ def test_a_deadline_that_passes_is_counted_once_and_what_nobody_waits_for_is_not
     child = rig.child(0)
     child.reads.clear()
     blocker = rig.ask("first")
-    until(lambda: rig.pool.stats()[0].waiting == 1)
+    until(lambda: rig.pool.stats()[0].figures.waiting == 1)
     with pytest.raises(DeadlinePassed):
         rig.ask("late", seconds=0.0).result(120)
     rig.ask("later")
@@ -701,7 +696,7 @@ def test_the_cores_and_a_shared_device_are_divided_between_the_workers() -> None
         def join(self) -> None:
             pass
 
-    def supervise(options: WorkerOptions, owner: ProcessPool) -> Supervisor:
+    def supervise(options: WorkerOptions, owner: Owner) -> Supervisor:
         found.append(options)
         return Idle(options, owner)
 

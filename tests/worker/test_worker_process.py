@@ -107,12 +107,12 @@ def test_a_click_in_a_silence_is_answered_when_the_worker_goes_on_and_no_step_is
         stopped_at = time.monotonic()
         until(lambda: not pool.stats()[0].alive)
         clicks.append(threads.submit(pool.segment, Work(source(tail=b"2"), ONE, LAST_RESORT_SECONDS)))
-        until(lambda: pool.stats()[0].waiting == 2)
+        until(lambda: pool.stats()[0].figures.waiting == 2)
         stopped = time.monotonic() - stopped_at
         os.kill(pool.pids[0], signal.SIGCONT)
 
         until(lambda: pool.stats()[0].alive)
-        assert 0 < pool.stats()[0].age < stopped
+        assert 0 < pool.stats()[0].figures.age < stopped
         gates.open("encode")
         assert all(click.result(300).mask.any() for click in clicks)
         assert pool.stats()[0].restarts == 0

@@ -11,8 +11,8 @@ from typing import Any
 from m2n2_backend.errors import ImageRefused
 from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.cluster.connection import NAMESPACE, import_ray
-from m2n2_backend.worker.messages import Figures
-from m2n2_backend.worker.quarantine import Poison
+from m2n2_backend.worker.figures import Figures
+from m2n2_backend.worker.quarantine import Quarantine
 
 STALE_SECONDS = 5.0
 """A replica whose latest report is older than this does not count as alive, and its claims end."""
@@ -65,7 +65,7 @@ class Board:
         self._clock = clock
         self._reports: dict[str, tuple[Report, float]] = {}  # by actor
         self._claims: dict[str, tuple[str, float]] = {}  # image → actor, and since when
-        self._quarantine = Poison(clock)
+        self._quarantine = Quarantine(clock)
         self._counted: deque[tuple[str, str]] = deque(
             maxlen=_DEATHS_KEPT
         )  # images and the actors that died with them

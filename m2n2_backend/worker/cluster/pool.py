@@ -14,15 +14,8 @@ from m2n2_backend.worker.cluster.board import STALE_SECONDS, Report, board
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
 from m2n2_backend.worker.cluster.quarantine import BoardQuarantine
-from m2n2_backend.worker.interface import (
-    Answer,
-    SourceImage,
-    Status,
-    Work,
-    WorkerStats,
-    cache_troubles,
-    model_version,
-)
+from m2n2_backend.worker.figures import WorkerStats, cache_troubles
+from m2n2_backend.worker.interface import Answer, SourceImage, Status, Work, model_version
 from m2n2_backend.worker.messages import Done, Reply
 
 logger = logging.getLogger(__name__)
@@ -129,16 +122,8 @@ class RayPool:
             WorkerStats(
                 device=report.device,
                 alive=age < STALE_SECONDS,
-                waiting=report.figures.waiting,
-                restarts=0,
-                superseded=report.figures.superseded,
+                figures=report.figures,
                 timed_out=self._timed_out if number == 0 else 0,
-                refused=report.figures.refused,
-                encoded=report.figures.encoded,
-                encode_seconds=report.figures.encode_seconds,
-                rss=report.figures.rss,
-                tiers=report.figures.tiers,
-                age=report.figures.age,
                 silence=age,
                 name=report.replica,
                 node=report.node,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from m2n2_backend.worker.interface import Trouble
+from m2n2_backend.worker.figures import Trouble
 
 logger = logging.getLogger(__name__)
 

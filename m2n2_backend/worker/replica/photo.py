@@ -1,0 +1,63 @@
+"""One photograph on its way to where it can be clicked, step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.paper.upsample import JointBilateral
+from m2n2_backend.m2n2.state import EncodedImage, ImageState
+from m2n2_backend.worker.interface import SourceImage
+
+Timings = dict[str, float]
+
+
+class Step(IntEnum):
+    """What an image needs next, in this order."""
+
+    LOAD = 0  # its features from disk, or its pixels from its file
+    ENCODE = 1  # the model
+    TABLE = 2  # the JBU operator
+    READY = 3  # a click, which builds the matrix first
+    PREPARED = 4  # a click, which costs its own map only
+
+    @property
+    def is_click(self) -> bool:
+        """Whether nothing but clicks is left."""
+        return self >= Step.READY
+
+
+@dataclass(eq=False)
+class Photo:
+    """What is known of one photograph between its steps.
+
+    Attributes:
+        image: The photograph, perhaps without its file.
+        rgb: uint8 [H, W, 3] between loading and encoding.
+        encoded: The model's features.
+        table: The JBU operator.
+        state: What the first clicks of a long request made, while the rest waits.
+        timings: Milliseconds of the parts that ran and that are in no answer yet.
+        busy: Whether a thread takes a step of it now.
+    """
+
+    image: SourceImage
+    rgb: NDArray[np.uint8] | None = None
+    encoded: EncodedImage | None = None
+    table: JointBilateral | None = None
+    state: ImageState | None = None
+    timings: Timings = field(default_factory=dict)
+    busy: bool = False
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the milliseconds of the body to ``timings[name]``, unless it raises."""
+        started = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + 1000.0 * (time.perf_counter() - started)
