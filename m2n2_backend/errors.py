@@ -91,3 +91,11 @@ class ExportError(SettingsError):
 
 class StudioError(SettingsError):
     """Label Studio, or the backend beside it, cannot be started or does not answer."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The message of any error as one line of about ``most`` characters; its type's name where it has no message."""
+    text = " ".join(str(error).split())
+    if len(text) > most:
+        text = text[:most].rsplit(" ", 1)[0] + " …"
+    return text or type(error).__name__

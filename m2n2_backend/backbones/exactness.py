@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from m2n2_backend.backbones.device.errors import is_out_of_memory
-from m2n2_backend.backbones.loading import one_line, refuse_missing
+from m2n2_backend.backbones.loading import refuse_missing
 from m2n2_backend.backbones.self_attention import SelfAttention, Watched, read_layers, watch
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.errors import BackboneUnavailable, one_line
 
 TOLERANCE = 1e-3
 """Share of a row's attention that queries and keys may put elsewhere than the model; exact ones stay below 1e-5."""

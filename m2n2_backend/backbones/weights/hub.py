@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from m2n2_backend.errors import BackboneUnavailable, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, SettingsError, one_line
 from m2n2_backend.tls import advice, trusted_by_libraries
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def _explained(repository: str, error: Exception) -> BackboneUnavailable:
         return BackboneUnavailable(f"{repository} cannot be written to {cache}: set HF_HOME to a folder of yours")
     if cure := advice(error):
         return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be asked: {cure}")
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    detail = f"{type(error).__name__}: {one_line(error, 160)}"
     if isinstance(error, HfHubHTTPError):
         return BackboneUnavailable(f"the hub refused {repository} ({detail})")
     return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be reached ({detail})")

@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 
 from m2n2_backend.commands.progress import byte_progress
-from m2n2_backend.errors import DatasetError
+from m2n2_backend.errors import DatasetError, one_line
 from m2n2_backend.tls import advice, tls_context
 
 TIMEOUT_S = 60.0
@@ -40,7 +40,7 @@ def download(address: str, target: Path, *, most: int, md5: str | None, console:
         with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, verify=tls_context()) as client:
             _fetch(client, address, part, most, console)
     except httpx.HTTPError as error:
-        detail = advice(error) or " ".join(str(error).split()) or type(error).__name__
+        detail = advice(error) or one_line(error)
         raise DatasetError(
             f"{address} cannot be downloaded ({detail}): run this again to continue, or put the file at {target}"
         ) from error

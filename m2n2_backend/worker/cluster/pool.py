@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from m2n2_backend.errors import DeadlinePassed, NotReady
+from m2n2_backend.errors import DeadlinePassed, NotReady, one_line
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cluster.connection import connect
 from m2n2_backend.worker.cluster.deployment import Deployed, deployed, serving
@@ -89,7 +89,7 @@ class RayPool:
                 raise DeadlinePassed("the model was busy until the deadline; click again") from None
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
-                logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
+                logger.warning("a replica did not answer: %s", one_line(error))
                 self._count_death(image.key, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
@@ -203,7 +203,7 @@ class RayPool:
         except Exception as error:  # whatever Ray raises while its head is away: the next look may succeed
             self._board = None
             self._trouble = f"the cluster does not answer: {type(error).__name__}"
-            logger.warning("the cluster does not answer: %s", " ".join(str(error).split())[:300])
+            logger.warning("the cluster does not answer: %s", one_line(error))
 
 
 def _answer(reply: Reply, fingerprint: str) -> Answer:

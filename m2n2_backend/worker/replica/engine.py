@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device.errors import is_out_of_host_memory, is_out_of_memory
 from m2n2_backend.backbones.device.memory import LOWERED_SECONDS, RoomForStates, memory_advice, release
-from m2n2_backend.backbones.loading import one_line
-from m2n2_backend.errors import BackboneUnavailable, ImageNeeded
+from m2n2_backend.errors import BackboneUnavailable, ImageNeeded, one_line
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.paper.attention import Backbone
