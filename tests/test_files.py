@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from m2n2_backend.errors import one_line
 from m2n2_backend.files import create_file, replace_file
 
 
@@ -39,15 +38,3 @@ def test_of_many_that_create_a_file_at_once_one_is_the_first(tmp_path: Path) -> 
     assert first.count(True) == 1
     assert path.read_bytes() == b"%d" % first.index(True)
     assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ValueError("two\n  lines"), "two lines"),
-        (ValueError("a word that is cut"), "a word that …"),
-        (KeyError(), "KeyError"),
-    ],
-)
-def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
-    assert one_line(error, 14) == line
