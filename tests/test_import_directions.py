@@ -39,6 +39,7 @@ ALLOWED = {
     "commands": SHARED
     | {
         "cache_home",
+        "logs",
         "overlay",
         "resources",
         "m2n2",

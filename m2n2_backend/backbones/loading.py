@@ -53,3 +53,20 @@ def refuse_missing(what: str, missing: Collection[str]) -> None:
             f"{what} cannot be loaded: its file lacks the weights {names}{more}, which would be random numbers; "
             "config.json and the weights must be of the same model: fetch both again"
         )
+
+
+def quiet_transformers() -> None:
+    """Silence transformers' progress bars and reports; to be called where it is imported anyway."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def quiet_diffusers() -> None:
+    """Silence diffusers and what it loads with; to be called where it is imported anyway."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    quiet_transformers()

@@ -23,8 +23,7 @@ from m2n2_backend.backbones.attention_capture import (
 from m2n2_backend.backbones.device.errors import is_out_of_memory
 from m2n2_backend.backbones.device.memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
-from m2n2_backend.backbones.loading import loading, refuse_missing
-from m2n2_backend.backbones.quiet import quiet_diffusers
+from m2n2_backend.backbones.loading import loading, quiet_diffusers, refuse_missing
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.backbones.weights.sources import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device.memory import memory_advice, refuse_large_scores
 from m2n2_backend.backbones.exactness import check_layers, check_tokens
-from m2n2_backend.backbones.loading import loading
-from m2n2_backend.backbones.quiet import quiet_transformers
+from m2n2_backend.backbones.loading import loading, quiet_transformers
 from m2n2_backend.backbones.self_attention import read_layers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.errors import BackboneUnavailable

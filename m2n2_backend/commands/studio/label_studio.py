@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from m2n2_backend.commands.studio.processes import Program
+from m2n2_backend.commands.programs import Program
 
 START_SECONDS = 300.0
 """The first start creates the database, which takes about a minute; later ones take ten seconds."""
@@ -29,7 +29,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Account:
-    """Of the user Label Studio is started with.
+    """The user that Label Studio is started with.
 
     Attributes:
         user: Mail address to log in with.

@@ -31,7 +31,7 @@ def create_project(api: LabelStudioClient, title: str, config: str, **more: Any)
     """A new project.
 
     Args:
-        api: Of the user it shall belong to.
+        api: Asks as the user whom the project belongs to.
         title: Shown in the list of projects.
         config: The labeling config, XML.
         more: Other fields of Label Studio's projects.

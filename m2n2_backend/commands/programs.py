@@ -8,10 +8,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from m2n2_backend.errors import StudioError
 
@@ -31,13 +32,15 @@ class Program:
     As a context manager it is stopped at the end.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], log: Path | None, environment: Mapping[str, str]
+    ) -> None:
         """Start it.
 
         Args:
             name: What people call it.
             command: Program and arguments.
-            log: File that its output is appended to.
+            log: File that its output is appended to; None leaves it where this process writes.
             environment: Variables beside those of this process.
 
         Raises:
@@ -45,15 +48,14 @@ class Program:
         """
         self.name = name
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with log.open("ab") as output:
+            with _output(log) as output:
                 self._process = subprocess.Popen(
                     [str(part) for part in command],
                     env={**os.environ, **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stderr=output and subprocess.STDOUT,
                     start_new_session=True,
                 )
         except OSError as error:
@@ -69,7 +71,7 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Of the process and of its group."""
+        """The number of the process, and of its group."""
         return self._process.pid
 
     def check(self) -> None:
@@ -80,7 +82,7 @@ class Program:
         """
         status = self._process.poll()
         if status is not None:
-            raise StudioError(f"{self.name} ended with status {status}; the end of {self.log}:\n{self._last_lines()}")
+            raise StudioError(f"{self.name} ended with status {status}{self._last_lines()}")
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, stopping: threading.Event | None = None) -> None:
         """Ask ``ready`` again and again.
@@ -94,9 +96,7 @@ class Program:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                raise StudioError(
-                    f"{self.name} was not ready within {seconds:.0f} s; the end of {self.log}:\n{self._last_lines()}"
-                )
+                raise StudioError(f"{self.name} was not ready within {seconds:.0f} s{self._last_lines()}")
             if stopping.wait(_POLL_SECONDS):
                 raise Stopped
 
@@ -113,8 +113,8 @@ class Program:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        # The rest of the group dies a moment later, and is buried by whoever adopted it; a container's first process
-        # may bury nobody, so this has an end.
+        # The rest of the group dies a moment later, and its new parent reaps it; the first process of a container may
+        # never do so, so this has an end.
         deadline = time.monotonic() + _BURIAL_SECONDS
         while self._group_exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -127,14 +127,35 @@ class Program:
         return True
 
     def _last_lines(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        """The end of a message that quotes the log."""
+        if self.log is None:
+            return "; its reason stands above"
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return "\n".join([f"; the end of {self.log}:", *lines])
+
+
+@contextmanager
+def _output(log: Path | None) -> Iterator[IO[bytes] | None]:
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        yield file
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def require_free(name: str, port: int, option: str) -> None:
     """Check that a port of this machine can be bound.
 
     Args:
-        name: What shall listen there.
+        name: The program that needs the port.
         port: On 127.0.0.1.
         option: The option that names another port.
 
@@ -147,6 +168,6 @@ def require_free(name: str, port: int, option: str) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise StudioError(
-                f"port {port}, where {name} shall listen, cannot be had ({error.strerror}): stop the program that "
-                f"listens there, or choose another port with {option}"
+                f"{name} cannot use port {port} ({error.strerror}): stop the program that listens there, or choose "
+                f"another port with {option}"
             ) from error
