@@ -28,7 +28,6 @@ def check_tokens(run: Run, name: str, *, grid: int, patch: int) -> int:
     Random patches of an image are changed: of the first layer's tokens those in their places must change most.
 
     Args:
-        run: The model.
         name: For messages.
         grid: Cells per side.
         patch: Pixels per side of a cell.
@@ -37,7 +36,7 @@ def check_tokens(run: Run, name: str, *, grid: int, patch: int) -> int:
         How many special tokens there are.
 
     Raises:
-        BackboneUnavailable: It does not, or cannot take such an image.
+        BackboneUnavailable: The model attends in another way, or cannot take such an image.
     """
     changed = torch.rand(grid, grid, generator=_seeded()) < 0.5
     changed[0, 0], changed[-1, -1] = True, grid == 1
@@ -65,8 +64,6 @@ def check_layers(
     """Find out whether the layers that are wanted can be read exactly, and no random number has a part in them.
 
     Args:
-        run: The model.
-        name: For messages.
         layers: Counted from 0, negative from the end; None is the last.
         special: Tokens that are not patches.
         patch: Pixels per side of a cell.
@@ -76,7 +73,7 @@ def check_layers(
         The layers from 0, ascending, and how many the model has.
 
     Raises:
-        BackboneUnavailable: A layer that there is not, a missing tensor that is needed, or another attention.
+        BackboneUnavailable: The model lacks a layer or a tensor that is needed, or computes another attention.
     """
     with _runs(name, _GRID * patch):
         watched = watch(lambda: run(_noise(_GRID * patch)))

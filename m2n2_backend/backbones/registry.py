@@ -91,14 +91,13 @@ def load_backbone(
 ) -> Backbone:
     """Load a backbone.
 
-    ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be had, else color;
-    what has too little memory for one image is passed over, unless it had enough at an earlier start with this
-    ``cache_dir``. A named backbone never becomes another one.
+    ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be downloaded, else
+    color. A model for which one image leaves too little memory is passed over, unless it had enough at an earlier
+    start with this ``cache_dir``. A named backbone never becomes another one.
 
     Args:
-        name: Of the backbone.
         model: Hub id or folder of other weights of the same kind; ``vit`` has none of its own.
-        layers: Of a ViT, counted from 0; None is the last.
+        layers: Layers of a ViT, counted from 0; None is the last.
         grid: Cells per side; None is the backbone's own. Stable Diffusion's on an accelerator is what memory was free
             for when these weights were first loaded on such a device; ``cache_dir`` keeps this choice, so that all
             processes that share the folder have the same.
@@ -177,7 +176,7 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
             return backbone
     else:
         logger.warning(
-            "no weights on disk and none within reach: run `m2n2-backend fetch-weights` where there is a connection"
+            "no weights on disk, and the hub cannot be reached: run `m2n2-backend fetch-weights` where it can"
         )
     logger.warning("using color and texture only, which is weak on complex scenes")
     return ColorAffinity(grid=grid, device=device)

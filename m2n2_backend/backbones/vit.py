@@ -52,12 +52,11 @@ class VisionTransformer:
         Args:
             model: A transformers vision model without head, on the CPU.
             name: For logs, e.g. the hub id.
-            revision: Of the weights; part of the fingerprint.
+            revision: Identifies the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last. All count equally.
             grid: Cells per side; the input is ``grid * patch_size`` pixels.
             mean: Per channel, of RGB in [0, 1].
-            std: Per channel.
-            device: Where the model is put.
+            std: Per channel, likewise.
             released: Resize the image and cut the special tokens as the released code does.
             missing: Tensors of the model that its file lacks, by their names.
 
@@ -107,10 +106,9 @@ class VisionTransformer:
         Args:
             folder: See ``weights.resolve``.
             name: For logs, e.g. the hub id.
-            revision: Of the weights; part of the fingerprint.
+            revision: Identifies the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last.
             grid: Cells per side.
-            device: Where the model is put.
             dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
             released: As for the constructor.
 

@@ -38,7 +38,9 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     for note in summary.notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     if summary.unreadable:
-        console.print(f"[red]{summary.unreadable} regions could not be exported[/], as told above", highlight=False)
+        console.print(
+            f"[red]{summary.unreadable} regions could not be exported[/], for the reasons above", highlight=False
+        )
     if summary.given != summary.written:
         console.print(
             f"[red]the files hold {summary.written} of {summary.given}[/]: the SDK's converter left the others out; "

@@ -129,7 +129,7 @@ def warm_latencies(answers: Iterable[Answer], kills: Sequence[float]) -> list[fl
     """Ms of those requests whose image was answered before they were due, with no kill between that and their end.
 
     Args:
-        answers: Of a load.
+        answers: All answers of one load.
         kills: Seconds after its start.
     """
     answered = [(each, each.arrival.at + each.latency / 1e3) for each in answers if each.status == 200]

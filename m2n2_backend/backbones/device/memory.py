@@ -28,7 +28,7 @@ _BUILT = 3  # and one more while the power is made; in 16-bit, P beside the atte
 _UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they run, pieces that the allocator cuts
 
 _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
-"""One part in so many of the device's memory is left alone.
+"""The reciprocal of the share of a device's memory that is left alone.
 
 An eighth of a card holds what PyTorch does not count (each process's context, 0.3 to 0.5 GB, and what the allocator
 cuts to pieces), on 24 GB also a second program of ours, such as ``segment`` beside the server (3.3 GB). Half of what

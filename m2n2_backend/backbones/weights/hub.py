@@ -18,14 +18,14 @@ def cached_snapshot(repository: str, file: str) -> Path | None:
     """Folder of the main branch's snapshot in the local cache, if it holds ``file``; never uses the network.
 
     Raises:
-        BackboneUnavailable: ``repository`` is no valid hub id.
+        BackboneUnavailable: ``repository`` is not a valid hub id.
     """
     from huggingface_hub import try_to_load_from_cache
 
     try:
         path = try_to_load_from_cache(repository, file)
     except ValueError as error:
-        raise BackboneUnavailable(f"{repository} is no folder and no hub id: {error}") from error
+        raise BackboneUnavailable(f"{repository} is neither a folder nor a hub id: {error}") from error
     return Path(path).parents[file.count("/")] if isinstance(path, str) else None
 
 

@@ -100,7 +100,7 @@ def resolve(model: str, kind: Kind, *, local_only: bool = False, timeout_s: floa
 
 
 def available(model: str, kind: Kind, timeout_s: float = ATTEMPT_SECONDS) -> Path | None:
-    """As ``resolve``, but None where there is nothing to be had; the reason is logged."""
+    """As ``resolve``, but None where the weights cannot be found or downloaded; the reason is logged."""
     try:
         return resolve(model, kind, timeout_s=timeout_s)
     except BackboneUnavailable as error:
@@ -165,7 +165,7 @@ def revision_of(folder: Path) -> str:
 def content_hash(*folders: Path) -> str:
     """16 hex digits over weights and configuration below some folders: cheap, and stable under copying.
 
-    Of each file the relative name, the size, and the first and last MiB count.
+    The relative name, the size, and the first and last MiB of each file count.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -223,7 +223,7 @@ def _cached(model: str, kind: Kind) -> tuple[Path, list[str]] | None:
         BackboneUnavailable: ``model`` cannot be a hub id.
     """
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        raise BackboneUnavailable(f"{model} is no existing folder and no hub id like {REPOSITORIES['sd2']}")
+        raise BackboneUnavailable(f"{model} is neither a folder nor a hub id such as {REPOSITORIES['sd2']}")
     component = next(iter(_COMPONENTS[kind]))
     snapshot = hub.cached_snapshot(model, f"{component}/config.json" if component else "config.json")
     if snapshot is None:

@@ -66,7 +66,7 @@ def measure_model(
         backbone: Loaded; its device is the one measured.
         settings: As the server has them.
         folder: For a disk cache.
-        size: Of the photograph that most is measured on.
+        size: Width and height of the photograph that most is measured on.
         repeats: Clicks of each kind.
         max_grid: Largest grid measured; None is 64 on a CPU and 128 on an accelerator.
         sd2: Also the topology of Stable Diffusion 2 at full size, with random weights: at grids 64, 96 and 128 as
@@ -104,7 +104,7 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
 
     Args:
         segmenter: Its backbone's device is the one measured; the reference always runs on the CPU in 32-bit.
-        size: Of the photograph.
+        size: Width and height of the photograph.
         repeats: Clicks of each kind.
         dense: Also one click of the reference that reads every guidance pixel.
 

@@ -19,14 +19,12 @@ _BLOCK = 1024 * 1024
 
 
 def download(address: str, target: Path, *, most: int, md5: str | None, console: Console) -> None:
-    """Fetch a file unless it is there; what has come of it lies beside it as ``.part`` until it is complete.
+    """Fetch a file unless it is there; until it is complete, the part that has come lies beside it as ``.part``.
 
     Args:
         address: http or https; redirects are followed.
-        target: The file.
-        most: Bytes it has at most.
-        md5: Of the complete file, if it is known.
-        console: For the progress bar.
+        most: The largest size of the file, in bytes.
+        md5: The sum of the complete file, if it is known.
 
     Raises:
         DatasetError: No connection, another answer than the file, more bytes than ``most``, or another checksum.
