@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from m2n2_backend.cache_home import cache_home
 from m2n2_backend.errors import SettingsError
+from m2n2_backend.files import cache_home
 
 if TYPE_CHECKING:
     from m2n2_backend.m2n2.hyperparameters import Hyperparameters

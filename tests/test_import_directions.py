@@ -18,16 +18,15 @@ SHARED = BASE | {"files", "images", "settings", "tls"}
 # in no list below, nothing here may import it.
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "rasters": set(),
     "prompts": {"errors", "rasters"},
     "logs": set(),
     "images": {"errors"},
     "resources": set(),
     "overlay": {"prompts"},
-    "cache_home": {"errors"},
     "tls": {"errors"},
-    "settings": {"errors", "cache_home", "m2n2"},  # the method as the product runs it
+    "settings": {"errors", "files", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"images", "overlay"},
     "backbones": BASE | {"files", "m2n2", "settings", "tls"},
     "worker": SHARED | {"logs", "m2n2", "backbones"},
@@ -38,7 +37,6 @@ ALLOWED = {
     "evaluation": SHARED | {"overlay", "m2n2", "backbones"},
     "commands": SHARED
     | {
-        "cache_home",
         "logs",
         "overlay",
         "resources",

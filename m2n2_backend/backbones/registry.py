@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -43,6 +44,18 @@ VIT_GRID = 40
 
 DINOV2_GRID = 80
 """The paper's (Sec. 13), input 1120×1120."""
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How weights are read, whichever they are; see :func:`load_backbone`."""
+
+    device: torch.device
+    cache_dir: Path
+    layers: Sequence[int] | None
+    grid: int | None
+    fixed_grid: bool
+    released: bool
 
 
 def resolve_device(name: str) -> torch.device:
@@ -111,19 +124,19 @@ def load_backbone(
         SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
     """
     model = None if model is None else str(model)
-    cache_dir = cache_dir or default_cache_dir()
     check_model(name, model)
-    where = resolve_device(device)
+    options = BackboneOptions(
+        resolve_device(device), cache_dir or default_cache_dir(), layers, grid, fixed_grid, released
+    )
     if name == "auto":
-        return _auto(grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
+        return _auto(options)
     if name == "color":
-        return ColorAffinity(grid=grid, device=where)
+        return ColorAffinity(grid=grid, device=options.device)
     repository = repository_of(name, model)
     folder = resolve(repository, kind_of(name))
     if name == "sd1" or name == "sd2":
-        return _stable_diffusion(folder, name, grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
-    own_grid = DINOV2_GRID if name == "dinov2" else VIT_GRID
-    return _vit(folder, repository, layers, grid or own_grid, where, released=released)
+        return _stable_diffusion(folder, name, options)
+    return _vit(folder, repository, options, DINOV2_GRID if name == "dinov2" else VIT_GRID)
 
 
 def backbone_loader(
@@ -150,16 +163,15 @@ def backbone_loader(
     )
 
 
-def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool) -> Backbone:
+def _auto(options: BackboneOptions) -> Backbone:
     """The first backbone whose weights are there and that fits into the device's memory."""
+    device = options.device
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:
-            load = partial(
-                _stable_diffusion, folder, "sd2", grid, device, cache_dir, fixed_grid=fixed_grid, released=released
-            )
-            choice = choice_file(cache_dir, "sd2", revision_of(folder), device)
-            if grid is None and not fixed_grid and choice.exists():
+            load = partial(_stable_diffusion, folder, "sd2", options)
+            choice = choice_file(options.cache_dir, "sd2", revision_of(folder), device)
+            if options.grid is None and not options.fixed_grid and choice.exists():
                 return load()  # it has fitted before: other masks for a while would be worse than none
             backbone = _if_it_fits(partial(load, try_out=True), device)
             if backbone is not None:
@@ -170,8 +182,8 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
     folder = available(small, "vit")
     if folder is not None:
         own_grid = VIT_GRID if device.type == "cpu" else DINOV2_GRID
-        vit = partial(_vit, folder, small, None, grid or own_grid, device, released=released)
-        backbone = _if_it_fits(lambda: _tried_out(vit()), device)
+        last_layer = replace(options, layers=None)
+        backbone = _if_it_fits(lambda: _tried_out(_vit(folder, small, last_layer, own_grid)), device)
         if backbone is not None:
             return backbone
     else:
@@ -179,7 +191,7 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
             "no weights on disk, and the hub cannot be reached: run `m2n2-backend fetch-weights` where it can"
         )
     logger.warning("using color and texture only, which is weak on complex scenes")
-    return ColorAffinity(grid=grid, device=device)
+    return ColorAffinity(grid=options.grid, device=device)
 
 
 def _if_it_fits(load: Callable[[], Backbone], device: torch.device) -> Backbone | None:
@@ -206,34 +218,31 @@ def _tried_out(backbone: M) -> M:
 
 
 def _stable_diffusion(
-    folder: Path,
-    name: Literal["sd1", "sd2"],
-    grid: int | None,
-    device: torch.device,
-    cache_dir: Path,
-    *,
-    fixed_grid: bool,
-    released: bool,
-    try_out: bool = False,
+    folder: Path, name: Literal["sd1", "sd2"], options: BackboneOptions, *, try_out: bool = False
 ) -> StableDiffusion:
-    def load(chosen: int | None) -> StableDiffusion:
+    device, cache_dir = options.device, options.cache_dir
+
+    def load(grid: int | None) -> StableDiffusion:
         model = StableDiffusion.load(
-            folder, name=name, grid=chosen, device=device, cache_dir=cache_dir, released=released
+            folder, name=name, grid=grid, device=device, cache_dir=cache_dir, released=options.released
         )
         return _tried_out(model) if try_out else model
 
-    if grid is None and fixed_grid:
+    grid = options.grid
+    if grid is None and options.fixed_grid:
         grid = GRID_CHOICES[name][0]
     if grid is not None or device.type == "cpu":  # where memory chooses nothing
         return load(grid)
     return load_with_kept_grid(choice_file(cache_dir, name, revision_of(folder), device), load)
 
 
-def _vit(
-    folder: Path, name: str, layers: Sequence[int] | None, grid: int, device: torch.device, *, released: bool
-) -> VisionTransformer:
-    title = Path(name).name if Path(name).is_dir() else name
-    revision = revision_of(folder)
+def _vit(folder: Path, name: str, options: BackboneOptions, own_grid: int) -> VisionTransformer:
     return VisionTransformer.load(
-        folder, name=title, revision=revision, layers=layers, grid=grid, device=device, released=released
+        folder,
+        name=Path(name).name if Path(name).is_dir() else name,
+        revision=revision_of(folder),
+        layers=options.layers,
+        grid=options.grid or own_grid,
+        device=options.device,
+        released=options.released,
     )

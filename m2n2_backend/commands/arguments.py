@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from m2n2_backend.cache_home import settle_cache_home
 from m2n2_backend.errors import M2N2Error
+from m2n2_backend.files import settle_cache_home
 from m2n2_backend.logs import quiet_downloads
 from m2n2_backend.settings import BackboneName, DeviceName, Settings, load_settings
 

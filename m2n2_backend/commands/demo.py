@@ -17,8 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from m2n2_backend.commands import backend
-from m2n2_backend.commands.programs import free_port
+from m2n2_backend.commands.programs import free_port, start_backend, wait_for_backend
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config, sample_photograph
@@ -66,8 +65,8 @@ def server(**environment: str) -> Iterator[tuple[str, dict[str, Any]]]:
     variables = {"M2N2_BACKBONE": os.environ.get("M2N2_BACKBONE", "color"), **own, **environment}
     port = free_port()
     base = f"http://127.0.0.1:{port}"
-    with backend.start(port, None, variables) as program:
-        yield base, backend.wait(program, base)
+    with start_backend(port, None, variables) as program:
+        yield base, wait_for_backend(program, base)
 
 
 def predict(base: str, clicks: Sequence[Click]) -> dict[str, Any]:

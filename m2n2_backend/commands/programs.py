@@ -1,4 +1,4 @@
-"""Programs that run until they are stopped, without one of them left behind."""
+"""Programs that run until they are stopped, the backend among them, without one of them left behind."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
+
+import httpx
 
 from m2n2_backend.errors import StudioError
+
+LOAD_SECONDS = 600.0
+"""Weights of 2.6 GB come from a slow disk in less; a named backbone never downloads any."""
 
 _LOG_LINES = 15
 _POLL_SECONDS = 0.2
@@ -171,3 +177,44 @@ def require_free(name: str, port: int, option: str) -> None:
                 f"{name} cannot use port {port} ({error.strerror}): stop the program that listens there, or choose "
                 f"another port with {option}"
             ) from error
+
+
+def start_backend(
+    port: int, log: Path | None, environment: Mapping[str, str], options: Sequence[str] = ()
+) -> Program:
+    """Start ``m2n2-backend serve`` on a port of 127.0.0.1; it is not ready yet.
+
+    Args:
+        port: A free one.
+        log: File for its output; None shows it where this process writes.
+        environment: Variables beside those of this process.
+        options: Further ones of the command.
+    """
+    command = [sys.executable, "-m", "m2n2_backend", "serve", "--host", "127.0.0.1", "--port", str(port), *options]
+    return Program("the backend", command, log, environment)
+
+
+def wait_for_backend(program: Program, url: str, stopping: threading.Event | None = None) -> dict[str, Any]:
+    """Wait until the model is loaded.
+
+    Returns:
+        What /health answers then, such as ``backbone`` and ``model_version``.
+
+    Raises:
+        StudioError: The backend ended, its model cannot be loaded, or it took longer than ten minutes.
+        Stopped: ``stopping`` was set.
+    """
+    health: dict[str, Any] = {}
+
+    def ready() -> bool:
+        try:
+            answer = httpx.get(f"{url}/health", timeout=5, trust_env=False)
+        except httpx.TransportError:  # not listening yet
+            return False
+        if answer.is_error:
+            raise StudioError(f"the backend cannot answer: {answer.status_code} {answer.reason_phrase}")
+        health.update(answer.json())
+        return bool(health["state"] == "ready")
+
+    program.wait_until(ready, LOAD_SECONDS, stopping)
+    return health

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2n2_backend.commands import backend
-from m2n2_backend.commands.programs import Program, free_port
+from m2n2_backend.commands.programs import Program, free_port, start_backend, wait_for_backend
 from m2n2_backend.commands.studio import label_studio, project
 from m2n2_backend.commands.studio.label_studio import Account
 from m2n2_backend.labelstudio.client import LabelStudioClient
@@ -151,9 +150,9 @@ def running_backend(studio: Studio, token: str, port: int | None = None) -> Iter
     log = OUT / "logs" / f"backend-{port}.log"
     settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
     settings |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token}
-    with backend.start(port, log, settings) as program:
+    with start_backend(port, log, settings) as program:
         url = f"http://127.0.0.1:{port}"
-        backend.wait(program, url)
+        wait_for_backend(program, url)
         yield Backend(url, program)
 
 

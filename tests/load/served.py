@@ -16,9 +16,8 @@ from arrivals import Arrival
 from pydantic import SecretStr
 from under_attack import key_point, local_address, question
 
-from m2n2_backend.commands import backend
 from m2n2_backend.commands.bench.photographs import Size
-from m2n2_backend.commands.programs import free_port
+from m2n2_backend.commands.programs import free_port, start_backend, wait_for_backend
 from m2n2_backend.settings import Settings
 
 _REQUEST_SECONDS = 120.0
@@ -83,8 +82,8 @@ def server(settings: Settings, images: Path, cache: Path, log: Path, options: Se
         StudioError: It ended or did not become ready; the message holds its last lines.
     """
     port, started = free_port(), time.monotonic()
-    with backend.start(port, log, environment(settings, images, cache), options) as program:
-        backend.wait(program, f"http://127.0.0.1:{port}")
+    with start_backend(port, log, environment(settings, images, cache), options) as program:
+        wait_for_backend(program, f"http://127.0.0.1:{port}")
         yield Server(program.pid, port, time.monotonic() - started)
 
 

@@ -14,9 +14,9 @@ import torch
 from m2n2_backend import __version__
 from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
 from m2n2_backend.backbones.weights.sources import REPOSITORIES, resolve
-from m2n2_backend.cache_home import is_temporary
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.files import is_temporary
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.settings import Settings, unknown_names
 from m2n2_backend.tls import tls_context

@@ -9,8 +9,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from m2n2_backend.commands import backend
-from m2n2_backend.commands.programs import Program, Stopped, require_free
+from m2n2_backend.commands.programs import Program, Stopped, require_free, start_backend, wait_for_backend
 from m2n2_backend.commands.studio import label_studio, project
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.images.folders import is_of_a_person
@@ -52,9 +51,9 @@ def _run(options: argparse.Namespace, running: ExitStack, stopping: threading.Ev
     _say("starting Label Studio and the backend; the first time takes about a minute …")
     studio = running.enter_context(label_studio.start(options.label_studio, folder, options.port, account))
     environment = {"LABEL_STUDIO_URL": studio_url, "LABEL_STUDIO_API_KEY": account.token}
-    server = running.enter_context(backend.start(options.backend_port, folder / "backend.log", environment))
+    server = running.enter_context(start_backend(options.backend_port, folder / "backend.log", environment))
     label_studio.wait(studio, studio_url, stopping)
-    backbone = str(backend.wait(server, backend_url, stopping)["backbone"])
+    backbone = str(wait_for_backend(server, backend_url, stopping)["backbone"])
 
     api = LabelStudioClient(studio_url, account.token)
     number = project.project_named(api, options.title, label_config("brush").read_text(encoding="utf-8"), images)
