@@ -84,7 +84,8 @@ app.add_typer(clusters, name="cluster")
 def cluster_up(
     replicas: Annotated[int, typer.Option(min=1, help="Replicas of the model.")] = 1,
     most: Annotated[
-        int | None, typer.Option("--max-replicas", min=1, help="Scale up to so many with the load.")
+        int | None,
+        typer.Option("--max-replicas", min=1, help="Largest number of replicas under load."),
     ] = None,
     gpus: Annotated[
         float, typer.Option("--gpus-per-replica", min=0.0, help="GPUs of each replica; 0.5 shares one.")
@@ -261,7 +262,7 @@ def evaluate(
         Literal["ritm", "released"],
         typer.Option(help="Labels and simulated user: of most papers, or of the released code and the paper."),
     ] = "ritm",
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of samples, from the first on; all by default.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
     beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,

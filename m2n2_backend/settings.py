@@ -186,7 +186,7 @@ class Settings(BaseSettings):
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
-    """A sentence about each variable that looks like a setting and is not read; Kubernetes' own are passed over."""
+    """A sentence about each variable that looks like a setting but is not one; Kubernetes' own are passed over."""
     known = [
         str(field.validation_alias or f"{_PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()
     ]

@@ -89,13 +89,13 @@ def _content(mark: object) -> str:
 
 
 def _read(path: Path) -> torch.Tensor | None:
-    """The cached embedding, or None if there is none that is whole."""
+    """The cached embedding, or None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
         embedding = load_file(path)[_KEY]
     except (OSError, SafetensorError, KeyError) as error:
-        logger.warning("%s is damaged and made anew: %s", path, error)
+        logger.warning("%s is damaged and is computed again: %s", path, error)
         return None
     return embedding if embedding.ndim == 3 and bool(torch.isfinite(embedding).all()) else None
 

@@ -105,7 +105,7 @@ def load_backbone(
     """Load a backbone.
 
     ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be downloaded, else
-    color. A model for which one image leaves too little memory is passed over, unless it had enough at an earlier
+    color. A model that leaves too little memory for one image is passed over, unless it had enough at an earlier
     start with this ``cache_dir``. A named backbone never becomes another one.
 
     Args:

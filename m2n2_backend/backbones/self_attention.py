@@ -75,7 +75,7 @@ class PassEnded(Exception):
 
 
 class _Calls(TorchFunctionMode):
-    """Is told of each call of a function of PyTorch in this thread.
+    """Sees each call of a function of PyTorch in this thread.
 
     The models of transformers leave their attention to ``scaled_dot_product_attention``.
     """

@@ -17,14 +17,14 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     """Write a project's annotations into a folder, and print what became of them.
 
     Args:
-        settings: Label Studio.
+        settings: Where Label Studio is, and its token.
         project: Label Studio's id of the project.
-        format: The files' format.
-        out: New or empty folder for them.
+        format: The format of the files.
+        out: New or empty folder for the files.
         console: For the progress bar and the report.
 
     Returns:
-        True where every region that is not a prompt is in the files.
+        Whether every region that is not a prompt is in the files.
 
     Raises:
         M2N2Error: Label Studio cannot be asked, there is nothing to export, or the files cannot be written.

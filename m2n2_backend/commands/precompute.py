@@ -27,7 +27,7 @@ def precompute(settings: Settings, *, images: Path | None, project: int | None, 
         console: For the progress bar and the report.
 
     Returns:
-        True where every image is in the cache at the end.
+        Whether every image is in the cache at the end.
 
     Raises:
         SettingsError: Not exactly one of ``images`` and ``project``, no image there, or no disk cache to fill.

@@ -30,9 +30,10 @@ _UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they
 _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
 """The reciprocal of the share of a device's memory that is left alone.
 
-An eighth of a card holds what PyTorch does not count (each process's context, 0.3 to 0.5 GB, and what the allocator
-cuts to pieces), on 24 GB also a second program of ours, such as ``segment`` beside the server (3.3 GB). Half of what
-MPS recommends, as the whole machine shares it and PyTorch tells neither what others take nor what a step took.
+An eighth of a card holds what PyTorch does not count: each process's context (0.3 to 0.5 GB) and what the allocator
+cuts to pieces. On 24 GB it also holds a second program of this package, such as ``segment`` beside the server
+(3.3 GB). On MPS it is half of what is recommended, as the whole machine shares that memory, and PyTorch reports neither
+what others take nor what a step took.
 """
 
 LOWERED_SECONDS = 600.0
@@ -40,7 +41,7 @@ LOWERED_SECONDS = 600.0
 
 
 def bytes_needed(grid: int, *, half: bool = True) -> int:
-    """Free memory that an image takes, the model included: ``peak_bytes``, and what nobody can count beforehand.
+    """Free memory that an image takes, the model included: ``peak_bytes``, and what cannot be counted beforehand.
 
     With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64.
 
@@ -109,7 +110,7 @@ class Memory(NamedTuple):
     """Bytes of an accelerator's memory.
 
     Attributes:
-        free: What nobody has, and what this process's allocator holds without using it.
+        free: What no process has, and what this process's allocator holds without using it.
         used: What this process's tensors take.
         total: All of it.
     """
@@ -157,7 +158,7 @@ class RoomForStates:
     and with their worker's model no more than the worker's share of the device, which holds before the others load.
 
     Attributes:
-        share: The part of the device that is this worker's, 0 to 1.
+        share: This worker's part of the device, 0 to 1.
         need: Bytes that a step took at most for a while.
     """
 

@@ -28,16 +28,7 @@ def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
 
 
 def report(settings: Settings, address: str | None, console: Console) -> bool:
-    """Run all checks and print what they find, with the cures.
-
-    Args:
-        settings: As for ``diagnose``.
-        address: As for ``diagnose``.
-        console: To print on.
-
-    Returns:
-        Whether nothing failed.
-    """
+    """Print the findings of :func:`diagnose` with their cures; returns whether nothing failed."""
     fine = True
     for check in diagnose(settings, address):
         fine &= check.state != "fail"

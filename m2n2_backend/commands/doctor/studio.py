@@ -39,7 +39,7 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
         yield Check(
             "reachable for Label Studio",
             "warn",
-            "Label Studio refuses backends on loopback and private addresses (403) unless it is told otherwise",
+            "Label Studio refuses backends on loopback and private addresses (403) by default",
             f"start Label Studio with {BANNED_SUBNETS} in its environment",
         )
 

@@ -102,12 +102,12 @@ def _images(folder: Path | None) -> list[Path]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m m2n2_backend.commands.studio", description=__doc__)
-    parser.add_argument("--label-studio", type=Path, default=Path("label-studio"), help="its program")
+    parser.add_argument("--label-studio", type=Path, default=Path("label-studio"), help="its program's path")
     parser.add_argument("--folder", type=Path, default=Path("out/studio"), help="for database, uploads and logs")
-    parser.add_argument("--port", type=int, default=8080, help="of Label Studio")
-    parser.add_argument("--backend-port", type=int, default=9090, help="of the backend")
+    parser.add_argument("--port", type=int, default=8080, help="port of Label Studio")
+    parser.add_argument("--backend-port", type=int, default=9090, help="port of the backend")
     parser.add_argument("--images", type=Path, help="folder of photographs for a new project, instead of the samples")
-    parser.add_argument("--title", default=TITLE, help="of the project")
+    parser.add_argument("--title", default=TITLE, help="title of the project")
     return parser.parse_args()
 
 
