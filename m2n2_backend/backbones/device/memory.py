@@ -32,7 +32,7 @@ _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
 
 An eighth of a card holds what PyTorch does not count: each process's context (0.3 to 0.5 GB) and what the allocator
 cuts to pieces. On 24 GB it also holds a second program of this package, such as ``segment`` beside the server
-(3.3 GB). On MPS it is half of what is recommended, as the whole machine shares that memory, and PyTorch reports neither
+(3.3 GB). On MPS it is half of what is recommended: the whole machine shares that memory, and PyTorch reports neither
 what others take nor what a step took.
 """
 
