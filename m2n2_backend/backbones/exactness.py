@@ -28,8 +28,6 @@ def check_tokens(run: Run, name: str, *, grid: int, patch: int) -> int:
     Random patches of an image are changed: of the first layer's tokens those in their places must change most.
 
     Args:
-        name: For messages.
-        grid: Cells per side.
         patch: Pixels per side of a cell.
 
     Returns:

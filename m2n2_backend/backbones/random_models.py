@@ -95,7 +95,6 @@ def random_stable_diffusion(
         name: The version whose topology it has.
         dtype: None is 16-bit on an accelerator and 32-bit on a CPU.
         tiny: A few hundred thousand parameters instead of about 900 million.
-        seed: Equal seeds give equal weights.
 
     Raises:
         BackboneUnavailable: The device lacks the memory.

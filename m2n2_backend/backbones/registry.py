@@ -142,14 +142,7 @@ def load_backbone(
 def backbone_loader(
     settings: Settings, device: str | None = None, *, fixed_grid: bool = False, released: bool = False
 ) -> Callable[[], Backbone]:
-    """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it.
-
-    Args:
-        settings: Backbone, model, layers, grid, device and folder.
-        device: Instead of the one in the settings.
-        fixed_grid: See ``load_backbone``.
-        released: See ``load_backbone``.
-    """
+    """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it."""
     return partial(
         load_backbone,
         settings.backbone,

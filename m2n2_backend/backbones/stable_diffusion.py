@@ -76,7 +76,6 @@ class StableDiffusion:
             vae: diffusers ``AutoencoderKL``; its decoder is removed.
             unet: diffusers ``UNet2DConditionModel``.
             embedding: The empty prompt's, float32 [1, tokens, width].
-            name: Which version, for the fingerprint.
             revision: Identifies the weights; its first 12 characters enter the fingerprint.
             grid: Cells per side; the input is ``8 * grid`` pixels.
             weights: Block name → w_j > 0, scaled to sum 1.
@@ -124,7 +123,6 @@ class StableDiffusion:
 
         Args:
             folder: With ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``; see ``weights.resolve``.
-            name: Which version the folder holds.
             grid: Cells per side, at best a multiple of 8; None takes what the device's free memory allows.
             cache_dir: Where the empty prompt's embedding is kept.
             weights: Block name → w_j.

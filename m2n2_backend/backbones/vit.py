@@ -100,13 +100,9 @@ class VisionTransformer:
         """Load ``config.json`` and weights from a folder; of a model of images and texts the part for images.
 
         Args:
-            folder: See ``weights.resolve``.
-            name: For logs, e.g. the hub id.
             revision: Identifies the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last.
-            grid: Cells per side.
             dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
-            released: As for the constructor.
 
         Raises:
             BackboneUnavailable: The folder holds no vision transformer that can be read exactly, its weights do not

@@ -40,11 +40,7 @@ console = Console(stderr=True)
 
 
 def explained(command: Command) -> Callable[..., None]:
-    """Show the package's errors in one line without a traceback; exit with 1 after them, and where False is returned.
-
-    Args:
-        command: A function with typer's annotations.
-    """
+    """Show the package's errors in one line without a traceback; exit with 1 after them, or if False is returned."""
 
     @wraps(command)
     def run(**given: Any) -> None:

@@ -17,11 +17,7 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     """Write a project's annotations into a folder, and print what became of them.
 
     Args:
-        settings: Where Label Studio is, and its token.
-        project: Label Studio's id of the project.
-        format: The format of the files.
         out: New or empty folder for the files.
-        console: For the progress bar and the report.
 
     Returns:
         Whether every region that is not a prompt is in the files.

@@ -19,10 +19,7 @@ def predict_project(
     """Post predictions for the tasks of a project that hold prompts, and print what became of them.
 
     Args:
-        settings: Label Studio, backbone, limits.
-        project: Label Studio's id of the project.
         column: Key of the tasks' data with the prompts; None reads those that were drawn and saved.
-        console: For the progress bar and the report.
         source: Where drawn prompts are saved.
 
     Returns:

@@ -44,8 +44,6 @@ class Program:
         """Start it.
 
         Args:
-            name: What people call it.
-            command: Program and arguments.
             log: File that its output is appended to; None leaves it where this process writes.
             environment: Variables beside those of this process.
 
@@ -161,7 +159,6 @@ def require_free(name: str, port: int, option: str) -> None:
     """Check that a port of this machine can be bound.
 
     Args:
-        name: The program that needs the port.
         port: On 127.0.0.1.
         option: The option that names another port.
 
@@ -185,7 +182,6 @@ def start_backend(
     """Start ``m2n2-backend serve`` on a port of 127.0.0.1; it is not ready yet.
 
     Args:
-        port: A free one.
         log: File for its output; None shows it where this process writes.
         environment: Variables beside those of this process.
         options: Further ones of the command.

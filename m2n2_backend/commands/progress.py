@@ -31,10 +31,8 @@ def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], consol
     """Do the work, and print the details of its outcomes, such as why some failed; returns how often each state came.
 
     Args:
-        title: Text beside the bar.
         size: Number of outcomes to expect.
         outcomes: An iterator that does the work as it is read.
-        console: Where the bar and the details go.
     """
     states: Counter[State] = Counter()
     explained: list[Outcome] = []

@@ -34,12 +34,9 @@ def segment_file(
     """Encode the photograph, compute each click's map as a user would make it, write the mask.
 
     Args:
-        settings: Backbone, limits, size and speck removal.
-        image: The photograph.
         clicks: Clicks and scribbles, in pixels of the photograph.
         boxes: Boxes and polygons, likewise.
         out: File of the mask, an 8-bit PNG with 0 and 255.
-        overlay: File of a picture of the result.
         explain: Folder for pictures of the maps and score curves of every click.
 
     Returns:

@@ -13,7 +13,6 @@ def serve(settings: Settings, *, cluster: bool) -> None:
     """Serve Label Studio until a signal comes.
 
     Args:
-        settings: For the server and its models.
         cluster: Whether the replicas of a Ray cluster are asked instead of models of this machine.
 
     Raises:

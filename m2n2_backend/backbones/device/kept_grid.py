@@ -38,7 +38,6 @@ def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device)
     """Where the choice for some weights on a kind of device is kept, whatever the settings call these weights.
 
     Args:
-        cache_dir: The folder of the settings.
         name: ``sd1`` or ``sd2``.
         revision: What tells these weights from others.
         device: Any device of its kind.

@@ -46,7 +46,6 @@ def bytes_needed(grid: int, *, half: bool = True) -> int:
     With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64.
 
     Args:
-        grid: Cells per side.
         half: Whether matrices are kept in 16-bit, as CUDA has them.
     """
     return peak_bytes(grid, half=half) + _UNCOUNTED
@@ -69,7 +68,6 @@ def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS, *, half:
     Args:
         free_bytes: Free before the model is loaded.
         candidates: Largest first.
-        half: As of ``bytes_needed``.
 
     Returns:
         One of the candidates; the last one even if it does not fit, as the estimate is on the safe side.
@@ -91,9 +89,7 @@ def refuse_large_scores(device: torch.device, heads: int, grid: int) -> None:
     On MPS, PyTorch forms the scores of an attention as one tensor.
 
     Args:
-        device: Where the model runs.
         heads: The most that one of its self-attentions has.
-        grid: Cells per side.
 
     Raises:
         BackboneUnavailable: The scores do not fit into one tensor of Metal.
@@ -112,7 +108,6 @@ class Memory(NamedTuple):
     Attributes:
         free: What no process has, and what this process's allocator holds without using it.
         used: What this process's tensors take.
-        total: All of it.
     """
 
     free: int

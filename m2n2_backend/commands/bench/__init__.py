@@ -28,9 +28,6 @@ def run_bench(settings: Settings, console: Console, *, size: tuple[int, int], **
     """Measure, print a table, and return the same figures.
 
     Args:
-        settings: Backbone, device, threads, hyperparameters.
-        console: Where the table goes.
-        size: Width and height of the photographs.
         options: What :func:`~m2n2_backend.commands.bench.model.measure_model` takes beside the size.
 
     Returns:

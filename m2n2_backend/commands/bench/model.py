@@ -64,10 +64,8 @@ def measure_model(
 
     Args:
         backbone: Loaded; its device is the one measured.
-        settings: As the server has them.
         folder: For a disk cache.
         size: Width and height of the photograph that most is measured on.
-        repeats: Clicks of each kind.
         max_grid: Largest grid measured; None is 64 on a CPU and 128 on an accelerator.
         sd2: Also the topology of Stable Diffusion 2 at full size, with random weights: at grids 64, 96 and 128 as
             far as ``max_grid`` allows, or at that one where it is smaller.
@@ -104,8 +102,6 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
 
     Args:
         segmenter: Its backbone's device is the one measured; the reference always runs on the CPU in 32-bit.
-        size: Width and height of the photograph.
-        repeats: Clicks of each kind.
         dense: Also one click of the reference that reads every guidance pixel.
 
     Returns:

@@ -20,7 +20,6 @@ def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
     """Run all checks, cheap ones first; each is yielded as soon as it is known.
 
     Args:
-        settings: What the backend would be started with.
         address: Where Label Studio reaches this backend, such as ``http://backend:9090``; guessed if None.
     """
     yield from check_machine(settings)

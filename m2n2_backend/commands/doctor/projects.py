@@ -33,7 +33,6 @@ def check_projects(api: LabelStudioClient, settings: Settings, address: str | No
 
     Args:
         api: Label Studio, with a token that it accepts.
-        settings: Say where this backend would listen.
         address: Where Label Studio reaches this backend; guessed if None, where no project has a model.
     """
     try:

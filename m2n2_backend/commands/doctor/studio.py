@@ -25,7 +25,6 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
     """Ask Label Studio about itself, the token, and the projects this backend is connected to.
 
     Args:
-        settings: Address and token.
         address: Where Label Studio reaches this backend; guessed if None.
     """
     asked = False

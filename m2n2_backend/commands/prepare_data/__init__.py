@@ -73,8 +73,6 @@ def prepare_data(dataset: str, root: Path, console: Console, sources: Mapping[st
     Args:
         dataset: One of ``sources``.
         root: Folder of this data set; the archive is kept in ``downloads/`` below it until all is done.
-        console: For progress and result.
-        sources: By name.
 
     Returns:
         Number of samples.

@@ -30,12 +30,6 @@ def project_named(api: LabelStudioClient, title: str, config: str, images: Seque
 def create_project(api: LabelStudioClient, title: str, config: str, **more: Any) -> int:
     """A new project.
 
-    Args:
-        api: Asks as the user whom the project belongs to.
-        title: Shown in the list of projects.
-        config: The labeling config, XML.
-        more: Other fields of Label Studio's projects.
-
     Returns:
         Its id.
     """
