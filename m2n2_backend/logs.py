@@ -84,8 +84,12 @@ def log_to_stderr(level: str) -> None:
     handler.setFormatter(PlainFormatter(_FORMAT))
     handler.addFilter(FloodFilter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # One line for every image request would carry addresses; ours say what matters.
-    for name in ("httpcore", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_downloads()
     # Each request that finds all threads busy would be a line.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+
+def quiet_downloads() -> None:
+    """Silence a line for every request: they carry addresses, and ours say what matters."""
+    for name in ("httpcore", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from m2n2_backend.cache_home import cache_home
 from m2n2_backend.errors import SettingsError
+from m2n2_backend.files import cache_home
 
 if TYPE_CHECKING:
     from m2n2_backend.m2n2.hyperparameters import Hyperparameters
@@ -37,7 +37,7 @@ def default_cache_dir() -> Path:
     """Where files are kept that can be made again, if no setting names another folder.
 
     Raises:
-        SettingsError: There is no folder to write to.
+        SettingsError: No folder can be written.
     """
     return cache_home() / "m2n2_backend"
 
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Address of the Ray cluster, such as `head:6379`, for `cluster` and `serve --cluster`"
     )
-    queue: int = Field(40, ge=1, description="Clicks that may wait for the model; one more is told to come back")
+    queue: int = Field(40, ge=1, description="Clicks that may wait for the model; further clicks get a 503")
 
     host: str = Field("127.0.0.1", description="Address that `serve` binds")
     port: int = Field(9090, ge=1, le=65535, description="Port that `serve` binds")
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
-    """A sentence about each variable that looks like a setting and is not read; Kubernetes' own are passed over."""
+    """A sentence about each variable that looks like a setting but is not one; Kubernetes' own are passed over."""
     known = [
         str(field.validation_alias or f"{_PREFIX}{name.upper()}") for name, field in Settings.model_fields.items()
     ]

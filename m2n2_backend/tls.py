@@ -44,7 +44,7 @@ def tls_context() -> ssl.SSLContext:
                 context.load_verify_locations(cafile=path)
         except OSError as error:  # also ssl.SSLError
             cause = "holds no certificate in PEM format" if isinstance(error, ssl.SSLError) else error.strerror
-            raise SettingsError(f"{variable} names {path}: {cause}; {_cure(variable)}") from error
+            raise SettingsError(f"{variable} names {path}: {cause}", _cure(variable)) from error
     return context
 
 
@@ -105,11 +105,11 @@ def _named() -> dict[Path, str]:
     named = {Path(value): name for name in reversed(VARIABLES) if (value := os.environ.get(name))}
     for path, name in named.items():
         if not path.exists():
-            raise SettingsError(f"{name} names {path}, which does not exist; {_cure(name)}")
+            raise SettingsError(f"{name} names {path}, which does not exist", _cure(name))
     folders = [Path(one) for one in os.environ.get(FOLDERS, "").split(os.pathsep) if one]
     there = [path for path in folders if path.is_dir()]
     if folders and not there and not named:
-        raise SettingsError(f"{FOLDERS} names {folders[0]}, which is not a folder; {_cure(FOLDERS)}")
+        raise SettingsError(f"{FOLDERS} names {folders[0]}, which is not a folder", _cure(FOLDERS))
     return named | dict.fromkeys(there, FOLDERS)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-from m2n2_backend.cache_home import cache_home, is_temporary, settle_cache_home
 from m2n2_backend.errors import SettingsError
+from m2n2_backend.files import cache_home, is_temporary, settle_cache_home
 from m2n2_backend.settings import load_settings
 
 PHOTOGRAPH = ROOT / "m2n2_backend" / "samples" / "cat.jpg"

@@ -12,23 +12,23 @@ import m2n2_backend
 
 PACKAGE = Path(m2n2_backend.__file__).parent
 BASE = {"errors", "prompts", "rasters"}
-SHARED = BASE | {"images", "settings", "tls"}
+SHARED = BASE | {"files", "images", "settings", "tls"}
 
 # What each room may import of the package, beside itself. `cli` stands above all and may import everything; as it is
 # in no list below, nothing here may import it.
 ALLOWED = {
     "errors": set(),
+    "files": {"errors"},
     "rasters": set(),
     "prompts": {"errors", "rasters"},
     "logs": set(),
     "images": {"errors"},
     "resources": set(),
     "overlay": {"prompts"},
-    "cache_home": {"errors"},
     "tls": {"errors"},
-    "settings": {"errors", "cache_home", "m2n2"},  # the method as the product runs it
+    "settings": {"errors", "files", "m2n2"},  # the method as the product runs it
     "m2n2": BASE | {"images", "overlay"},
-    "backbones": BASE | {"m2n2", "settings", "tls"},
+    "backbones": BASE | {"files", "m2n2", "settings", "tls"},
     "worker": SHARED | {"logs", "m2n2", "backbones"},
     "labelstudio": SHARED | {"worker"},
     "labelstudio/contract": BASE | {"images", "worker"},
@@ -37,7 +37,7 @@ ALLOWED = {
     "evaluation": SHARED | {"overlay", "m2n2", "backbones"},
     "commands": SHARED
     | {
-        "cache_home",
+        "logs",
         "overlay",
         "resources",
         "m2n2",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 
+from m2n2_backend.backbones.self_attention import PassEnded
 from m2n2_backend.errors import BackboneUnavailable, SettingsError
 
 TOP_BLOCKS = ("down0", "down1", "up0", "up1", "up2")
 """The self-attentions of highest resolution, in the order in which the U-Net runs them."""
-
-
-class _PassEnded(Exception):
-    """Everything wanted has been captured; the rest of the U-Net need not run."""
 
 
 def top_attentions(unet: Any) -> dict[str, Any]:
@@ -78,19 +75,13 @@ def capture(attentions: Sequence[Any]) -> Iterator[list[torch.Tensor]]:
     def keep_keys(attention: Any, _module: object, _inputs: object, output: torch.Tensor) -> None:
         captured.append(torch.stack((queries.pop(), _split_heads(output, attention.heads, attention.norm_k))))
         if len(captured) == len(attentions):
-            raise _PassEnded
+            raise PassEnded
 
-    handles = []
-    try:
+    with suppress(PassEnded), ExitStack() as hooks:
         for attention in attentions:
-            handles.append(attention.to_q.register_forward_hook(partial(keep_queries, attention)))
-            handles.append(attention.to_k.register_forward_hook(partial(keep_keys, attention)))
+            for projection, keep in ((attention.to_q, keep_queries), (attention.to_k, keep_keys)):
+                hooks.callback(projection.register_forward_hook(partial(keep, attention)).remove)
         yield captured
-    except _PassEnded:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _split_heads(tokens: torch.Tensor, heads: int, norm: Any) -> torch.Tensor:

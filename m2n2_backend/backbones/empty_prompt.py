@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from m2n2_backend.backbones.loading import loading, refuse_missing
 from m2n2_backend.backbones.weights.sources import content_hash, loading_options
 from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -90,24 +89,19 @@ def _content(mark: object) -> str:
 
 
 def _read(path: Path) -> torch.Tensor | None:
-    """The cached embedding, or None if there is none that is whole."""
+    """The cached embedding, or None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
         embedding = load_file(path)[_KEY]
     except (OSError, SafetensorError, KeyError) as error:
-        logger.warning("%s is damaged and made anew: %s", path, error)
+        logger.warning("%s is damaged and is computed again: %s", path, error)
         return None
     return embedding if embedding.ndim == 3 and bool(torch.isfinite(embedding).all()) else None
 
 
 def _write(path: Path, embedding: torch.Tensor) -> None:
-    """Atomically, so that a reader in another process never sees half a file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            part = Path(scratch) / path.name
-            save_file({_KEY: embedding}, part)
-            os.replace(part, path)  # noqa: PTH105 - Path.replace, but its atomicity is the point
+        replace_file(path, save({_KEY: embedding}))
     except OSError as error:
         logger.warning("cannot keep the empty prompt's embedding in %s: %s", path.parent, error)

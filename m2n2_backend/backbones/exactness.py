@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from m2n2_backend.backbones.device.errors import is_out_of_memory
-from m2n2_backend.backbones.loading import one_line, refuse_missing
+from m2n2_backend.backbones.loading import refuse_missing
 from m2n2_backend.backbones.self_attention import SelfAttention, Watched, read_layers, watch
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.errors import BackboneUnavailable, one_line
 
 TOLERANCE = 1e-3
 """Share of a row's attention that queries and keys may put elsewhere than the model; exact ones stay below 1e-5."""
@@ -28,16 +28,13 @@ def check_tokens(run: Run, name: str, *, grid: int, patch: int) -> int:
     Random patches of an image are changed: of the first layer's tokens those in their places must change most.
 
     Args:
-        run: The model.
-        name: For messages.
-        grid: Cells per side.
         patch: Pixels per side of a cell.
 
     Returns:
         How many special tokens there are.
 
     Raises:
-        BackboneUnavailable: It does not, or cannot take such an image.
+        BackboneUnavailable: The model attends in another way, or cannot take such an image.
     """
     changed = torch.rand(grid, grid, generator=_seeded()) < 0.5
     changed[0, 0], changed[-1, -1] = True, grid == 1
@@ -65,8 +62,6 @@ def check_layers(
     """Find out whether the layers that are wanted can be read exactly, and no random number has a part in them.
 
     Args:
-        run: The model.
-        name: For messages.
         layers: Counted from 0, negative from the end; None is the last.
         special: Tokens that are not patches.
         patch: Pixels per side of a cell.
@@ -76,7 +71,7 @@ def check_layers(
         The layers from 0, ascending, and how many the model has.
 
     Raises:
-        BackboneUnavailable: A layer that there is not, a missing tensor that is needed, or another attention.
+        BackboneUnavailable: The model lacks a layer or a tensor that is needed, or computes another attention.
     """
     with _runs(name, _GRID * patch):
         watched = watch(lambda: run(_noise(_GRID * patch)))

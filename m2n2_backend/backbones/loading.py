@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from m2n2_backend.backbones.device.errors import is_out_of_memory
-from m2n2_backend.errors import BackboneUnavailable, M2N2Error
+from m2n2_backend.errors import BackboneUnavailable, M2N2Error, one_line
 
-_LONGEST = 240
 _SHOWN = 3
 
 
@@ -31,7 +30,10 @@ def loading(what: str) -> Iterator[None]:
     ) as error:  # a damaged file comes out as pickle's, safetensors', zip's, KeyError, AttributeError …
         if is_out_of_memory(error):
             raise
-        raise BackboneUnavailable(f"{what} cannot be loaded, fetch it again: {one_line(error)}") from error
+        # PyTorch advises to run whatever code is in the file.
+        advises = "weights_only" in str(error)
+        cause = "the file is damaged, or holds other things than tensors" if advises else one_line(error)
+        raise BackboneUnavailable(f"{what} cannot be loaded, fetch it again: {cause}") from error
 
 
 def refuse_missing(what: str, missing: Collection[str]) -> None:
@@ -53,11 +55,18 @@ def refuse_missing(what: str, missing: Collection[str]) -> None:
         )
 
 
-def one_line(error: Exception) -> str:
-    """Cause of an error of a library, shortened."""
-    text = " ".join(str(error).split())
-    if "weights_only" in text:  # PyTorch's advice to run whatever code is in the file
-        return "the file is damaged, or holds other things than tensors"
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST].rsplit(" ", 1)[0] + " …"
-    return text or type(error).__name__
+def quiet_transformers() -> None:
+    """Silence transformers' progress bars and reports; to be called where it is imported anyway."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def quiet_diffusers() -> None:
+    """Silence diffusers and what it loads with; to be called where it is imported anyway."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    quiet_transformers()

@@ -92,12 +92,9 @@ def random_stable_diffusion(
     """A backbone that costs what the real one costs and says nothing about images.
 
     Args:
-        name: Topology.
-        grid: Cells per side.
-        device: Where it runs.
+        name: The version whose topology it has.
         dtype: None is 16-bit on an accelerator and 32-bit on a CPU.
         tiny: A few hundred thousand parameters instead of about 900 million.
-        seed: Equal seeds give equal weights.
 
     Raises:
         BackboneUnavailable: The device lacks the memory.

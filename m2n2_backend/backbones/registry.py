@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -43,6 +44,18 @@ VIT_GRID = 40
 
 DINOV2_GRID = 80
 """The paper's (Sec. 13), input 1120×1120."""
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How weights are read, whichever they are; see :func:`load_backbone`."""
+
+    device: torch.device
+    cache_dir: Path
+    layers: Sequence[int] | None
+    grid: int | None
+    fixed_grid: bool
+    released: bool
 
 
 def resolve_device(name: str) -> torch.device:
@@ -91,14 +104,13 @@ def load_backbone(
 ) -> Backbone:
     """Load a backbone.
 
-    ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be had, else color;
-    what has too little memory for one image is passed over, unless it had enough at an earlier start with this
-    ``cache_dir``. A named backbone never becomes another one.
+    ``auto`` is sd2 on an accelerator, else the small DINOv2 if its weights are on disk or can be downloaded, else
+    color. A model that leaves too little memory for one image is passed over, unless it had enough at an earlier
+    start with this ``cache_dir``. A named backbone never becomes another one.
 
     Args:
-        name: Of the backbone.
         model: Hub id or folder of other weights of the same kind; ``vit`` has none of its own.
-        layers: Of a ViT, counted from 0; None is the last.
+        layers: Layers of a ViT, counted from 0; None is the last.
         grid: Cells per side; None is the backbone's own. Stable Diffusion's on an accelerator is what memory was free
             for when these weights were first loaded on such a device; ``cache_dir`` keeps this choice, so that all
             processes that share the folder have the same.
@@ -112,32 +124,25 @@ def load_backbone(
         SettingsError: ``model`` is missing where it is needed, or given where it has no meaning.
     """
     model = None if model is None else str(model)
-    cache_dir = cache_dir or default_cache_dir()
     check_model(name, model)
-    where = resolve_device(device)
+    options = BackboneOptions(
+        resolve_device(device), cache_dir or default_cache_dir(), layers, grid, fixed_grid, released
+    )
     if name == "auto":
-        return _auto(grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
+        return _auto(options)
     if name == "color":
-        return ColorAffinity(grid=grid, device=where)
+        return ColorAffinity(grid=grid, device=options.device)
     repository = repository_of(name, model)
     folder = resolve(repository, kind_of(name))
     if name == "sd1" or name == "sd2":
-        return _stable_diffusion(folder, name, grid, where, cache_dir, fixed_grid=fixed_grid, released=released)
-    own_grid = DINOV2_GRID if name == "dinov2" else VIT_GRID
-    return _vit(folder, repository, layers, grid or own_grid, where, released=released)
+        return _stable_diffusion(folder, name, options)
+    return _vit(folder, repository, options, DINOV2_GRID if name == "dinov2" else VIT_GRID)
 
 
 def backbone_loader(
     settings: Settings, device: str | None = None, *, fixed_grid: bool = False, released: bool = False
 ) -> Callable[[], Backbone]:
-    """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it.
-
-    Args:
-        settings: Backbone, model, layers, grid, device and folder.
-        device: Instead of the one in the settings.
-        fixed_grid: See ``load_backbone``.
-        released: See ``load_backbone``.
-    """
+    """``load_backbone`` with what the settings choose; picklable, so that other processes can be given it."""
     return partial(
         load_backbone,
         settings.backbone,
@@ -151,16 +156,15 @@ def backbone_loader(
     )
 
 
-def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid: bool, released: bool) -> Backbone:
+def _auto(options: BackboneOptions) -> Backbone:
     """The first backbone whose weights are there and that fits into the device's memory."""
+    device = options.device
     if device.type != "cpu":
         folder = available(REPOSITORIES["sd2"], "stable-diffusion")
         if folder is not None:
-            load = partial(
-                _stable_diffusion, folder, "sd2", grid, device, cache_dir, fixed_grid=fixed_grid, released=released
-            )
-            choice = choice_file(cache_dir, "sd2", revision_of(folder), device)
-            if grid is None and not fixed_grid and choice.exists():
+            load = partial(_stable_diffusion, folder, "sd2", options)
+            choice = choice_file(options.cache_dir, "sd2", revision_of(folder), device)
+            if options.grid is None and not options.fixed_grid and choice.exists():
                 return load()  # it has fitted before: other masks for a while would be worse than none
             backbone = _if_it_fits(partial(load, try_out=True), device)
             if backbone is not None:
@@ -171,16 +175,16 @@ def _auto(grid: int | None, device: torch.device, cache_dir: Path, *, fixed_grid
     folder = available(small, "vit")
     if folder is not None:
         own_grid = VIT_GRID if device.type == "cpu" else DINOV2_GRID
-        vit = partial(_vit, folder, small, None, grid or own_grid, device, released=released)
-        backbone = _if_it_fits(lambda: _tried_out(vit()), device)
+        last_layer = replace(options, layers=None)
+        backbone = _if_it_fits(lambda: _tried_out(_vit(folder, small, last_layer, own_grid)), device)
         if backbone is not None:
             return backbone
     else:
         logger.warning(
-            "no weights on disk and none within reach: run `m2n2-backend fetch-weights` where there is a connection"
+            "no weights on disk, and the hub cannot be reached: run `m2n2-backend fetch-weights` where it can"
         )
     logger.warning("using color and texture only, which is weak on complex scenes")
-    return ColorAffinity(grid=grid, device=device)
+    return ColorAffinity(grid=options.grid, device=device)
 
 
 def _if_it_fits(load: Callable[[], Backbone], device: torch.device) -> Backbone | None:
@@ -207,34 +211,31 @@ def _tried_out(backbone: M) -> M:
 
 
 def _stable_diffusion(
-    folder: Path,
-    name: Literal["sd1", "sd2"],
-    grid: int | None,
-    device: torch.device,
-    cache_dir: Path,
-    *,
-    fixed_grid: bool,
-    released: bool,
-    try_out: bool = False,
+    folder: Path, name: Literal["sd1", "sd2"], options: BackboneOptions, *, try_out: bool = False
 ) -> StableDiffusion:
-    def load(chosen: int | None) -> StableDiffusion:
+    device, cache_dir = options.device, options.cache_dir
+
+    def load(grid: int | None) -> StableDiffusion:
         model = StableDiffusion.load(
-            folder, name=name, grid=chosen, device=device, cache_dir=cache_dir, released=released
+            folder, name=name, grid=grid, device=device, cache_dir=cache_dir, released=options.released
         )
         return _tried_out(model) if try_out else model
 
-    if grid is None and fixed_grid:
+    grid = options.grid
+    if grid is None and options.fixed_grid:
         grid = GRID_CHOICES[name][0]
     if grid is not None or device.type == "cpu":  # where memory chooses nothing
         return load(grid)
     return load_with_kept_grid(choice_file(cache_dir, name, revision_of(folder), device), load)
 
 
-def _vit(
-    folder: Path, name: str, layers: Sequence[int] | None, grid: int, device: torch.device, *, released: bool
-) -> VisionTransformer:
-    title = Path(name).name if Path(name).is_dir() else name
-    revision = revision_of(folder)
+def _vit(folder: Path, name: str, options: BackboneOptions, own_grid: int) -> VisionTransformer:
     return VisionTransformer.load(
-        folder, name=title, revision=revision, layers=layers, grid=grid, device=device, released=released
+        folder,
+        name=Path(name).name if Path(name).is_dir() else name,
+        revision=revision_of(folder),
+        layers=options.layers,
+        grid=options.grid or own_grid,
+        device=options.device,
+        released=options.released,
     )

@@ -57,7 +57,7 @@ def read_layers(run: Callable[[], object], wanted: Sequence[int]) -> list[SelfAt
         One for each wanted layer; fewer where the network has fewer.
     """
     reader = _Reader(wanted)
-    with suppress(_AllRead), reader:
+    with suppress(PassEnded), reader:
         run()
     return reader.layers
 
@@ -70,12 +70,12 @@ def watch(run: Callable[[], object]) -> Watched:
     return Watched(watcher.layers, watcher.moved, watcher.used)
 
 
-class _AllRead(Exception):
-    """Everything wanted has been read; the rest of the network need not run."""
+class PassEnded(Exception):
+    """Everything wanted of a network's pass has been read; the rest of it need not run."""
 
 
 class _Calls(TorchFunctionMode):
-    """Is told of each call of a function of PyTorch in this thread.
+    """Sees each call of a function of PyTorch in this thread.
 
     The models of transformers leave their attention to ``scaled_dot_product_attention``.
     """
@@ -110,7 +110,7 @@ class _Reader(_Calls):
         if self._number in self._wanted:
             self.layers.append(_read(call))
         if self._number == self._wanted[-1]:
-            raise _AllRead
+            raise PassEnded
         self._number += 1
 
 

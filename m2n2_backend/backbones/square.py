@@ -13,7 +13,7 @@ def squash(rgb: NDArray[np.uint8], side: int, *, area: bool = False) -> NDArray[
 
     Args:
         rgb: uint8 [H, W, 3].
-        side: Pixels.
+        side: Width and height of the result in pixels.
         area: OpenCV's INTER_AREA (released code), which is linear along an axis that grows; else bicubic, with
             antialiasing along each axis that shrinks.
     """

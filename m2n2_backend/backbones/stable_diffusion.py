@@ -23,8 +23,7 @@ from m2n2_backend.backbones.attention_capture import (
 from m2n2_backend.backbones.device.errors import is_out_of_memory
 from m2n2_backend.backbones.device.memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
-from m2n2_backend.backbones.loading import loading, refuse_missing
-from m2n2_backend.backbones.quiet import quiet_diffusers
+from m2n2_backend.backbones.loading import loading, quiet_diffusers, refuse_missing
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.backbones.weights.sources import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable
@@ -77,10 +76,8 @@ class StableDiffusion:
             vae: diffusers ``AutoencoderKL``; its decoder is removed.
             unet: diffusers ``UNet2DConditionModel``.
             embedding: The empty prompt's, float32 [1, tokens, width].
-            name: Which version, for the fingerprint.
-            revision: Of the weights; its first 12 characters enter the fingerprint.
+            revision: Identifies the weights; its first 12 characters enter the fingerprint.
             grid: Cells per side; the input is ``8 * grid`` pixels.
-            device: Where the parts are put.
             weights: Block name → w_j > 0, scaled to sum 1.
             released: Resize the image as the released code does.
 
@@ -126,9 +123,7 @@ class StableDiffusion:
 
         Args:
             folder: With ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``; see ``weights.resolve``.
-            name: Which version the folder holds.
             grid: Cells per side, at best a multiple of 8; None takes what the device's free memory allows.
-            device: Where to run.
             cache_dir: Where the empty prompt's embedding is kept.
             weights: Block name → w_j.
             dtype: None is 16-bit on an accelerator and 32-bit on a CPU.
@@ -223,7 +218,7 @@ def prepare_image(rgb: NDArray[np.uint8], side: int, *, area: bool = False) -> t
 
     Args:
         rgb: uint8 [H, W, 3].
-        side: Pixels.
+        side: Width and height of the result in pixels.
         area: See :func:`m2n2_backend.backbones.square.squash`.
 
     Returns:

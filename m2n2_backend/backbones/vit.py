@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device.memory import memory_advice, refuse_large_scores
 from m2n2_backend.backbones.exactness import check_layers, check_tokens
-from m2n2_backend.backbones.loading import loading
-from m2n2_backend.backbones.quiet import quiet_transformers
+from m2n2_backend.backbones.loading import loading, quiet_transformers
 from m2n2_backend.backbones.self_attention import read_layers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.errors import BackboneUnavailable
@@ -52,19 +51,15 @@ class VisionTransformer:
 
         Args:
             model: A transformers vision model without head, on the CPU.
-            name: For logs, e.g. the hub id.
-            revision: Of the weights; part of the fingerprint.
+            revision: Identifies the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last. All count equally.
             grid: Cells per side; the input is ``grid * patch_size`` pixels.
-            mean: Per channel, of RGB in [0, 1].
-            std: Per channel.
-            device: Where the model is put.
+            mean: Per channel, of RGB in [0, 1], as is ``std``.
             released: Resize the image and cut the special tokens as the released code does.
             missing: Tensors of the model that its file lacks, by their names.
 
         Raises:
-            BackboneUnavailable: A layer that the model lacks, a missing tensor that is needed, or an attention that
-                cannot be read exactly.
+            BackboneUnavailable: A layer or a needed tensor is missing, or the attention cannot be read exactly.
         """
         kind = f"{name} ({model.config.model_type})"
         self._model = model.eval().requires_grad_(False)
@@ -72,8 +67,7 @@ class VisionTransformer:
         self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self._patch = _patch_size(model.config, kind)
         refuse_large_scores(device, getattr(model.config, "num_attention_heads", 1), grid)
-        self._mean = np.asarray(mean, np.float32)
-        self._std = np.asarray(std, np.float32)
+        self._mean, self._std = (np.asarray(each, np.float32) for each in (mean, std))
         self.grid = grid
         self.device = torch.device("cpu")
         with torch.inference_mode():
@@ -106,14 +100,9 @@ class VisionTransformer:
         """Load ``config.json`` and weights from a folder; of a model of images and texts the part for images.
 
         Args:
-            folder: See ``weights.resolve``.
-            name: For logs, e.g. the hub id.
-            revision: Of the weights; part of the fingerprint.
+            revision: Identifies the weights; part of the fingerprint.
             layers: Counted from 0, negative from the end; None is the last.
-            grid: Cells per side.
-            device: Where the model is put.
             dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
-            released: As for the constructor.
 
         Raises:
             BackboneUnavailable: The folder holds no vision transformer that can be read exactly, its weights do not

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from m2n2_backend.commands.programs import free_port, start_backend, wait_for_backend
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import label_config, sample_photograph
 
 CLICKS = (Click(228, 276), Click(228, 205), Click(60, 60, positive=False))
 """On the sample photograph: the collar's ring, which is enough for head and collar, neck, and the flag behind."""
-
-_LOAD_SECONDS = 300
 
 
 def main() -> None:
@@ -64,21 +59,14 @@ def server(**environment: str) -> Iterator[tuple[str, dict[str, Any]]]:
         Its address and the answer of /health.
 
     Raises:
-        RuntimeError: It ended, or did not become ready.
+        StudioError: It ended, or did not become ready.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     own = {"M2N2_LOCAL_FILES_ROOT": str(sample_photograph().parent), "M2N2_LOG_LEVEL": "WARNING"}
-    variables = {"M2N2_BACKBONE": "color", **os.environ, **own, **environment}
-    command = [sys.executable, "-m", "m2n2_backend", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=variables)
-    try:
-        base = f"http://127.0.0.1:{port}"
-        yield base, _ready(process, base)
-    finally:
-        process.terminate()
-        process.wait(30)
+    variables = {"M2N2_BACKBONE": os.environ.get("M2N2_BACKBONE", "color"), **own, **environment}
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    with start_backend(port, None, variables) as program:
+        yield base, wait_for_backend(program, base)
 
 
 def predict(base: str, clicks: Sequence[Click]) -> dict[str, Any]:
@@ -110,8 +98,9 @@ def predict(base: str, clicks: Sequence[Click]) -> dict[str, Any]:
         "label_config": label_config("brush").read_text(),
         "params": {"context": {"result": prompts}},
     }
-    answer: dict[str, Any] = _call(f"{base}/predict", body)["results"][0]
-    return answer
+    answer = httpx.post(f"{base}/predict", json=body, timeout=100, trust_env=False).raise_for_status()
+    prediction: dict[str, Any] = answer.json()["results"][0]
+    return prediction
 
 
 def mask_of(prediction: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -119,30 +108,6 @@ def mask_of(prediction: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     region = prediction["result"][0]
     shape = (region["original_height"], region["original_width"], 4)
     return np.asarray(decode_rle(region["value"]["rle"]).reshape(shape)[..., 3] > 0)
-
-
-def _ready(process: subprocess.Popen[bytes], base: str) -> dict[str, Any]:
-    deadline = time.monotonic() + _LOAD_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with status {process.returncode}; its reason stands above")
-        try:
-            health: dict[str, Any] = _call(f"{base}/health")
-        except urllib.error.HTTPError as error:
-            raise RuntimeError(f"the server cannot answer: {error.code} {error.reason}") from error
-        except OSError:
-            health = {}  # not listening yet
-        if health.get("state") == "ready":
-            return health
-        time.sleep(0.1)
-    raise RuntimeError(f"the server was not ready within {_LOAD_SECONDS} s")
-
-
-def _call(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=100) as response:
-        return json.load(response)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,10 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     """Write a project's annotations into a folder, and print what became of them.
 
     Args:
-        settings: Label Studio.
-        project: Label Studio's id of the project.
-        format: The files' format.
-        out: New or empty folder for them.
-        console: For the progress bar and the report.
+        out: New or empty folder for the files.
 
     Returns:
-        True where every region that is not a prompt is in the files.
+        Whether every region that is not a prompt is in the files.
 
     Raises:
         M2N2Error: Label Studio cannot be asked, there is nothing to export, or the files cannot be written.
@@ -38,7 +34,9 @@ def export(settings: Settings, project: int, format: Format, out: Path, console:
     for note in summary.notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     if summary.unreadable:
-        console.print(f"[red]{summary.unreadable} regions could not be exported[/], as told above", highlight=False)
+        console.print(
+            f"[red]{summary.unreadable} regions could not be exported[/], for the reasons above", highlight=False
+        )
     if summary.given != summary.written:
         console.print(
             f"[red]the files hold {summary.written} of {summary.given}[/]: the SDK's converter left the others out; "

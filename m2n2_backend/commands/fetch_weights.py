@@ -18,7 +18,7 @@ def fetch_weights(settings: Settings) -> Path | None:
 
     Raises:
         SettingsError: The backbone has no weights of its own, and no model is named.
-        BackboneUnavailable: They cannot be had.
+        BackboneUnavailable: They cannot be downloaded.
     """
     name = settings.backbone
     repository = settings.model or own_weights(name, resolve_device(settings.device))

@@ -21,13 +21,10 @@ def precompute(settings: Settings, *, images: Path | None, project: int | None, 
     All devices of the kind in the settings work on it, with the model that a server of the same settings has.
 
     Args:
-        settings: Backbone, cache, Label Studio.
         images: A folder, searched with all its folders.
-        project: Label Studio's id of a project.
-        console: For the progress bar and the report.
 
     Returns:
-        True where every image is in the cache at the end.
+        Whether every image is in the cache at the end.
 
     Raises:
         SettingsError: Not exactly one of ``images`` and ``project``, no image there, or no disk cache to fill.

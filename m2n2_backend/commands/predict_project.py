@@ -19,14 +19,11 @@ def predict_project(
     """Post predictions for the tasks of a project that hold prompts, and print what became of them.
 
     Args:
-        settings: Label Studio, backbone, limits.
-        project: Label Studio's id of the project.
-        column: Key of the tasks' data with the prompts; those drawn and saved if None.
-        console: For the progress bar and the report.
-        source: Where the drawn ones are saved.
+        column: Key of the tasks' data with the prompts; None reads those that were drawn and saved.
+        source: Where drawn prompts are saved.
 
     Returns:
-        True where no task failed.
+        Whether no task failed.
 
     Raises:
         M2N2Error: Label Studio, the project or the model cannot be used at all.

@@ -1,4 +1,4 @@
-"""The progress bar beside long work, and what there is to say of single outcomes."""
+"""The progress bar beside long work, and the reasons of single outcomes."""
 
 from __future__ import annotations
 
@@ -24,40 +24,35 @@ from m2n2_backend.labelstudio.outcome import Outcome, State
 T = TypeVar("T")
 
 MAX_REASONS = 20
-"""Outcomes that are told with their reason; there may be thousands, all with the same."""
+"""How many outcomes are printed with their reason; there may be thousands with the same one."""
 
 
 def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], console: Console) -> Counter[State]:
-    """Do the work, and print what there is to say of some of it, such as why it failed.
+    """Do the work, and print the details of its outcomes, such as why some failed; returns how often each state came.
 
     Args:
-        title: Beside the bar.
         size: Number of outcomes to expect.
-        outcomes: Work is done as they are asked for.
-        console: To print on.
-
-    Returns:
-        How often each state came.
+        outcomes: An iterator that does the work as it is read.
     """
     states: Counter[State] = Counter()
-    told: list[Outcome] = []
+    explained: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(title, total=size)
         for outcome in outcomes:
             states[outcome.state] += 1
-            told += [outcome] if outcome.detail else []
+            explained += [outcome] if outcome.detail else []
             progress.advance(bar)
-    for outcome in told[:MAX_REASONS]:
+    for outcome in explained[:MAX_REASONS]:
         console.print(f"{outcome.name}: {outcome.detail}", soft_wrap=True, highlight=False, markup=False)
-    if len(told) > MAX_REASONS:
-        console.print(f"and {len(told) - MAX_REASONS} more")
+    if len(explained) > MAX_REASONS:
+        console.print(f"and {len(explained) - MAX_REASONS} more")
     return states
 
 
 @contextmanager
 def byte_progress(title: str, done: int, total: int | None, console: Console) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes, of which some came earlier; the body calls what it is given with each further number."""
+    """A bar of bytes that starts at ``done``; the body calls the given function with each further number of bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(title, total=total, completed=done)
@@ -65,7 +60,7 @@ def byte_progress(title: str, done: int, total: int | None, console: Console) ->
 
 
 def counted(title: str, items: Iterable[T], console: Console) -> Iterator[T]:
-    """The same items, counted where it is not known how many there are."""
+    """The same items, beside a count; for items whose number is not known."""
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(title, total=None)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from m2n2_backend.backbones.device.memory import memory_advice
 from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, PointPrompt, Polygon, Prompts, Region, Scribble
 from m2n2_backend.settings import Settings
@@ -32,12 +34,9 @@ def segment_file(
     """Encode the photograph, compute each click's map as a user would make it, write the mask.
 
     Args:
-        settings: Backbone, limits, size and speck removal.
-        image: The photograph.
-        clicks: And scribbles, in pixels of it.
-        boxes: And polygons, in pixels of it.
-        out: Mask, 8-bit PNG, 0 and 255.
-        overlay: Picture of the result.
+        clicks: Clicks and scribbles, in pixels of the photograph.
+        boxes: Boxes and polygons, likewise.
+        out: File of the mask, an 8-bit PNG with 0 and 255.
         explain: Folder for pictures of the maps and score curves of every click.
 
     Returns:
@@ -49,9 +48,32 @@ def segment_file(
     """
     rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
     Prompts(tuple(clicks), tuple(boxes)).validate(rgb.shape[1], rgb.shape[0])  # before the model is loaded
-    backbone = backbone_loader(settings)()
-    segmenter = Segmenter(backbone, settings.method())
-    marks = [time.perf_counter()]
+    segmenter = Segmenter(backbone_loader(settings)(), settings.method())
+    result, grid, timings = _segmented(segmenter, rgb, clicks, boxes)
+    _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
+    if overlay is not None:
+        _write_png(overlay, result.overlay(rgb))
+    if explain is not None:
+        from m2n2_backend.evaluation.report.explain import explain as draw_explanation
+
+        draw_explanation(segmenter, rgb, clicks, explain, boxes)
+    return {
+        "width": rgb.shape[1],
+        "height": rgb.shape[0],
+        "area": int(result.mask.sum()),
+        "score": result.score,
+        "thresholds": list(result.thresholds),
+        "backbone": segmenter.backbone.fingerprint,
+        "grid": grid,
+        "timings_ms": timings,
+    }
+
+
+def _segmented(
+    segmenter: Segmenter, rgb: NDArray[np.uint8], clicks: Sequence[PointPrompt], boxes: Sequence[Region]
+) -> tuple[Segmentation, int, dict[str, Any]]:
+    """The result, the side of the attention grid, and the milliseconds of each step as a user would wait for it."""
+    backbone, marks = segmenter.backbone, [time.perf_counter()]
     with memory_advice(getattr(backbone, "grid", 128), backbone.device):
         state = segmenter.encode(rgb)
         marks.append(time.perf_counter())
@@ -60,24 +82,8 @@ def segment_file(
             marks.append(time.perf_counter())
         result = segmenter.segment(state, clicks, boxes)
     marks.append(time.perf_counter())
-    _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
-    if overlay is not None:
-        _write_png(overlay, result.overlay(rgb))
-    if explain is not None:
-        from m2n2_backend.evaluation.report.explain import explain as draw_explanation
-
-        draw_explanation(segmenter, rgb, clicks, explain, boxes)
     encode, *each, combine = (1000.0 * float(step) for step in np.diff(marks))
-    return {
-        "width": rgb.shape[1],
-        "height": rgb.shape[0],
-        "area": int(result.mask.sum()),
-        "score": result.score,
-        "thresholds": list(result.thresholds),
-        "backbone": backbone.fingerprint,
-        "grid": state.grid[0],
-        "timings_ms": {"encode": encode, "clicks": each, "combine": combine},
-    }
+    return result, state.grid[0], {"encode": encode, "clicks": each, "combine": combine}
 
 
 def parse_click(text: str) -> Click:
@@ -144,7 +150,7 @@ def _read(path: Path) -> bytes:
         raise ImageUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _write_png(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, format="PNG")

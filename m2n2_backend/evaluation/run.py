@@ -28,6 +28,7 @@ from m2n2_backend.evaluation.workers import (
     group_by_photograph,
     one_torch_thread,
 )
+from m2n2_backend.files import replace_file
 from m2n2_backend.m2n2.paper.attention import Backbone
 
 
@@ -139,10 +140,7 @@ def _run(
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Replace the file in one step: it is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    replace_file(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple[dict[str, Any], MethodChoice]:

@@ -118,8 +118,8 @@ class LabelStudioClient:
         except httpx.RequestError as error:
             late = isinstance(error, httpx.TimeoutException)
             cause = "timed out" if late else f"failed: {str(error) or type(error).__name__}"
-            cure = f"; {told}" if (told := advice(error)) else ""
-            raise LabelStudioUnavailable(f"asking Label Studio {cause} ({shown(error.request.url)}){cure}") from error
+            finding = f"asking Label Studio {cause} ({shown(error.request.url)})"
+            raise LabelStudioUnavailable(finding, advice(error)) from error
         if answer.has_redirect_location:
             where = shown(answer.url.join(answer.headers["Location"]))
             raise LabelStudioUnavailable(

@@ -25,11 +25,11 @@ def credentials(settings: Settings) -> tuple[str, str] | None:
     if user is None and password is None:
         return None
     if user is None or password is None:
-        raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together: set both or none")
+        raise SettingsError("M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD go together", "set both or none")
     secret = password.get_secret_value()
     if ":" in user:
         raise SettingsError(
-            "M2N2_BASIC_AUTH_USER holds a colon, which ends the user name in basic auth: choose another"
+            "M2N2_BASIC_AUTH_USER holds a colon, which ends the user name in basic auth", "choose another"
         )
     for name, text in (("M2N2_BASIC_AUTH_USER", user), ("M2N2_BASIC_AUTH_PASSWORD", secret)):
         _require_sendable(name, text)
@@ -72,32 +72,32 @@ def authorize(request: Request, expected: tuple[str, str] | None) -> None:
         raise Unauthorized("wrong or missing user name and password: set them at the model in Label Studio")
 
 
-def open_to_strangers(settings: Settings) -> str:
-    """What to warn of where other machines reach the server and need no password; else empty."""
+def open_to_strangers(settings: Settings) -> tuple[str, str] | None:
+    """Finding and cure where other machines reach the server and need no password."""
     try:
         # No other name is sure to mean this machine.
         is_here = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
         is_here = False
     if is_here or settings.basic_auth_user is not None:
-        return ""
+        return None
     return (
-        f"whoever reaches {settings.host}:{settings.port} can have images read with LABEL_STUDIO_API_KEY: set "
-        "M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, and the same at the model in Label Studio"
+        f"any program that reaches {settings.host}:{settings.port} can have images read with LABEL_STUDIO_API_KEY",
+        "set M2N2_BASIC_AUTH_USER and M2N2_BASIC_AUTH_PASSWORD, and the same at the model in Label Studio",
     )
 
 
 def _require_sendable(name: str, text: str) -> None:
     if text != text.strip():
         raise SettingsError(
-            f"{name} begins or ends with a space or a line break, which Label Studio removes: set it without them"
+            f"{name} begins or ends with a space or a line break, which Label Studio removes", "set it without them"
         )
     try:
         _composed(text).encode("latin-1")
     except UnicodeEncodeError as error:
         raise SettingsError(
-            f"{name} holds a character that Label Studio cannot send: choose one of Latin-1 only, which is ASCII and "
-            "the letters of Western Europe"
+            f"{name} holds a character that Label Studio cannot send",
+            "choose one of Latin-1 only, which is ASCII and the letters of Western Europe",
         ) from error
 
 

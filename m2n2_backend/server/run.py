@@ -58,7 +58,7 @@ def serve(settings: Settings, pool_factory: PoolFactory) -> None:
     tls_context()  # the web process needs it, but gunicorn would only say that it failed
     log_to_stderr(settings.log_level)
     if warning := open_to_strangers(settings):
-        logger.warning(warning)
+        logger.warning("%s; %s", *warning)
     _Server(settings, pool_factory).run()
 
 

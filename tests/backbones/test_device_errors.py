@@ -59,7 +59,7 @@ BROKEN = [
 ]
 OTHER = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
-    InvalidImage("photograph out of memory.png is no image"),
+    InvalidImage("photograph out of memory.png is not an image"),
     ValueError("grid must be positive"),
     FileNotFoundError(2, "No such file or directory"),
 ]

@@ -37,7 +37,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "a cut file": ("model.safetensors", cut, "is cut off after"),
     "a file cut in its header": ("model.safetensors", lambda content: content[:100], "is cut off after"),
     "a file cut in its first number": ("model.safetensors", lambda content: content[:5], "is cut off after"),
-    "a file that grew": ("model.safetensors", lambda content: content + b"more", "where its header tells"),
+    "a file that grew": ("model.safetensors", lambda content: content + b"more", "where its header says"),
     "an empty file": ("model.safetensors", lambda _: b"", "is empty"),
     "zeros": ("model.safetensors", lambda content: bytes(len(content)), "is empty|not a safetensors file"),
     "a page for weights": ("model.safetensors", lambda _: PAGE, "web page"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import service
 import torch
-from rich.console import Console
+from arrivals import Load
 from tiny_models import save_stable_diffusion
 
 from m2n2_backend.backbones import registry
@@ -18,7 +18,6 @@ from m2n2_backend.backbones.device.kept_grid import keep_first
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
 from m2n2_backend.backbones.weights import sources as weights
-from m2n2_backend.commands import bench
 from m2n2_backend.commands.segment import segment_file
 from m2n2_backend.prompts import Click
 from m2n2_backend.resources import sample_photograph
@@ -161,8 +160,6 @@ def test_every_command_has_the_grid_of_the_server_that_started_first(
     assert (segmented["grid"], segmented["backbone"]) == (16, server.fingerprint)
 
     started: list[Settings] = []
-    monkeypatch.setattr(bench, "measure_service", lambda alone, settings, *rest: started.append(settings) or {})
-    measured = bench.run_bench(
-        settings, Console(file=io.StringIO()), only="service", size=(64, 48), load=bench.Load()
-    )
+    monkeypatch.setattr(service, "measure_service", lambda alone, settings, *rest: started.append(settings) or {})
+    measured = service.run(settings, (64, 48), Load())
     assert (measured["machine"]["grid"], started[0].grid) == (16, 16), "of the model, and of the server it starts"

@@ -23,26 +23,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "load"))
+
+from arrivals import Answer, Arrival, Load, arrivals_of, drive, figures_of, percentiles
 from counted import load_counted, model_runs
+from masks import check_masks, faults_of
 from ray_machine import ray_machine
+from served import Server, ask, child_processes, server
 
 from m2n2_backend.backbones.registry import backbone_loader
-from m2n2_backend.commands.bench.model import center, jpeg, photograph
-from m2n2_backend.commands.bench.service import (
-    Answer,
-    Arrival,
-    Load,
-    Server,
-    _children,
-    arrivals_of,
-    ask,
-    check_masks,
-    drive,
-    faults_of,
-    figures_of,
-    percentiles,
-    server,
-)
+from m2n2_backend.commands.bench.photographs import center, jpeg, photograph
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import Settings, load_settings
 from m2n2_backend.worker.cluster.board import board
@@ -202,13 +192,13 @@ def await_running(ray: ModuleType, replicas: int) -> None:
 def memory_of(ray: ModuleType) -> dict[str, Any]:
     """Resident MB: of Ray's own processes of this node together, and of each replica."""
     replicas = {report.pid for report, age in ray.get(board().read.remote()) if age < 5}
-    found, below = set[int](), _children(os.getpid())
+    found, below = set[int](), child_processes(os.getpid())
     while below:
         pid = below.pop()
         command = Path(f"/proc/{pid}/cmdline").read_bytes() if Path(f"/proc/{pid}/cmdline").exists() else b""
         if b"m2n2_backend" not in command:  # web processes
             found.add(pid)
-            below += _children(pid)
+            below += child_processes(pid)
     return {
         "ray": round(sum(resident_bytes(pid) for pid in found - replicas) / 2**20),
         "replicas": [round(resident_bytes(pid) / 2**20) for pid in sorted(replicas)],

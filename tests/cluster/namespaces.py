@@ -25,19 +25,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "load"))
+
+from arrivals import Answer, Load, arrivals_of, drive, figures_of
+from masks import check_masks, faults_of
+from served import Server, ask
+
 from m2n2_backend.backbones.registry import backbone_loader
-from m2n2_backend.commands.bench.model import jpeg, photograph
-from m2n2_backend.commands.bench.service import (
-    Answer,
-    Load,
-    Server,
-    arrivals_of,
-    ask,
-    check_masks,
-    drive,
-    faults_of,
-    figures_of,
-)
+from m2n2_backend.commands.bench.photographs import jpeg, photograph
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import load_settings
 

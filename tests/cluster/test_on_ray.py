@@ -22,7 +22,7 @@ from ray_machine import ray_machine
 from waiting import until
 
 from m2n2_backend.backbones.registry import backbone_loader
-from m2n2_backend.commands.bench.model import jpeg, photograph
+from m2n2_backend.commands.bench.photographs import jpeg, photograph
 from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, InvalidImage, InvalidPrompt, NotReady
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmenter import Segmenter

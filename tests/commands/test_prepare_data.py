@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
-import threading
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-from rich.console import Console
-from scipy.io import savemat
+from benchmark_archives import SIZE, ArchiveServer, grabcut, image, label, mat, photograph, quiet, tarred, zipped
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -26,124 +18,16 @@ from m2n2_backend.errors import DatasetError
 from m2n2_backend.evaluation.data import datasets
 from m2n2_backend.evaluation.data.datasets import load_samples
 
-SIZE = (6, 8)
-Files = Mapping[str, bytes]
-
-
-class Server:
-    """Files by name; a connection that serves less than all of a file when ``cut`` says so."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.cut: int | None = None
-        self.ranges: list[str | None] = []
-        self.honors_ranges = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked = self.headers.get("Range")
-                outer.ranges.append(asked)
-                content = outer.files.get(self.path.rpartition("/")[2])
-                if content is None:
-                    self.send_error(404)
-                    return
-                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.honors_ranges else 0
-                if start and start >= len(content):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(content)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206 if start else 200)
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                self.send_header("Content-Length", str(len(content) - start))
-                self.end_headers()
-                self.wfile.write(content[start : outer.cut])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}"
-
-    def source(self, dataset: str, content: bytes, **changes: object) -> dict[str, Source]:
-        """The table's source of a data set, at this server."""
-        own = SOURCES[dataset]
-        name = own.address.rpartition("/")[2]
-        self.files[name] = content
-        known = {"address": f"{self.address}/{name}", "md5": own.md5 and hashlib.md5(content).hexdigest()}
-        return {dataset: replace(own, **{**known, **changes})}  # type: ignore[arg-type]
-
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[ArchiveServer]:
+    server = ArchiveServer()
     yield server
     server.http.shutdown()
     server.http.server_close()
 
 
-def image(pixels: NDArray[np.uint8], kind: str, palette: list[int] | None = None) -> bytes:
-    made, out = Image.fromarray(pixels), io.BytesIO()
-    if palette is not None:
-        made.putpalette(palette)
-    made.save(out, kind)
-    return out.getvalue()
-
-
-def photograph() -> bytes:
-    return image(np.full((*SIZE, 3), 90, np.uint8), "JPEG")
-
-
-def label(*values: int) -> NDArray[np.uint8]:
-    """One row of each value, the rest 0."""
-    mask = np.zeros(SIZE, np.uint8)
-    for row, value in enumerate(values):
-        mask[row] = value
-    return mask
-
-
-def mat(name: str, mask: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    savemat(out, {name: {"Segmentation": mask, "Categories": np.array([[15], [1]])}})
-    return out.getvalue()
-
-
-def zipped(files: Files) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as opened:
-        for path, content in files.items():
-            opened.writestr(path, content)
-    return out.getvalue()
-
-
-def tarred(files: Files) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as opened:
-        for path, content in files.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(content)
-            opened.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-def grabcut(count: int = 3) -> dict[str, bytes]:
-    files = {f"GrabCut/data_GT/{index}.jpg": photograph() for index in range(count)}
-    files |= {f"GrabCut/boundary_GT/{index}.bmp": image(label(255, 128), "BMP") for index in range(count)}
-    return files
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
-
-
-def test_grabcut_becomes_images_and_masks_with_its_unknown_border(server: Server, tmp_path: Path) -> None:
+def test_grabcut_becomes_images_and_masks_with_its_unknown_border(server: ArchiveServer, tmp_path: Path) -> None:
     mac = {"__MACOSX/GrabCut/data_GT/._0.jpg": b"x", "GrabCut/data_GT/.DS_Store": b"x", "GrabCut/README": b"x"}
 
     count = prepare_data("grabcut", tmp_path, quiet(), server.source("grabcut", zipped(grabcut() | mac)))
@@ -155,7 +39,7 @@ def test_grabcut_becomes_images_and_masks_with_its_unknown_border(server: Server
 
 
 @pytest.mark.parametrize("dataset", ["davis", "coco_mval"])
-def test_every_index_of_a_palette_but_zero_becomes_255(dataset: str, server: Server, tmp_path: Path) -> None:
+def test_every_index_of_a_palette_but_zero_becomes_255(dataset: str, server: ArchiveServer, tmp_path: Path) -> None:
     mask = image(label(1, 7), "PNG", palette=[0, 0, 0] * 256)  # all of it painted black
 
     prepare_data(
@@ -166,7 +50,7 @@ def test_every_index_of_a_palette_but_zero_becomes_255(dataset: str, server: Ser
     assert (sample.label(SIZE) == label(255, 255)).all()
 
 
-def test_berkeley_keeps_its_masks_as_they_are(server: Server, tmp_path: Path) -> None:
+def test_berkeley_keeps_its_masks_as_they_are(server: ArchiveServer, tmp_path: Path) -> None:
     mask = image(label(255, 128, 40), "PNG")
     files = {f"Berkeley/images/{index}#1.jpg": photograph() for index in range(100)}
     files |= {f"Berkeley/masks/{index}#1.png": mask for index in range(100)}
@@ -177,7 +61,7 @@ def test_berkeley_keeps_its_masks_as_they_are(server: Server, tmp_path: Path) ->
 
 
 def test_of_sbd_the_validation_images_stay_with_instances_and_classes(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "SBD_IMAGES", 2)
     top = "benchmark_RELEASE/dataset"
@@ -196,7 +80,7 @@ def test_of_sbd_the_validation_images_stay_with_instances_and_classes(
     assert sorted(path.name for path in (tmp_path / "img").iterdir()) == ["a.jpg", "b.jpg"]
 
 
-def test_what_is_there_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_what_is_there_is_not_downloaded_again(server: ArchiveServer, tmp_path: Path) -> None:
     sources = server.source("grabcut", zipped(grabcut()))
     prepare_data("grabcut", tmp_path, quiet(), sources)
 
@@ -205,7 +89,7 @@ def test_what_is_there_is_not_downloaded_again(server: Server, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("honors_ranges", [True, False])
-def test_a_lost_connection_is_continued(honors_ranges: bool, server: Server, tmp_path: Path) -> None:
+def test_a_lost_connection_is_continued(honors_ranges: bool, server: ArchiveServer, tmp_path: Path) -> None:
     content = zipped(grabcut(20))
     sources, server.cut, server.honors_ranges = server.source("grabcut", content), 1000, honors_ranges
     with pytest.raises(DatasetError, match=r"run this again to continue, or put the file at .*GrabCut\.zip"):
@@ -218,7 +102,7 @@ def test_a_lost_connection_is_continued(honors_ranges: bool, server: Server, tmp
     assert server.ranges == [None, "bytes=1000-"]
 
 
-def test_a_download_that_was_complete_but_for_its_name_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_download_that_was_complete_but_for_its_name_is_taken(server: ArchiveServer, tmp_path: Path) -> None:
     content = zipped(grabcut())
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads/GrabCut.zip.part").write_bytes(content)
@@ -242,7 +126,7 @@ def test_without_a_network_the_address_and_the_way_around_are_named(tmp_path: Pa
         prepare_data("grabcut", tmp_path, quiet(), {"grabcut": nowhere()})
 
 
-def test_a_file_that_is_gone_is_told_with_its_status(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_told_with_its_status(server: ArchiveServer, tmp_path: Path) -> None:
     sources = server.source("grabcut", b"")
     server.files.clear()
 
@@ -250,14 +134,14 @@ def test_a_file_that_is_gone_is_told_with_its_status(server: Server, tmp_path: P
         prepare_data("grabcut", tmp_path, quiet(), sources)
 
 
-def test_another_checksum_is_refused_and_its_file_removed(server: Server, tmp_path: Path) -> None:
+def test_another_checksum_is_refused_and_its_file_removed(server: ArchiveServer, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"MD5 sum .* instead of 00"):
         prepare_data("grabcut", tmp_path, quiet(), server.source("grabcut", zipped(grabcut()), md5="00"))
 
     assert not list((tmp_path / "downloads").iterdir())
 
 
-def test_a_file_larger_than_the_data_set_is_refused(server: Server, tmp_path: Path) -> None:
+def test_a_file_larger_than_the_data_set_is_refused(server: ArchiveServer, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="more than the 100 expected"):
         prepare_data("grabcut", tmp_path, quiet(), server.source("grabcut", zipped(grabcut()), most=100))
 
@@ -278,13 +162,13 @@ def damaged(content: bytes) -> bytes:
     ],
 )
 def test_what_is_not_the_data_set_is_refused_and_nothing_takes_its_place(
-    content: bytes, message: str, server: Server, tmp_path: Path
+    content: bytes, message: str, server: ArchiveServer, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         prepare_data("grabcut", tmp_path, quiet(), server.source("grabcut", content))
 
 
-def test_no_file_is_written_outside_of_the_root(server: Server, tmp_path: Path) -> None:
+def test_no_file_is_written_outside_of_the_root(server: ArchiveServer, tmp_path: Path) -> None:
     link = tarfile.TarInfo("data_GT/link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     out = io.BytesIO()
@@ -310,7 +194,7 @@ def test_no_file_is_written_outside_of_the_root(server: Server, tmp_path: Path) 
 
 @pytest.mark.parametrize("limit", ["MOST_FILE", "MOST_FILES"])
 def test_an_archive_that_unpacks_to_too_much_is_refused(
-    limit: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, limit, 1)
 
@@ -318,7 +202,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(
         prepare_data("grabcut", tmp_path, quiet(), server.source("grabcut", zipped(grabcut())))
 
 
-def test_other_files_at_the_place_are_left_alone(server: Server, tmp_path: Path) -> None:
+def test_other_files_at_the_place_are_left_alone(server: ArchiveServer, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/own.jpg").write_bytes(b"mine")
 
@@ -330,7 +214,7 @@ def test_other_files_at_the_place_are_left_alone(server: Server, tmp_path: Path)
 
 
 def test_the_command_line_prepares_and_names_the_known_data_sets(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = server.source("grabcut", zipped(grabcut()))
     monkeypatch.setitem(SOURCES, "grabcut", sources["grabcut"])

@@ -14,9 +14,9 @@ import pytest
 from processes import is_running
 from repository import ROOT
 
+from m2n2_backend.commands.programs import Program, Stopped, free_port, require_free
 from m2n2_backend.commands.studio import label_studio
 from m2n2_backend.commands.studio.label_studio import Account
-from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
 from m2n2_backend.errors import StudioError
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -35,10 +35,7 @@ def python(code: str, log: Path) -> Program:
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        ports = ["--port", str(one.getsockname()[1]), "--backend-port", str(two.getsockname()[1])]
+    ports = ["--port", str(free_port()), "--backend-port", str(free_port())]
     command = [sys.executable, "-m", "m2n2_backend.commands.studio", *ports, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "M2N2_BACKBONE": "color"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -70,7 +67,7 @@ def test_waiting_ends_when_the_user_wants_to_stop(tmp_path: Path) -> None:
 def test_stopping_ends_what_the_program_started_too_however_stubborn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2n2_backend.commands.studio.processes._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("m2n2_backend.commands.programs._GRACE_SECONDS", 0.2)
     log = tmp_path / "log"
     with python(STUBBORN, log) as program:
         program.wait_until(lambda: log.read_text().count("up") == 2, 120)

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2n2_backend.commands.studio import backend, label_studio, project
+from m2n2_backend.commands.programs import Program, free_port, start_backend, wait_for_backend
+from m2n2_backend.commands.studio import label_studio, project
 from m2n2_backend.commands.studio.label_studio import Account
-from m2n2_backend.commands.studio.processes import Program
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.resources import label_config
 
@@ -133,12 +132,6 @@ def first_run(folder: Path) -> FirstRun:
     return FirstRun(folder, printed, process.returncode, left)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def running_studio(folder: Path) -> Iterator[Studio]:
     """Run Label Studio with the database in ``folder``, which is created if there is none."""
@@ -156,9 +149,10 @@ def running_backend(studio: Studio, token: str, port: int | None = None) -> Iter
     port = port or free_port()
     log = OUT / "logs" / f"backend-{port}.log"
     settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
-    with backend.start(port, studio.url, token, log, **settings) as program:
+    settings |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token}
+    with start_backend(port, log, settings) as program:
         url = f"http://127.0.0.1:{port}"
-        backend.wait(program, url)
+        wait_for_backend(program, url)
         yield Backend(url, program)
 
 

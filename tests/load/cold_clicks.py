@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from rig import Running, at_once, bystander, key_point, picture, question, report, running
+from under_attack import Running, at_once, bystander, key_point, picture, question, report, running
 
 CLICKS = 45
 SIZE = (1600, 1200)

@@ -1,6 +1,6 @@
 """What a stranger can do at the door: requests sent ahead, many connections, half-sent bodies, JSON of many keys.
 
-`python tests/load/pipelining.py [PART_OF_A_NAME …]` runs all attacks, or those named; see `rig.py`.
+`python tests/load/pipelining.py [PART_OF_A_NAME …]` runs all attacks, or those named; see `under_attack.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rig import Running, at_once, bystander, key_point, picture, question, report, running
+from under_attack import Running, at_once, bystander, key_point, picture, question, report, running
 
 CONNECTIONS = 130
 SECONDS = 10.0

@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import rig
+import under_attack as rig
 
 STOPPED_SECONDS = 12.0
 CLICKS_AT = (6.5, 8.0, 10.0)
 
 
 def resident_pages(pid: int) -> int:
-    """Of a process; the model's has the most below the web process."""
+    """Pages of memory that a process holds; the model's holds the most below the web process."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
 
 

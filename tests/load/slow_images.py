@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rig import Running, at_once, bystander, key_point, picture, question, report, running
+from under_attack import Running, at_once, bystander, key_point, picture, question, report, running
 
 CLICKS = 40
 SECONDS = 30.0

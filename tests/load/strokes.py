@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from PIL import Image
-from rig import SIZE, Running, at_once, bystander, item, key_point, picture, question, report, running
+from under_attack import SIZE, Running, at_once, bystander, item, key_point, picture, question, report, running
 
 CLAIMED = (10_000, 10_000)
 LARGE = (6000, 4000)

@@ -101,7 +101,7 @@ def test_a_click_that_was_begun_is_answered_before_the_server_goes() -> None:
             before += process.stderr.readline()
         assert "pool closed" in stopped(process)
         assert click.result().json()["results"][0]["result"]
-    assert "whoever reaches 0.0.0.0" in before
+    assert "any program that reaches 0.0.0.0" in before
     assert "M2N2_BASIC_AUTH_USER" in before
 
 

@@ -20,7 +20,7 @@ from stored_features import cache_in, encoded
 from test_replica import Rig, click, done
 from waiting import until
 
-from m2n2_backend.worker.replica import steps as replica
+from m2n2_backend.worker.replica import disk_writer
 from m2n2_backend.worker.store import health as cache_health
 from m2n2_backend.worker.store.features import FeatureStore
 
@@ -213,7 +213,7 @@ def test_the_log_has_one_line_for_each_cause_and_one_for_the_cure(
 def test_a_worker_notices_a_full_disk_by_itself_and_its_cure_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (cache_health, replica):
+    for module in (cache_health, disk_writer):
         monkeypatch.setattr(module, "TRY_SECONDS", 0.02)
     folder = tmp_path / "images"
     folder.write_text("not a folder")
@@ -236,7 +236,7 @@ def test_a_disk_that_is_too_slow_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     rig, gate = Rig(tmp_path), threading.Event()
     write = FeatureStore.put
     monkeypatch.setattr(FeatureStore, "put", lambda *arguments: gate.wait(120) and write(*arguments))
-    for number in range(replica.WRITES_WAITING + 2):
+    for number in range(disk_writer.WRITES_WAITING + 2):
         done(rig.replica.submit(click(number)))
     assert "cannot be written (too slow: 8 images wait)" in str(rig.replica.figures().tiers["disk"].trouble)
     gate.set()

@@ -25,7 +25,7 @@ def test_only_a_mask_says_that_prompts_are_harmless(make: Make, said: Exception)
         rig.at_start = nothing
         life.die("image", clicked=["image"])
         until(lambda life=life: rig.child(0) is not life)
-        if rig.pool._poison.refusal("image", KILLER) is not None:
+        if rig.pool._dispatcher.quarantine.refusal("image", KILLER) is not None:
             break
         rig.child(0).get_ready()
         rig.ready()
@@ -54,7 +54,7 @@ def test_prompts_that_only_waited_while_others_brought_the_process_down_are_not_
 
     with pytest.raises(ImageRefused):
         asked.result(120)
-    assert rig.pool._poison.refusal("image", harmless) is None
+    assert rig.pool._dispatcher.quarantine.refusal("image", harmless) is None
 
 
 @pytest.mark.xfail(reason="nobody waits any more, so that the image is not looked for", strict=True)
@@ -73,4 +73,4 @@ def test_an_image_whose_callers_were_told_that_it_took_too_long_is_blamed_for_th
         until(lambda life=life: rig.child(0) is not life)
         rig.ready()
 
-    assert rig.pool._poison.refusal("image", ONE) is not None
+    assert rig.pool._dispatcher.quarantine.refusal("image", ONE) is not None

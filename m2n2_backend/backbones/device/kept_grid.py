@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from m2n2_backend.backbones.stable_diffusion import StableDiffusion
+from m2n2_backend.files import create_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device)
     """Where the choice for some weights on a kind of device is kept, whatever the settings call these weights.
 
     Args:
-        cache_dir: The folder of the settings.
         name: ``sd1`` or ``sd2``.
         revision: What tells these weights from others.
         device: Any device of its kind.
@@ -52,15 +51,7 @@ def choice_file(cache_dir: Path, name: str, revision: str, device: torch.device)
 def keep_first(path: Path, grid: int) -> int:
     """Write a choice, unless there is one; the one that holds from now on."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-        temporary.write_text(str(grid), encoding="ascii")
-        try:
-            os.link(temporary, path)  # fails where the name is taken, and is never seen half written
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
+        create_file(path, str(grid).encode())
     except OSError as error:
         logger.warning("the grid %d cannot be kept in %s: %s", grid, path.parent, error.strerror)
     return _read(path) or grid

@@ -28,11 +28,12 @@ _BUILT = 3  # and one more while the power is made; in 16-bit, P beside the atte
 _UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they run, pieces that the allocator cuts
 
 _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
-"""One part in so many of the device's memory is left alone.
+"""The reciprocal of the share of a device's memory that is left alone.
 
-An eighth of a card holds what PyTorch does not count (each process's context, 0.3 to 0.5 GB, and what the allocator
-cuts to pieces), on 24 GB also a second program of ours, such as ``segment`` beside the server (3.3 GB). Half of what
-MPS recommends, as the whole machine shares it and PyTorch tells neither what others take nor what a step took.
+An eighth of a card holds what PyTorch does not count: each process's context (0.3 to 0.5 GB) and what the allocator
+cuts to pieces. On 24 GB it also holds a second program of this package, such as ``segment`` beside the server
+(3.3 GB). On MPS it is half of what is recommended: the whole machine shares that memory, and PyTorch reports neither
+what others take nor what a step took.
 """
 
 LOWERED_SECONDS = 600.0
@@ -40,12 +41,11 @@ LOWERED_SECONDS = 600.0
 
 
 def bytes_needed(grid: int, *, half: bool = True) -> int:
-    """Free memory that an image takes, the model included: ``peak_bytes``, and what nobody can count beforehand.
+    """Free memory that an image takes, the model included: ``peak_bytes``, and what cannot be counted beforehand.
 
     With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64.
 
     Args:
-        grid: Cells per side.
         half: Whether matrices are kept in 16-bit, as CUDA has them.
     """
     return peak_bytes(grid, half=half) + _UNCOUNTED
@@ -68,7 +68,6 @@ def grid_for_memory(free_bytes: int, candidates: Sequence[int] = GRIDS, *, half:
     Args:
         free_bytes: Free before the model is loaded.
         candidates: Largest first.
-        half: As of ``bytes_needed``.
 
     Returns:
         One of the candidates; the last one even if it does not fit, as the estimate is on the safe side.
@@ -90,9 +89,7 @@ def refuse_large_scores(device: torch.device, heads: int, grid: int) -> None:
     On MPS, PyTorch forms the scores of an attention as one tensor.
 
     Args:
-        device: Where the model runs.
         heads: The most that one of its self-attentions has.
-        grid: Cells per side.
 
     Raises:
         BackboneUnavailable: The scores do not fit into one tensor of Metal.
@@ -109,9 +106,8 @@ class Memory(NamedTuple):
     """Bytes of an accelerator's memory.
 
     Attributes:
-        free: What nobody has, and what this process's allocator holds without using it.
+        free: What no process has, and what this process's allocator holds without using it.
         used: What this process's tensors take.
-        total: All of it.
     """
 
     free: int
@@ -157,7 +153,7 @@ class RoomForStates:
     and with their worker's model no more than the worker's share of the device, which holds before the others load.
 
     Attributes:
-        share: The part of the device that is this worker's, 0 to 1.
+        share: This worker's part of the device, 0 to 1.
         need: Bytes that a step took at most for a while.
     """
 

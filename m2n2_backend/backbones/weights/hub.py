@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from m2n2_backend.errors import BackboneUnavailable, SettingsError
+from m2n2_backend.errors import BackboneUnavailable, SettingsError, one_line
 from m2n2_backend.tls import advice, trusted_by_libraries
 
 logger = logging.getLogger(__name__)
@@ -18,14 +18,14 @@ def cached_snapshot(repository: str, file: str) -> Path | None:
     """Folder of the main branch's snapshot in the local cache, if it holds ``file``; never uses the network.
 
     Raises:
-        BackboneUnavailable: ``repository`` is no valid hub id.
+        BackboneUnavailable: ``repository`` is not a valid hub id.
     """
     from huggingface_hub import try_to_load_from_cache
 
     try:
         path = try_to_load_from_cache(repository, file)
     except ValueError as error:
-        raise BackboneUnavailable(f"{repository} is no folder and no hub id: {error}") from error
+        raise BackboneUnavailable(f"{repository} is neither a folder nor a hub id: {error}") from error
     return Path(path).parents[file.count("/")] if isinstance(path, str) else None
 
 
@@ -120,7 +120,7 @@ def _explained(repository: str, error: Exception) -> BackboneUnavailable:
         return BackboneUnavailable(f"{repository} cannot be written to {cache}: set HF_HOME to a folder of yours")
     if cure := advice(error):
         return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be asked: {cure}")
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    detail = f"{type(error).__name__}: {one_line(error, 160)}"
     if isinstance(error, HfHubHTTPError):
         return BackboneUnavailable(f"the hub refused {repository} ({detail})")
     return BackboneUnavailable(f"{repository} is not in the local cache, and the hub cannot be reached ({detail})")

@@ -1,4 +1,4 @@
-"""Whether files of weights are what their names say, told from their first bytes and their size."""
+"""Whether files of weights are what their names say, judged by their first bytes and their size."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _safetensors(path: Path) -> str | None:
         return "is not a safetensors file"
     if size < whole:
         return f"is cut off after {size:,} of {whole:,} bytes"
-    return None if size == whole else f"has {size:,} bytes where its header tells of {whole:,}"
+    return None if size == whole else f"has {size:,} bytes where its header says {whole:,}"
 
 
 def _pickled(path: Path) -> str | None:

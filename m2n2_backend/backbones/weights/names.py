@@ -22,7 +22,7 @@ def repository_of(name: BackboneName, model: str | None) -> str:
 def check_backbone(name: BackboneName, *, model: str | None) -> None:
     """Find out, without loading anything or using the network, whether a named backbone's weights are on disk.
 
-    ``auto`` and ``color`` can always be had.
+    ``auto`` and ``color`` are always available.
 
     Raises:
         BackboneUnavailable: They are not; the message names the command that gets them.

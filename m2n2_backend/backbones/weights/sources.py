@@ -78,29 +78,29 @@ def resolve(model: str, kind: Kind, *, local_only: bool = False, timeout_s: floa
     folder = Path(model).expanduser()
     if folder.is_dir():
         if damaged := damaged_files(folder, _needed_files(folder, model, kind)):
-            raise BackboneUnavailable(_told(folder, damaged, model))
+            raise _damaged(folder, damaged, model)
         return folder
     cached = _cached(model, kind)
     if cached is None:
         if local_only:
-            raise BackboneUnavailable(f"the weights {model} are not in the local cache; {_cure(model)}")
+            raise BackboneUnavailable(f"the weights {model} are not in the local cache", _cure(model))
         return _download(model, kind, timeout_s)
     snapshot, names = cached
     damaged = damaged_files(snapshot, names)
     if not damaged:
         return snapshot
     if local_only:
-        raise BackboneUnavailable(_told(snapshot, damaged, model))
+        raise _damaged(snapshot, damaged, model)
     finding = first_finding(snapshot, damaged)
     logger.warning("%s: fetching it again", finding)
     try:
         return _download(model, kind, timeout_s, [snapshot / name for name in damaged])
     except BackboneUnavailable as error:
-        raise BackboneUnavailable(f"{finding}; {error}") from error
+        raise BackboneUnavailable(f"{finding}; {error.finding}", error.cure) from error
 
 
 def available(model: str, kind: Kind, timeout_s: float = ATTEMPT_SECONDS) -> Path | None:
-    """As ``resolve``, but None where there is nothing to be had; the reason is logged."""
+    """As ``resolve``, but None where the weights cannot be found or downloaded; the reason is logged."""
     try:
         return resolve(model, kind, timeout_s=timeout_s)
     except BackboneUnavailable as error:
@@ -165,7 +165,7 @@ def revision_of(folder: Path) -> str:
 def content_hash(*folders: Path) -> str:
     """16 hex digits over weights and configuration below some folders: cheap, and stable under copying.
 
-    Of each file the relative name, the size, and the first and last MiB count.
+    The relative name, the size, and the first and last MiB of each file count.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -207,7 +207,7 @@ def _needed_files(folder: Path, model: str, kind: Kind) -> list[str]:
     except OSError as error:
         raise BackboneUnavailable(f"the folder {error.filename} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise BackboneUnavailable(f"the folder {model} {error}: no {kind} weights; {_cure(model)}") from None
+        raise BackboneUnavailable(f"the folder {model} {error}: no {kind} weights", _cure(model)) from None
 
 
 def _raise(error: OSError) -> None:
@@ -223,7 +223,7 @@ def _cached(model: str, kind: Kind) -> tuple[Path, list[str]] | None:
         BackboneUnavailable: ``model`` cannot be a hub id.
     """
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        raise BackboneUnavailable(f"{model} is no existing folder and no hub id like {REPOSITORIES['sd2']}")
+        raise BackboneUnavailable(f"{model} is neither a folder nor a hub id such as {REPOSITORIES['sd2']}")
     component = next(iter(_COMPONENTS[kind]))
     snapshot = hub.cached_snapshot(model, f"{component}/config.json" if component else "config.json")
     if snapshot is None:
@@ -234,9 +234,11 @@ def _cached(model: str, kind: Kind) -> tuple[Path, list[str]] | None:
         return None
 
 
-def _told(folder: Path, damaged: dict[str, str], model: str) -> str:
+def _damaged(folder: Path, damaged: dict[str, str], model: str) -> BackboneUnavailable:
     pointers = any(finding == POINTER for finding in damaged.values()) and Path(model).is_dir()
-    return f"{first_finding(folder, damaged)}; {f'run `git lfs pull` in {folder}' if pointers else _cure(model)}"
+    return BackboneUnavailable(
+        first_finding(folder, damaged), f"run `git lfs pull` in {folder}" if pointers else _cure(model)
+    )
 
 
 def _download(model: str, kind: Kind, timeout_s: float, damaged: Iterable[Path] = ()) -> Path:
@@ -248,16 +250,17 @@ def _download(model: str, kind: Kind, timeout_s: float, damaged: Iterable[Path] 
             path.unlink(missing_ok=True)
         folder = hub.download(model, names)
     except ValueError as error:
-        raise BackboneUnavailable(f"the repository {model} {error}: no {kind} weights; {_cure(model)}") from None
+        raise BackboneUnavailable(f"the repository {model} {error}: no {kind} weights", _cure(model)) from None
     except OSError as error:
         raise BackboneUnavailable(f"{error.filename} cannot be replaced: {error.strerror}") from None
     except BackboneUnavailable as error:
-        raise BackboneUnavailable(f"{error}; {_cure(model)}") from error
+        raise BackboneUnavailable(str(error), _cure(model)) from error
     still = damaged_files(folder, names)
     if still:
         raise BackboneUnavailable(
             f"{first_finding(folder, still)}, though it has just been fetched: a proxy or a mirror (HF_ENDPOINT) may "
-            f"have answered in the hub's place; {_cure(model)}"
+            "have answered in the hub's place",
+            _cure(model),
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""The benchmark: what the model costs in one process (``model``), and a real server under load (``service``)."""
+"""The benchmark: what the model costs in one process. A real server under load is ``tests/load/service.py``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,63 +19,41 @@ from m2n2_backend import __version__
 from m2n2_backend.backbones.device.cores import usable_cores
 from m2n2_backend.backbones.registry import backbone_loader, device_name
 from m2n2_backend.commands.bench.model import measure_model
-from m2n2_backend.commands.bench.service import Load, measure_service
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.m2n2.paper.attention import Backbone
-from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.settings import Settings
 
-__all__ = ["Load", "Part", "parse_size", "run_bench"]
 
-Part = Literal["model", "service"]
-
-
-def run_bench(
-    settings: Settings,
-    console: Console,
-    *,
-    only: Part | None,
-    size: tuple[int, int],
-    load: Load,
-    **model: Any,
-) -> dict[str, Any]:
-    """Measure, print a table for each part, and return the same figures.
+def run_bench(settings: Settings, console: Console, *, size: tuple[int, int], **options: Any) -> dict[str, Any]:
+    """Measure, print a table, and return the same figures.
 
     Args:
-        settings: Backbone, device, threads, hyperparameters; also those of the server that is measured.
-        console: Where the tables go.
-        only: One of the parts; both where it is None.
-        size: Width and height of the photographs.
-        load: Of the server.
-        model: What :func:`~m2n2_backend.commands.bench.model.measure_model` takes beside the size.
+        options: What :func:`~m2n2_backend.commands.bench.model.measure_model` takes beside the size.
 
     Returns:
-        ``machine`` (``processor``, ``cores``, ``threads``, ``load_before``, ``device``, ``backbone``, ``grid``,
-        ``python``, ``torch``, ``version``), ``size``, and the parts: see ``measure_model`` and ``measure_service``.
+        ``machine`` (see :func:`describe_machine`), ``size``, and ``model`` (see ``measure_model``).
 
     Raises:
-        SettingsError: scikit-image is needed and missing, or the disk cannot be abused as asked for.
-        BackboneUnavailable: The backbone cannot be loaded, or the server did not start.
+        SettingsError: scikit-image is needed and missing.
+        BackboneUnavailable: The backbone cannot be loaded.
     """
+    with model_threads(settings), tempfile.TemporaryDirectory(prefix="m2n2-bench-") as temporary:
+        backbone = backbone_loader(settings)()
+        measured = measure_model(backbone, settings, Path(temporary), size=size, **options)
+        figures = {"machine": describe_machine(backbone), "size": list(size), "model": measured}
+    show(console, "model: ms", measured)
+    return figures
+
+
+@contextmanager
+def model_threads(settings: Settings) -> Iterator[None]:
+    """Let PyTorch have as many threads as a single model process of the server takes."""
     before = torch.get_num_threads()
-    # As many as a single model process of the server takes.
     torch.set_num_threads(settings.threads or usable_cores())
     try:
-        with tempfile.TemporaryDirectory(prefix="m2n2-bench-") as temporary:
-            backbone = backbone_loader(settings)()
-            figures: dict[str, Any] = {"machine": _machine(backbone), "size": list(size)}
-            if only != "service":
-                figures["model"] = measure_model(backbone, settings, Path(temporary, "tiers"), size=size, **model)
-                _show(console, "model: ms", figures["model"])
-            if only != "model":
-                alone, folder = Segmenter(backbone, settings.method()), Path(temporary)
-                # By name: the server has a new cache folder, and less free memory to choose a grid by.
-                same = settings.model_copy(update={"grid": getattr(backbone, "grid", None)})
-                figures["service"] = measure_service(alone, same, folder, size, load)
-                _show(console, "service: ms", figures["service"])
+        yield
     finally:
         torch.set_num_threads(before)
-    return figures
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -90,7 +69,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return sides
 
 
-def _machine(backbone: Backbone) -> dict[str, Any]:
+def describe_machine(backbone: Backbone) -> dict[str, Any]:
+    """What figures were measured on.
+
+    Returns:
+        ``processor``, ``cores``, ``threads``, ``load_before``, ``device``, ``backbone``, ``grid``, ``python``,
+        ``torch`` and ``version``.
+    """
     device = backbone.device
     return {
         "processor": _processor(),
@@ -115,7 +100,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _show(console: Console, title: str, figures: Mapping[str, Any]) -> None:
+def show(console: Console, title: str, figures: Mapping[str, Any]) -> None:
     """One row for each innermost object, its numbers side by side."""
     table = Table("", "figures", title=title, title_justify="left")
     for name, leaf in _leaves(figures, ""):

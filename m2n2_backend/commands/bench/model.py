@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import resource
 import statistics
@@ -15,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +22,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.backbones.device.memory import CPU_GRID, GRIDS
 from m2n2_backend.backbones.random_models import random_stable_diffusion
+from m2n2_backend.commands.bench.photographs import Size, center, jpeg, middle, new_clicks, photograph
 from m2n2_backend.commands.bench.refining import measure_refining
+from m2n2_backend.commands.bench.tiers import measure_tiers
 from m2n2_backend.commands.bench.timing import settle, summary, timed
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation import reference
@@ -33,14 +33,8 @@ from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.semantic_distance import relation_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
-from m2n2_backend.prompts import Box, Click, Prompts
-from m2n2_backend.resources import sample_photograph
+from m2n2_backend.prompts import Click
 from m2n2_backend.settings import Settings
-from m2n2_backend.worker.interface import SourceImage
-from m2n2_backend.worker.replica.engine import Engine
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 SWEPT_GRIDS = (32, 40, 48, 64, 96, 128)
 PHOTOGRAPHS: tuple[Size, ...] = ((640, 480), (1920, 1080), (4000, 3000))
@@ -49,7 +43,6 @@ _REFERENCE_CELLS = 4096  # above, the reference is given our matrix: its own wou
 _REFERENCE_CLICKS = 2
 _CANDIDATES = 200  # thresholds the reference tries: one mask for each of 65536 would flatter the ratio
 _ENCODES = 5
-_SWITCHES = 5  # their tables fit the memory tier
 _LONG_SECONDS = 5.0  # no further encode of a size after so long
 _MODEL_PARTS = {"Encoder": "vae", "UNet2DConditionModel": "unet"}  # diffusers' names of the two that run
 _CPU = torch.device("cpu")
@@ -71,10 +64,8 @@ def measure_model(
 
     Args:
         backbone: Loaded; its device is the one measured.
-        settings: As the server has them.
         folder: For a disk cache.
-        size: Of the photograph that most is measured on.
-        repeats: Clicks of each kind.
+        size: Width and height of the photograph that most is measured on.
         max_grid: Largest grid measured; None is 64 on a CPU and 128 on an accelerator.
         sd2: Also the topology of Stable Diffusion 2 at full size, with random weights: at grids 64, 96 and 128 as
             far as ``max_grid`` allows, or at that one where it is smaller.
@@ -111,8 +102,6 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
 
     Args:
         segmenter: Its backbone's device is the one measured; the reference always runs on the CPU in 32-bit.
-        size: Of the photograph.
-        repeats: Clicks of each kind.
         dense: Also one click of the reference that reads every guidance pixel.
 
     Returns:
@@ -151,28 +140,6 @@ def measure_backbone(segmenter: Segmenter, size: Size, repeats: int, *, dense: b
     }
 
 
-def measure_tiers(backbone: Backbone, settings: Settings, folder: Path, size: Size, repeats: int) -> dict[str, Any]:
-    """The first click on an image that is new, only on disk, in memory, or ready on the device.
-
-    Returns:
-        By tier: median, p95, and the medians of the ``parts`` that ran (encode, prepare, segment).
-    """
-    files = [jpeg(photograph(size, number)) for number in range(max(2, min(repeats, _SWITCHES)))]
-    images = [SourceImage(hashlib.sha256(data).hexdigest(), data, size) for data in files]
-    known = [SourceImage(image.key, None, size) for image in images]
-    # Only the newest state stays on the device, so each of the others has lost its own when its turn comes.
-    limits = {"cache_dir": folder, "device_cache": 0, "memory_cache": 4 * 1024**3}
-    limited = settings.model_copy(update=limits)
-    engine = Engine(backbone, limited)
-    engine.warm_up()
-    first, others = [center(size)] * len(images), new_clicks(size, len(images))
-    positive = [Click(each.x, each.y) for each in others]
-    found = {"new": _first_clicks(engine, images, first), "memory": _first_clicks(engine, known, first)}
-    found["device"] = _first_clicks(engine, [known[-1]] * len(images), positive)
-    found["disk"] = _first_clicks(Engine(backbone, limited), known, first)
-    return found
-
-
 def measure_size(segmenter: Segmenter, size: Size) -> dict[str, float]:
     """Encode, new click (ms) and memory of an image's state (MB) at one size of grid and photograph."""
     rgb, clock = photograph(size), partial(timed, segmenter.backbone.device)
@@ -189,38 +156,6 @@ def measure_size(segmenter: Segmenter, size: Size) -> dict[str, float]:
         "new_click": statistics.median(clicks),
         "state_mb": states[0].nbytes / 2**20,
     }
-
-
-def photograph(size: Size, number: int = 0) -> NDArray[np.uint8]:
-    """A cut of the package's sample photograph, uint8 [H, W, 3]; every number gives another one, always the same."""
-    rgb = decode_image(sample_photograph().read_bytes(), max_pixels=10**8)
-    generator = np.random.default_rng(number)
-    scale = min(rgb.shape[0] / size[1], rgb.shape[1] / size[0]) * (generator.uniform(0.7, 1.0) if number else 1.0)
-    rows, cols = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
-    top, left = generator.integers(0, rgb.shape[0] - rows + 1), generator.integers(0, rgb.shape[1] - cols + 1)
-    cut = rgb[top : top + rows, left : left + cols] * generator.uniform(0.75, 1.0, 3)
-    return np.asarray(cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    """A photograph, uint8 [H, W, 3], as a JPEG file."""
-    return bytes(cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-
-
-def center(size: Size) -> Click:
-    """The click in the middle of a photograph."""
-    return Click(size[0] // 2, size[1] // 2)
-
-
-def middle(size: Size) -> Box:
-    """The box around the middle half of both sides."""
-    return Box(size[0] // 4, size[1] // 4, max(size[0] * 3 // 4, 1), max(size[1] * 3 // 4, 1))
-
-
-def new_clicks(size: Size, count: int, seed: int = 0) -> list[Click]:
-    """Different pixels all over the photograph, every third one background."""
-    flat = np.random.default_rng(seed).choice(size[0] * size[1], count, replace=False)
-    return [Click(int(at) % size[0], int(at) // size[0], i % 3 != 2) for i, at in enumerate(flat)]
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
@@ -329,15 +264,6 @@ def _click_kinds(
 
 def _plain_click(plain: reference.PlainState, click: Click, samples: int) -> object:
     return reference.segment(plain, [click], samples=samples, candidates=_CANDIDATES)
-
-
-def _first_clicks(engine: Engine, images: Sequence[SourceImage], clicks: Sequence[Click]) -> dict[str, Any]:
-    times, parts = [], list[dict[str, float]]()
-    for image, click in zip(images, clicks, strict=True):
-        run = partial(engine.segment, image, Prompts((click,)))
-        times.append(timed(engine.backbone.device, lambda run=run: parts.append(run()[1])))  # type: ignore[misc]
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {**summary(times), "parts": {n: statistics.median(part.get(n, 0.0) for part in parts) for n in names}}
 
 
 def _peak_mb(device: torch.device) -> dict[str, float | None]:

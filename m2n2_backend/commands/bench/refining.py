@@ -27,7 +27,6 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
 
     Args:
         segmenter: Its method refines.
-        encoded: Of the photograph.
         clicks: The first one, positive, and those that follow it one at a time.
 
     Returns:

@@ -20,7 +20,6 @@ def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
     """Run all checks, cheap ones first; each is yielded as soon as it is known.
 
     Args:
-        settings: What the backend would be started with.
         address: Where Label Studio reaches this backend, such as ``http://backend:9090``; guessed if None.
     """
     yield from check_machine(settings)
@@ -28,16 +27,7 @@ def diagnose(settings: Settings, address: str | None = None) -> Iterator[Check]:
 
 
 def report(settings: Settings, address: str | None, console: Console) -> bool:
-    """Run all checks and print what they find, with the cures.
-
-    Args:
-        settings: As for ``diagnose``.
-        address: As for ``diagnose``.
-        console: To print on.
-
-    Returns:
-        Whether nothing failed.
-    """
+    """Print the findings of :func:`diagnose` with their cures; returns whether nothing failed."""
     fine = True
     for check in diagnose(settings, address):
         fine &= check.state != "fail"

@@ -14,9 +14,9 @@ import torch
 from m2n2_backend import __version__
 from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
 from m2n2_backend.backbones.weights.sources import REPOSITORIES, resolve
-from m2n2_backend.cache_home import is_temporary
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.errors import M2N2Error, SettingsError
+from m2n2_backend.files import is_temporary
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.settings import Settings, unknown_names
 from m2n2_backend.tls import tls_context
@@ -76,18 +76,10 @@ def _weights(settings: Settings, device: torch.device) -> Check:
     try:
         check_backbone(settings.backbone, model=settings.model)
     except M2N2Error as error:
-        return Check(name, "fail", *_finding_and_cure(settings, str(error)))
+        if "fetch-weights" in error.cure and settings.backbone in REPOSITORIES:
+            return Check(name, "fail", str(error), f"m2n2-backend fetch-weights --backbone {settings.backbone}")
+        return Check(name, "fail", error.finding, error.cure or "set M2N2_BACKBONE and M2N2_MODEL")
     return Check(name, "ok", "on disk, every file of them whole")
-
-
-def _finding_and_cure(settings: Settings, message: str) -> tuple[str, str]:
-    """What is wrong with the weights, and the command that gets them or the cure that the message names."""
-    finding, _, cure = message.rpartition("; ")
-    if not finding:
-        return message, "set M2N2_BACKBONE and M2N2_MODEL"
-    if "fetch-weights" in cure and settings.backbone in REPOSITORIES:
-        return message, f"m2n2-backend fetch-weights --backbone {settings.backbone}"
-    return finding, cure
 
 
 def _automatic_weights(device: torch.device) -> Check:
@@ -136,8 +128,7 @@ def _authorities() -> Iterator[Check]:
     try:
         tls_context()
     except SettingsError as error:
-        cause, _, cure = str(error).partition("; ")
-        yield Check("certificates", "fail", cause, cure)
+        yield Check("certificates", "fail", error.finding, error.cure)
 
 
 def _access(settings: Settings) -> Iterator[Check]:
@@ -145,11 +136,9 @@ def _access(settings: Settings) -> Iterator[Check]:
     try:
         credentials(settings)
     except SettingsError as error:
-        cause, _, cure = str(error).partition(": ")
-        yield Check("access", "fail", cause, cure)
-    if open_to := open_to_strangers(settings):
-        finding, _, cure = open_to.partition(": ")
-        yield Check("access", "warn", finding, cure)
+        yield Check("access", "fail", error.finding, error.cure)
+    if warning := open_to_strangers(settings):
+        yield Check("access", "warn", *warning)
 
 
 def _port(settings: Settings) -> Check:

@@ -32,8 +32,7 @@ def check_projects(api: LabelStudioClient, settings: Settings, address: str | No
     """Look at the projects that have a model.
 
     Args:
-        api: With a token that is accepted.
-        settings: Tell where this backend would listen.
+        api: Label Studio, with a token that it accepts.
         address: Where Label Studio reaches this backend; guessed if None, where no project has a model.
     """
     try:

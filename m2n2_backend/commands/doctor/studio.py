@@ -14,7 +14,6 @@ from m2n2_backend.commands.doctor.projects import check_projects
 from m2n2_backend.errors import LabelStudioUnavailable, SettingsError, TokenRefused
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.settings import Settings
-from m2n2_backend.tls import advice
 
 OLDEST = (1, 20)
 """First release whose answers this backend is written for: personal access tokens, bitmasks, banned subnets."""
@@ -26,7 +25,6 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
     """Ask Label Studio about itself, the token, and the projects this backend is connected to.
 
     Args:
-        settings: Address and token.
         address: Where Label Studio reaches this backend; guessed if None.
     """
     asked = False
@@ -40,7 +38,7 @@ def check_label_studio(settings: Settings, address: str | None = None) -> Iterat
         yield Check(
             "reachable for Label Studio",
             "warn",
-            "Label Studio refuses backends on loopback and private addresses (403) unless it is told otherwise",
+            "Label Studio refuses backends on loopback and private addresses (403) by default",
             f"start Label Studio with {BANNED_SUBNETS} in its environment",
         )
 
@@ -71,8 +69,8 @@ def _version(url: str) -> Check:
     try:
         reply = LabelStudioClient(url, None, seconds=10).ask("GET", "/api/version")
     except LabelStudioUnavailable as error:
-        if told := advice(error):
-            return Check("Label Studio", "fail", str(error).removesuffix(f"; {told}"), told)
+        if error.cure:
+            return Check("Label Studio", "fail", error.finding, error.cure)
         cure = "start Label Studio, or set LABEL_STUDIO_URL to the address at which this machine reaches it"
         if httpx.URL(url).host in ("localhost", "127.0.0.1", "::1"):
             cure += (
@@ -95,7 +93,7 @@ def _version(url: str) -> Check:
 
 
 def _shape(key: str) -> Check | None:
-    """What can be seen of a token that is none; None where it may be one."""
+    """What is visibly wrong with a token; None where it may be a valid one."""
     copy = f"copy the token alone from {_ACCOUNT}"
     found = ""
     if key[:1] in "'\"" or key[-1:] in "'\"":

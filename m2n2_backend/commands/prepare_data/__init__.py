@@ -31,11 +31,11 @@ class Source:
     """Where a data set comes from and what becomes of it.
 
     Attributes:
-        address: Of the archive.
-        most: Bytes it has at most.
+        address: Where the archive is downloaded from.
+        most: The largest size of the archive, in bytes.
         folders: Folder in the archive, by the end of its path → folder below the root; other files are left out.
         rule: How masks are read that are written anew as 255 object, 0 background, 128 ignored; None keeps all files.
-        md5: Of the archive; the publishers of the others name none, and their zip files carry a sum of each file.
+        md5: The archive's sum; None where its publisher names none: those zip files carry a sum of each file.
     """
 
     address: str
@@ -73,15 +73,13 @@ def prepare_data(dataset: str, root: Path, console: Console, sources: Mapping[st
     Args:
         dataset: One of ``sources``.
         root: Folder of this data set; the archive is kept in ``downloads/`` below it until all is done.
-        console: For progress and result.
-        sources: By name.
 
     Returns:
         Number of samples.
 
     Raises:
-        DatasetError: Unknown name, the archive cannot be had or is not what it should be, something else is there, or
-            scipy is missing.
+        DatasetError: Unknown name, the archive cannot be downloaded or is not what it should be, something else is
+            there, or scipy is missing.
     """
     if dataset not in sources:
         raise DatasetError(f"no archive of {dataset} is known: there are {', '.join(sources)}")

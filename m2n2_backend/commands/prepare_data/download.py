@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 
 from m2n2_backend.commands.progress import byte_progress
-from m2n2_backend.errors import DatasetError
+from m2n2_backend.errors import DatasetError, one_line
 from m2n2_backend.tls import advice, tls_context
 
 TIMEOUT_S = 60.0
@@ -19,14 +19,12 @@ _BLOCK = 1024 * 1024
 
 
 def download(address: str, target: Path, *, most: int, md5: str | None, console: Console) -> None:
-    """Fetch a file unless it is there; what has come of it lies beside it as ``.part`` until it is complete.
+    """Fetch a file unless it is there; until it is complete, the part that has come lies beside it as ``.part``.
 
     Args:
         address: http or https; redirects are followed.
-        target: The file.
-        most: Bytes it has at most.
-        md5: Of the complete file, if it is known.
-        console: For the progress bar.
+        most: The largest size of the file, in bytes.
+        md5: The sum of the complete file, if it is known.
 
     Raises:
         DatasetError: No connection, another answer than the file, more bytes than ``most``, or another checksum.
@@ -40,7 +38,7 @@ def download(address: str, target: Path, *, most: int, md5: str | None, console:
         with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, verify=tls_context()) as client:
             _fetch(client, address, part, most, console)
     except httpx.HTTPError as error:
-        detail = advice(error) or " ".join(str(error).split()) or type(error).__name__
+        detail = advice(error) or one_line(error)
         raise DatasetError(
             f"{address} cannot be downloaded ({detail}): run this again to continue, or put the file at {target}"
         ) from error

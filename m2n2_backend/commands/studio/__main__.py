@@ -9,8 +9,8 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from m2n2_backend.commands.studio import backend, label_studio, project
-from m2n2_backend.commands.studio.processes import Program, Stopped, require_free
+from m2n2_backend.commands.programs import Program, Stopped, require_free, start_backend, wait_for_backend
+from m2n2_backend.commands.studio import label_studio, project
 from m2n2_backend.errors import M2N2Error, SettingsError
 from m2n2_backend.images.folders import is_of_a_person
 from m2n2_backend.labelstudio.client import LabelStudioClient
@@ -50,11 +50,10 @@ def _run(options: argparse.Namespace, running: ExitStack, stopping: threading.Ev
 
     _say("starting Label Studio and the backend; the first time takes about a minute …")
     studio = running.enter_context(label_studio.start(options.label_studio, folder, options.port, account))
-    server = running.enter_context(
-        backend.start(options.backend_port, studio_url, account.token, folder / "backend.log")
-    )
+    environment = {"LABEL_STUDIO_URL": studio_url, "LABEL_STUDIO_API_KEY": account.token}
+    server = running.enter_context(start_backend(options.backend_port, folder / "backend.log", environment))
     label_studio.wait(studio, studio_url, stopping)
-    backbone = backend.wait(server, backend_url, stopping)
+    backbone = str(wait_for_backend(server, backend_url, stopping)["backbone"])
 
     api = LabelStudioClient(studio_url, account.token)
     number = project.project_named(api, options.title, label_config("brush").read_text(encoding="utf-8"), images)
@@ -103,12 +102,12 @@ def _images(folder: Path | None) -> list[Path]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m m2n2_backend.commands.studio", description=__doc__)
-    parser.add_argument("--label-studio", type=Path, default=Path("label-studio"), help="its program")
+    parser.add_argument("--label-studio", type=Path, default=Path("label-studio"), help="its program's path")
     parser.add_argument("--folder", type=Path, default=Path("out/studio"), help="for database, uploads and logs")
-    parser.add_argument("--port", type=int, default=8080, help="of Label Studio")
-    parser.add_argument("--backend-port", type=int, default=9090, help="of the backend")
+    parser.add_argument("--port", type=int, default=8080, help="port of Label Studio")
+    parser.add_argument("--backend-port", type=int, default=9090, help="port of the backend")
     parser.add_argument("--images", type=Path, help="folder of photographs for a new project, instead of the samples")
-    parser.add_argument("--title", default=TITLE, help="of the project")
+    parser.add_argument("--title", default=TITLE, help="title of the project")
     return parser.parse_args()
 
 

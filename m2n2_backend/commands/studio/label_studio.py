@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from m2n2_backend.commands.studio.processes import Program
+from m2n2_backend.commands.programs import Program
 
 START_SECONDS = 300.0
 """The first start creates the database, which takes about a minute; later ones take ten seconds."""
@@ -29,11 +29,11 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Account:
-    """Of the user Label Studio is started with.
+    """The user that Label Studio is started with.
 
     Attributes:
         user: Mail address to log in with.
-        password: For the browser.
+        password: Password to log in with.
         token: Legacy token for the API.
     """
 
@@ -59,8 +59,8 @@ def start(program: Path, folder: Path, port: int, account: Account) -> Program:
     Args:
         program: ``label-studio`` of a virtual environment of its own.
         folder: Its database and uploads; ``files`` in it is the root for images from local files.
-        port: Must be free: Label Studio would silently take the next one.
-        account: Created at the first start.
+        port: A free one: Label Studio would silently take the next one.
+        account: The user, who is created at the first start.
 
     Raises:
         StudioError: There is no such program.

@@ -10,7 +10,7 @@ from m2n2_backend.labelstudio.client import LabelStudioClient
 
 
 def project_named(api: LabelStudioClient, title: str, config: str, images: Sequence[Path]) -> int:
-    """The id of the project of that title; where there is none it is created, with one task for each image.
+    """The id of the project with that title; if it does not exist, it is created with one task for each image.
 
     Raises:
         LabelStudioUnavailable: Label Studio refuses.
@@ -29,12 +29,6 @@ def project_named(api: LabelStudioClient, title: str, config: str, images: Seque
 
 def create_project(api: LabelStudioClient, title: str, config: str, **more: Any) -> int:
     """A new project.
-
-    Args:
-        api: Of the user it shall belong to.
-        title: Shown in the list of projects.
-        config: The labeling config, XML.
-        more: Other fields of Label Studio's projects.
 
     Returns:
         Its id.

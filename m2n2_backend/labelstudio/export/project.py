@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from m2n2_backend.errors import ExportError
+from m2n2_backend.errors import ExportError, one_line
 from m2n2_backend.labelstudio.client import LabelStudioClient
 from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.export.controls import converter_config, read_controls
@@ -231,6 +231,6 @@ def _convert(config: str, tasks: Path, out: Path, format: Format) -> None:
         raise
     except Exception as error:
         # The SDK raises whatever it stumbles over, ValueError for key points without model_index among it.
-        raise ExportError(f"the SDK's converter failed: {' '.join(str(error).split())}") from error
+        raise ExportError(f"the SDK's converter failed: {one_line(error)}") from error
     finally:
         lines.setLevel(level)

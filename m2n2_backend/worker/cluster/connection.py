@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from m2n2_backend.errors import ClusterUnavailable, SettingsError
+from m2n2_backend.errors import ClusterUnavailable, SettingsError, one_line
 
 NAMESPACE = "m2n2"
 
@@ -143,7 +143,7 @@ def _join(ray: ModuleType, address: str | None) -> None:
     try:
         ray.init(**options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        cause = " ".join(str(error).split())[:300]
+        cause = one_line(error)
         raise ClusterUnavailable(f"no Ray cluster at {address or 'this machine'}: {cause}") from error
     finally:
         if handler is not None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from m2n2_backend.errors import DeadlinePassed, NotReady
+from m2n2_backend.errors import DeadlinePassed, NotReady, one_line
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.cluster.board import STALE_SECONDS, Report, board
 from m2n2_backend.worker.cluster.connection import connect
@@ -80,7 +80,7 @@ class RayPool:
                 raise DeadlinePassed("the model was busy until the deadline; click again") from None
             except (self._ray.exceptions.RayError, self._ray.serve.exceptions.RayServeException) as error:
                 cause = type(error).__name__
-                logger.warning("a replica did not answer: %s", " ".join(str(error).split())[:300])
+                logger.warning("a replica did not answer: %s", one_line(error))
                 refusal = self._quarantine.died(image.key, work.prompts, error)
         raise NotReady(f"the model worker died, {ATTEMPTS} times with this image ({cause}); see the cluster's log")
 
@@ -181,7 +181,7 @@ class RayPool:
         except Exception as error:  # whatever Ray raises while its head is away: the next look may succeed
             self._quarantine.board = None
             self._trouble = f"the cluster does not answer: {type(error).__name__}"
-            logger.warning("the cluster does not answer: %s", " ".join(str(error).split())[:300])
+            logger.warning("the cluster does not answer: %s", one_line(error))
 
 
 def _answer(reply: Reply, fingerprint: str) -> Answer:

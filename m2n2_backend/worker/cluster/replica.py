@@ -42,8 +42,8 @@ class RayReplica:
         """
         ray = import_ray()
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from m2n2_backend.backbones.quiet import quiet_downloads
         from m2n2_backend.backbones.registry import device_name  # here, as both load PyTorch
+        from m2n2_backend.logs import quiet_downloads
         from m2n2_backend.worker.replica.steps import BROKEN, load_replica
 
         log_to_stderr(options.settings.log_level)

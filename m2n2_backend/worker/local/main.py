@@ -53,15 +53,13 @@ def run(connection: Connection, options: WorkerOptions) -> None:
 
 
 def _load(options: WorkerOptions, pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> Replica:
-    from m2n2_backend.backbones.quiet import quiet_downloads
-    from m2n2_backend.backbones.registry import device_name  # here, as both load PyTorch, which may take a while
+    from m2n2_backend.backbones.registry import device_name  # here, as it loads PyTorch, which may take a while
     from m2n2_backend.worker.replica.steps import BROKEN, load_replica
 
     def leave() -> None:
         sys.stderr.flush()
         os._exit(BROKEN)
 
-    quiet_downloads()
     # Straight to the pipe: what a step is about has to be said before the step can end the process.
     replica = load_replica(options, began=pipe.send, on_broken=leave)
     backbone = replica.engine.backbone

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from m2n2_backend.backbones.device.errors import is_broken_device
-from m2n2_backend.errors import BackboneUnavailable, M2N2Error, NotReady
+from m2n2_backend.errors import BackboneUnavailable, M2N2Error, NotReady, one_line
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.interface import Work
@@ -271,8 +271,8 @@ def load_replica(
         raise BackboneUnavailable(str(error)) from error
     except Exception as error:
         logger.exception("the model cannot be loaded")
-        cause = " ".join(str(error).split())
-        raise BackboneUnavailable(f"the model cannot be loaded: {type(error).__name__}: {cause}") from error
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        raise BackboneUnavailable(f"the model cannot be loaded: {cause}") from error
     return Replica(
         engine,
         capacity=options.settings.queue,

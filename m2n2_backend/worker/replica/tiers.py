@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from m2n2_backend.backbones.device.errors import is_out_of_host_memory, is_out_of_memory
 from m2n2_backend.backbones.device.memory import LOWERED_SECONDS, RoomForStates, memory_advice, release
-from m2n2_backend.backbones.loading import one_line
-from m2n2_backend.errors import BackboneUnavailable
+from m2n2_backend.errors import BackboneUnavailable, one_line
 from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.paper.upsample import JointBilateral

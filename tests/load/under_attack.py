@@ -48,11 +48,12 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> bytes:
     return encoded.getvalue()
 
 
-def key_point(x: float, y: float, name: str = "p1", size: tuple[int, int] = SIZE) -> dict[str, Any]:
+def key_point(
+    x: float, y: float, name: str = "p1", size: tuple[int, int] = SIZE, *, positive: bool = True
+) -> dict[str, Any]:
     """A click at percent of the image, as Label Studio sends it."""
-    return item(
-        "keypointlabels", "keypoint", {"x": x, "y": y, "width": 0.5, "keypointlabels": ["Object"]}, name, size
-    )
+    value = {"x": x, "y": y, "width": 0.5, "keypointlabels": ["Object"]}
+    return {**item("keypointlabels", "keypoint", value, name, size), "is_positive": positive}
 
 
 def item(
@@ -82,7 +83,7 @@ class Running:
     """A server that answers.
 
     Attributes:
-        pid: Of gunicorn's master.
+        pid: The number of gunicorn's master process.
         port: On this machine.
         folder: Its local files; `local_address` names one of them in a task.
         log: File that it writes to.
