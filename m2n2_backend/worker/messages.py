@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.figures import Figures
 
 
@@ -79,12 +80,12 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class InWork:
-    """The images in work from now on: if the process dies before it says more, they are the suspects.
+    """What is in work from now on: the suspects if this is the last message of a process.
 
     Attributes:
-        keys: Hashes of all of them.
-        clicked: Those that were ready, and whose prompts are being answered: the prompts may be the cause, too.
+        images: Hashes of the images that are being read, encoded or prepared.
+        clicked: Prompts that are being answered, each with the hash of its image.
     """
 
-    keys: frozenset[str]
-    clicked: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+    clicked: frozenset[tuple[str, Prompts]] = frozenset()

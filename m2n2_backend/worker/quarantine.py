@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from cachetools import TTLCache
 
@@ -33,15 +33,15 @@ class Quarantine:
         # its prompts.
         self._deaths: TTLCache[object, tuple[int, float]] = TTLCache(_REMEMBERED, REFUSED_SECONDS, timer=clock)
 
-    def died(self, key: str, prompts: Collection[Prompts] = ()) -> None:
+    def died(self, key: str, prompts: Prompts | None = None) -> None:
         """Count a death during which an image was in work.
 
         Args:
             key: Hash of the image's file.
-            prompts: What was asked, if prompts were being answered and the image itself had been read before.
+            prompts: The prompts that were being answered, if the image itself had been read before.
         """
         with self._lock:
-            for counted in [("clicked", key), *(hash((key, each)) for each in prompts)] if prompts else [key]:
+            for counted in [key] if prompts is None else [("clicked", key), hash((key, prompts))]:
                 self._deaths[counted] = self._deaths.get(counted, (0, 0.0))[0] + 1, self._clock()
 
     def survived(self, key: str, prompts: Prompts | None = None) -> None:

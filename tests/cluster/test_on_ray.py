@@ -101,8 +101,8 @@ def test_images_are_spread_over_the_replicas_and_each_is_encoded_once(pool: RayP
     after = model_runs(settings.cache_dir)
     assert (after - before).total() == 16
     assert max(after.values()) == 1
-    until(lambda: sum(worker.encoded for worker in pool.stats()) >= 16)
-    assert all(worker.encoded > 0 for worker in pool.stats())
+    until(lambda: sum(worker.figures.encoded for worker in pool.stats()) >= 16)
+    assert all(worker.figures.encoded > 0 for worker in pool.stats())
 
 
 def test_errors_travel_as_what_they_are(pool: RayPool) -> None:

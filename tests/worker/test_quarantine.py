@@ -8,8 +8,9 @@ from waiting import until
 
 from m2n2_backend.errors import DeadlinePassed, ImageNeeded, ImageRefused, NotReady
 from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.local.handle import Died
-from m2n2_backend.worker.messages import Figures, InWork, Reply
+from m2n2_backend.worker.messages import InWork, Reply
 
 KILLER = Prompts((Click(1, 3),))
 
@@ -23,7 +24,7 @@ def test_only_a_mask_says_that_prompts_are_harmless(make: Make, said: Exception)
         life = rig.child(0)
         until(lambda life=life: life.keys == ["image"])
         rig.at_start = nothing
-        life.die("image", clicked=["image"])
+        life.die(clicked=[("image", KILLER)])
         until(lambda life=life: rig.child(0) is not life)
         if rig.pool._dispatcher.quarantine.refusal("image", KILLER) is not None:
             break
@@ -39,7 +40,6 @@ def test_only_a_mask_says_that_prompts_are_harmless(make: Make, said: Exception)
         rig.ask("image", prompts=KILLER, seconds=1).result(120)
 
 
-@pytest.mark.xfail(reason="a worker tells which images are in work, not which prompts", strict=True)
 def test_prompts_that_only_waited_while_others_brought_the_process_down_are_not_refused(make: Make) -> None:  # noqa: F811
     rig, harmless = make(1).ready(), Prompts((Click(2, 2),))
     asked = rig.ask("image", prompts=KILLER)
@@ -48,7 +48,7 @@ def test_prompts_that_only_waited_while_others_brought_the_process_down_are_not_
     for _ in range(2):
         life = rig.child(0)
         until(lambda life=life: len(life.sent) == 2)
-        life.die("image", clicked=["image"])  # in work are those that came first
+        life.die(clicked=[("image", KILLER)])  # in work are those that came first
         until(lambda life=life: rig.child(0) is not life)
         rig.ready()
 
@@ -57,11 +57,10 @@ def test_prompts_that_only_waited_while_others_brought_the_process_down_are_not_
     assert rig.pool._dispatcher.quarantine.refusal("image", harmless) is None
 
 
-@pytest.mark.xfail(reason="nobody waits any more, so that the image is not looked for", strict=True)
 def test_an_image_whose_callers_were_told_that_it_took_too_long_is_blamed_for_the_death(make: Make) -> None:  # noqa: F811
     """M2N2_DEADLINE is below the time after which a step has hung: 30 s, or 10 times the slowest run of the model."""
     rig = make(1).ready()
-    for _ in range(3):
+    for _ in range(2):
         asked, life = rig.ask("image"), rig.child(0)
         until(lambda life=life: life.keys == ["image"])
         number, _ = life.sent[-1]

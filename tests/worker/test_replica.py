@@ -71,7 +71,7 @@ class Rig:
         self, folder: Path, *, like_accelerator: bool = False, claims: Claims | None = None, **settings: Any
     ) -> None:
         self.backbone, self.clock = FaultyBackbone(), Clock()
-        self.began: list[InWork] = []
+        self.reported: list[InWork] = []
         self.broken = threading.Event()
         self.settings = load_settings(device="cpu", cache_dir=folder, **settings)
         self.engine = Engine(self.backbone, self.settings, claims)
@@ -82,7 +82,7 @@ class Rig:
             self.engine,
             capacity=self.settings.queue,
             threads=1,
-            began=self.began.append,
+            report=self.reported.append,
             on_broken=self.broken.set,
             clock=self.clock,
         )
@@ -529,10 +529,11 @@ def test_the_age_of_the_step_in_work_and_the_suspects_are_told(make: Make) -> No
 
     assert figures.age == 40
     assert figures.hang_seconds >= HANG_LEAST_SECONDS
-    assert rig.began[-1] == InWork(frozenset({source(1).key}))
+    assert rig.reported[-1] == InWork(frozenset({source(1).key}))
     rig.backbone.gate.set()
     done(future)
-    assert rig.began[-1] == InWork(frozenset({source(1).key}), frozenset({source(1).key}))
+    assert InWork(frozenset(), frozenset({(source(1).key, ONE)})) in rig.reported
+    until(lambda: rig.reported[-1] == InWork())
     assert rig.replica.figures().age == 0
 
 

@@ -81,7 +81,7 @@ class FakeChild:
     def get_ready(self, fingerprint: str = "model-1") -> None:
         self.said.put(Ready(fingerprint, "a model", "a device", Figures(hang_seconds=30.0)))
 
-    def die(self, *in_work: str, clicked: Sequence[str] = ()) -> None:
+    def die(self, *in_work: str, clicked: Sequence[tuple[str, Prompts]] = ()) -> None:
         self.said.put(InWork(frozenset(in_work), frozenset(clicked)))
         self.said.put(Died("was killed"))
 
@@ -537,11 +537,12 @@ def test_prompts_that_bring_the_process_down_are_refused_and_other_clicks_on_the
     rig = make(1).ready()
 
     def brought_down(x: int) -> None:
-        asked = rig.ask("image", prompts=Prompts((Click(x, 3),)))
+        prompts = Prompts((Click(x, 3),))
+        asked = rig.ask("image", prompts=prompts)
         for _ in range(2):
             life = rig.child(0)
-            until(lambda life=life: life.keys == ["image"])  # type: ignore[misc]
-            life.die("image", clicked=["image"])
+            until(lambda life=life: prompts in [work.prompts for _, work in life.sent])  # type: ignore[misc]
+            life.die(clicked=[("image", prompts)])
             until(lambda life=life: rig.child(0) is not life)  # type: ignore[misc]
             rig.ready()
         with pytest.raises(ImageRefused, match="these clicks on this image brought the model's process down 2 times"):

@@ -114,7 +114,7 @@ class Board:
         self._end_claims(actor)
         if (key, actor) not in self._counted:
             self._counted.append((key, actor))
-            self._quarantine.died(key, [] if prompts is None else [prompts])
+            self._quarantine.died(key, prompts)
             self._died.add(key)
         return self.refusal(key, prompts)
 

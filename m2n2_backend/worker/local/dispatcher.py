@@ -147,9 +147,10 @@ class Dispatcher:
         """See :class:`~m2n2_backend.worker.local.life.Owner`."""
         with self._lock:
             self._fingerprints.pop(worker, None)
-        for key in in_work.keys & {job.key for job in jobs}:
-            asked = {job.work.prompts for job in jobs if job.key == key} if key in in_work.clicked else set()
-            self.quarantine.died(key, [prompts for prompts in asked if prompts is not None])
+        for key in in_work.images:
+            self.quarantine.died(key)
+        for key, prompts in in_work.clicked:
+            self.quarantine.died(key, prompts)
         for job in jobs:
             refusal = self.quarantine.refusal(job.key, job.work.prompts)
             if not job.is_waited_for:  # a prefetch, moreover, may be the cause

@@ -56,7 +56,7 @@ class Owner(Protocol):
         ...
 
     def went_down(self, worker: object, jobs: Sequence[Job], in_work: InWork) -> None:
-        """A worker died, or could not be started, with these jobs unanswered and these images in work."""
+        """A worker died, or could not be started, with these jobs unanswered and this in work."""
         ...
 
 
@@ -66,7 +66,7 @@ class Life:
     Attributes:
         ready: What it said when its model was loaded; None before.
         figures: The latest figures; None before its model is loaded.
-        in_work: The images that were in work at its latest message about them.
+        in_work: What was in work at its latest message about that.
         alive: Whether it has loaded its model and has not been buried.
         was_useful: Whether it has answered, or was there for ``USEFUL_SECONDS``.
         silence: How long it has said nothing.
@@ -79,7 +79,7 @@ class Life:
         """
         self.ready: Ready | None = None
         self.figures: Figures | None = None
-        self.in_work = InWork(frozenset())
+        self.in_work = InWork()
         self.alive = self.was_useful = False
         self._device = device
         self._owner = owner

@@ -61,7 +61,7 @@ def _load(options: WorkerOptions, pipe: _Pipe, outbox: queue.SimpleQueue[object]
         os._exit(BROKEN)
 
     # Straight to the pipe: what a step is about has to be said before the step can end the process.
-    replica = load_replica(options, began=pipe.send, on_broken=leave)
+    replica = load_replica(options, report=pipe.send, on_broken=leave)
     backbone = replica.engine.backbone
     outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
     return replica

@@ -49,8 +49,8 @@ _LOADERS = 2
 _WAKE_SECONDS = 1.0  # deadlines pass without a notification
 _MOST_BETWEEN_FIGURES = 3.0  # seconds; they are sent every second, by a thread that a busy machine may hold up
 
-Began = Callable[[InWork], None]
-"""Gets the images in work whenever that set grows: if the process dies, one of them may be the cause."""
+Report = Callable[[InWork], None]
+"""Gets what is in work whenever that changes: if the process dies, it may be the cause."""
 
 
 class Replica:
@@ -70,7 +70,7 @@ class Replica:
         *,
         capacity: int,
         threads: int | None = None,
-        began: Began = lambda in_work: None,
+        report: Report = lambda in_work: None,
         on_broken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         awake: Callable[[], float] | None = None,
@@ -81,7 +81,7 @@ class Replica:
             engine: Warmed up.
             capacity: Clicks that may wait; further clicks are refused.
             threads: CPU threads of each compiled kernel; numba's own choice if None.
-            began: See :data:`Began`; called before each step, so it must be quick.
+            report: See :data:`Report`; called before and after each step, so it must be quick.
             on_broken: Called when no later call can succeed, as the device is lost. The request that found out is
                 answered after the call, if that returns.
             clock: The clock of deadlines, in seconds.
@@ -90,7 +90,7 @@ class Replica:
         self.engine = engine
         self.broken = False
         self._kernel_threads = threads
-        self._began = began
+        self._report = report
         self._on_broken = on_broken
         self._clock = clock
         self._awake = awake or clock
@@ -98,7 +98,7 @@ class Replica:
         self._queue = JobQueue(capacity, clock, engine.is_prepared)
         self._writer = DiskWriter(engine, self._changed)
         self._agenda = Agenda(engine, self._queue, self._writer, self._finish)
-        self._in_work: dict[int, tuple[str, Step, float]] = {}  # by thread: an image, its step and since when
+        self._in_work: dict[int, tuple[Task, float]] = {}  # by thread, and since when
         self._closed = False
         warm, model = frozenset({Step.PREPARED}), frozenset({Step.ENCODE})
         clicks = warm | {Step.READY}
@@ -133,7 +133,7 @@ class Replica:
                 refused=self._queue.refused,
                 encoded=engine.encoder.runs,
                 encode_seconds=engine.encoder.seconds,
-                age=max((now - since for _, _, since in self._in_work.values()), default=0.0),
+                age=max((now - since for _, since in self._in_work.values()), default=0.0),
                 hang_seconds=max(HANG_LEAST_SECONDS, HANG_FACTOR * engine.encoder.slowest_seconds),
                 rss=resident_bytes(),
                 tiers=engine.tiers,
@@ -185,6 +185,7 @@ class Replica:
             with self._changed:
                 del self._in_work[threading.get_ident()]
                 self._agenda.done(task, result)
+                self._report_in_work()
                 self._changed.notify_all()
 
     def _next(self, steps: frozenset[Step]) -> Task | None:
@@ -193,12 +194,17 @@ class Replica:
             while not self._closed:
                 task = self._agenda.take_most_urgent(steps)
                 if task is not None:
-                    self._in_work[threading.get_ident()] = task.job.key, task.step, self._awake()
-                    clicked = {key for key, step, _ in self._in_work.values() if step.is_click}
-                    self._began(InWork(frozenset(key for key, _, _ in self._in_work.values()), frozenset(clicked)))
+                    self._in_work[threading.get_ident()] = task, self._awake()
+                    self._report_in_work()
                     return task
                 self._changed.wait(_WAKE_SECONDS)
             return None
+
+    def _report_in_work(self) -> None:
+        jobs = [(task.job, task.step.is_click) for task, _ in self._in_work.values()]
+        images = frozenset(job.key for job, is_click in jobs if not is_click)
+        clicked = frozenset((job.key, job.work.prompts) for job, is_click in jobs if is_click and job.work.prompts)
+        self._report(InWork(images, clicked))
 
     def _advance(self, photo: Photo, step: Step) -> None:
         self.engine.advance(photo, step)
@@ -230,8 +236,7 @@ class Replica:
         """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""
         with self._changed:
             thread = threading.get_ident()
-            key, step, _ = self._in_work[thread]
-            self._in_work[thread] = key, step, self._awake()  # one prompt is done, so nothing hangs
+            self._in_work[thread] = self._in_work[thread][0], self._awake()  # one prompt is done, so nothing hangs
             if self._queue.is_obsolete(job):
                 return True
             return self._clock() - started >= SLICE_SECONDS and self._agenda.has_short_click()
@@ -253,10 +258,12 @@ def load_replica(
     options: WorkerOptions,
     *,
     claims: Claims | None = None,
-    began: Began = lambda in_work: None,
+    report: Report = lambda in_work: None,
     on_broken: Callable[[], None] = lambda: None,
 ) -> Replica:
-    """Load the model and warm it up; see :class:`Replica` for ``began`` and ``on_broken``, ``open_store`` for claims.
+    """Load the model and warm it up; see :class:`Replica` for ``report`` and ``on_broken``.
+
+    ``claims`` is for :func:`~m2n2_backend.worker.store.features.open_store`.
 
     Raises:
         BackboneUnavailable: Weights, device or memory are missing, or a library raised any other error; the message
@@ -277,7 +284,7 @@ def load_replica(
         engine,
         capacity=options.settings.queue,
         threads=options.threads,
-        began=began,
+        report=report,
         on_broken=on_broken,
         awake=AwakeClock(most=_MOST_BETWEEN_FIGURES),  # a step has not hung because the process was stopped
     )
