@@ -1,4 +1,4 @@
-"""Which devices there are, found without touching one in this process."""
+"""The devices of this machine, found without using one in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from m2n2_backend.worker.local.handle import end_process, spawned
 
 LOOK_SECONDS = 300.0
-"""A process that has not found them within this has hung; most of the time goes into importing PyTorch."""
+"""A process that has not found them within this time has hung; it spends most of the time on importing PyTorch."""
 
 
 def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]:
@@ -16,11 +16,11 @@ def find_devices(name: str, *, seconds: float = LOOK_SECONDS) -> tuple[str, ...]
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        seconds: After which the process is ended.
+        seconds: Time after which the process is ended.
 
     Raises:
-        BackboneUnavailable: There is none; the message names the cure.
-        OSError: No process can be started, or it hung or died over it.
+        BackboneUnavailable: The machine has no such device; the message names the cure.
+        OSError: The process could not be started, or it hung or died.
     """
     if name == "cpu":
         return (name,)

@@ -1,4 +1,4 @@
-"""A worker process as the web process holds it: started, spoken with through a pipe, and sure to end."""
+"""A worker process as the web process holds it: how it is started, asked through a pipe, and ended for certain."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ class Child(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
+        """Id of the process."""
         ...
 
     def send(self, message: object) -> None:
-        """Say something to it. Blocks where it does not read.
+        """Send it a message. This blocks while the process does not read.
 
         Raises:
-            OSError: It is gone.
+            OSError: The process is gone.
         """
         ...
 
     def receive(self, timeout: float) -> object | None:
-        """What it says, None where that is nothing for ``timeout`` seconds.
+        """Its next message; None if there is none for ``timeout`` seconds.
 
         Raises:
-            Died: It is gone, and everything it said has been heard.
+            Died: The process is gone, and all its messages have been received.
         """
         ...
 
     def kill(self) -> None:
-        """End it at once, whatever it is doing and even if it is stopped."""
+        """End the process at once, whatever it is doing and even if it is stopped."""
         ...
 
     def stop(self) -> None:
-        """Wait a little for it to end as it was told, then end it; nobody waits in ``send`` or ``receive`` after."""
+        """Give the process a few seconds to end by itself, then end it. Calls of ``send`` and ``receive`` return."""
         ...
 
 
@@ -66,10 +66,10 @@ class ProcessChild:
     """A spawned process; a fork would share threads and locks, and an accelerator cannot be used after one."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        """Start it; PyTorch is imported there and nowhere before.
+        """Start the process; PyTorch is imported there, and not in this one.
 
         Raises:
-            OSError: There are no more processes or file descriptors.
+            OSError: The system allows no further process or file descriptor.
         """
         self._connection, theirs = multiprocessing.get_context("spawn").Pipe()
         try:
@@ -94,7 +94,7 @@ class ProcessChild:
         if not wait([self._connection, self._process.sentinel], timeout):
             return None
         try:
-            # What was said before the death is still there to be read.
+            # Messages that were sent before the death can still be read.
             if self._connection.poll() or self._process.is_alive():
                 return self._connection.recv()  # type: ignore[no-any-return]
         except (EOFError, OSError):
@@ -110,8 +110,8 @@ class ProcessChild:
         """See :class:`Child`."""
         self._process.join(_STOP_SECONDS)
         end_process(self._process)
-        # Where a process below it still holds the other end, its death alone wakes nobody. The connection is closed
-        # by the last thread that lets go of it: before that its number must not become another file's.
+        # If a process below it still holds the other end, its death alone wakes no thread that reads or writes here.
+        # The connection is not closed yet: while another thread uses it, its number must not become another file's.
         with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
 
@@ -120,24 +120,24 @@ def spawned(body: Callable[..., None], *arguments: object) -> BaseProcess:
     """A new process that is deaf to the signals of its group, and ends with this one or by ``end_process``.
 
     Args:
-        body: What it does; a function that can be pickled.
-        arguments: Those of ``body``.
+        body: Runs in the new process; a function that can be pickled.
+        arguments: The arguments of ``body``.
 
     Raises:
-        OSError: There are no more processes or file descriptors.
+        OSError: The system allows no further process or file descriptor.
     """
     process = multiprocessing.get_context("spawn").Process(
         target=_first, args=(body, arguments, os.getpid()), daemon=True
     )
     with held_back():
         process.start()
-    # Python asks what is left at the end to go by a signal to which it is deaf, and waits for it.
+    # At its end Python sends remaining processes a signal that this one ignores, and would wait for it for ever.
     atexit.register(process.kill)
     return process
 
 
 def end_process(process: BaseProcess) -> None:
-    """End what ``spawned`` gave, if it still runs."""
+    """End a process of ``spawned``, if it still runs."""
     if process.is_alive():
         process.kill()
         process.join(_STOP_SECONDS)
@@ -152,8 +152,8 @@ def _first(body: Callable[..., None], arguments: tuple[object, ...], parent: int
 
 
 def _body(connection: object, options: WorkerOptions) -> None:
-    # Threads that wait for each other must not spin: on a machine with other work to do, the web process and the
-    # annotator's browser among it, spinning made a click three times slower. OpenMP reads this when it is loaded.
+    # Threads that wait for each other must not spin: on a machine with other work to do, such as the web process and
+    # the annotator's browser, spinning made a click three times slower. OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from m2n2_backend.worker.local.main import run
 
@@ -161,12 +161,12 @@ def _body(connection: object, options: WorkerOptions) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent does, however that ends: it would hold a device that nobody can ask."""
+    """End this process when its parent ends, in whatever way: else it would hold a device without any use."""
     if sys.platform.startswith("linux"):
-        # The kernel does it even to a process that is stopped. It watches the thread that started this process; that
-        # is the supervisor's, which lives for as long as it is wanted.
+        # The kernel ends even a process that is stopped. It watches the thread that started this process: the
+        # supervisor's, which lives for as long as this process is needed.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # Elsewhere, and where the parent ended before that: its children become another's.
+    # On other systems, and if the parent ended before that call: the children of an ended process get another parent.
     threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
 
 

@@ -26,9 +26,11 @@ _CLOSE_SECONDS = 3.0
 
 
 def run(connection: Connection, options: WorkerOptions) -> None:
-    """Load the model, tell so, then answer ``(number, Work)`` with ``(number, Reply)`` in any order, and tell figures
-    and the images in work, until None comes or the other side is gone. Something is told every second from the start.
-    """  # noqa: D205
+    """Load the model and say so, then answer work until None comes or the web process is gone.
+
+    The process receives ``(number, Work)`` and sends ``(number, Reply)`` in any order; beside these it sends its
+    figures and what is in work. From the start on it sends something every second, as a sign of life.
+    """
     log_to_stderr(options.settings.log_level)
     outbox = queue.SimpleQueue[object]()
     pipe = _Pipe(connection)
@@ -53,14 +55,14 @@ def run(connection: Connection, options: WorkerOptions) -> None:
 
 
 def _load(options: WorkerOptions, pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> Replica:
-    from m2n2_backend.backbones.registry import device_name  # here, as it loads PyTorch, which may take a while
+    from m2n2_backend.backbones.registry import device_name  # here, because it loads PyTorch, which may take a while
     from m2n2_backend.worker.replica.steps import BROKEN, load_replica
 
     def leave() -> None:
         sys.stderr.flush()
         os._exit(BROKEN)
 
-    # Straight to the pipe: what a step is about has to be said before the step can end the process.
+    # Straight to the pipe: the web process must know what a step is about before the step can end this process.
     replica = load_replica(options, report=pipe.send, on_broken=leave)
     backbone = replica.engine.backbone
     outbox.put(Ready(backbone.fingerprint, backbone.description, device_name(backbone.device), replica.figures()))
@@ -81,7 +83,7 @@ def _take_work(connection: Connection, replica: Replica, outbox: queue.SimpleQue
 
 
 class _Pipe:
-    """The writing end; threads share it. Where the other side is gone nothing is said any more."""
+    """The writing end; threads share it. Messages are dropped when the other side is gone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -93,7 +95,7 @@ class _Pipe:
 
 
 def _send(pipe: _Pipe, outbox: queue.SimpleQueue[object]) -> None:
-    """Body of the thread that sends replies: large ones must not be written in the model's thread."""
+    """Body of the thread that sends replies, so that large ones do not hold up the model's thread."""
     while (message := outbox.get()) is not None:
         pipe.send(message)
 

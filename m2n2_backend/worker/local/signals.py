@@ -1,4 +1,4 @@
-"""Signals that reach the whole process group: the web process decides what becomes of them, its workers are deaf."""
+"""Signals that reach the whole process group: the web process acts on them, and its workers ignore them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from multiprocessing import resource_tracker
 
 _OF_THE_GROUP = tuple(
     getattr(signal, name)
-    # Ctrl+C, Ctrl+\, a closed terminal, systemd's stop, and what else ends or stops a process that does not know it.
+    # Ctrl+C, Ctrl+\, a closed terminal, systemd's stop, and others that end or stop a process without a handler.
     for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU")
     if hasattr(signal, name)
 )
@@ -17,9 +17,9 @@ _OF_THE_GROUP = tuple(
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold back the group's signals in this thread, and in a process that is started meanwhile until it is `deaf`.
+    """Hold back the group's signals in this thread, and in a process started meanwhile until it calls ``deaf``.
 
-    Without this a signal could end a process that has not come to its first line.
+    Without this a signal could end a process that has not reached its first line.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -35,7 +35,7 @@ def held_back() -> Iterator[None]:
 
 
 def deaf() -> None:
-    """Ignore the group's signals in this process, those that were held back too."""
+    """Ignore the group's signals in this process, also those that were held back."""
     for each in _OF_THE_GROUP:
         signal.signal(each, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
