@@ -14,8 +14,8 @@ def brush_rle(mask: NDArray[np.bool_]) -> bytes:
     """The bytes that ``label_studio_sdk.converter.brush.mask2rle`` gives for 255 where the mask is.
 
     Format (the SDK's decoder, after thi.ng/rle-pack): 32 bits count of values, 5 bits word size - 1, four times 4
-    bits of ``_SIZES`` - 1; then for each run a 1, two bits naming a size, the length - 1 in that many bits, and 8 bits
-    of value; zeros up to a full byte, or a whole byte of them if it is full already.
+    bits of ``_SIZES`` - 1; then for each run a 1, two bits naming a size, the length - 1 in that many bits, and 8
+    bits of value; zeros up to a full byte, or a whole byte of them if it is full already.
 
     Args:
         mask: bool [H, W].

@@ -58,8 +58,8 @@ class Replica:
 
     Clicks on prepared images go before those on images in memory, these before cold ones, cold ones before
     prefetches; images are decoded, encoded and prepared step by step, and at each step the more urgent image goes
-    first, so that a prefetch is passed by everything else. If two are equally urgent, the project that was
-    served less lately goes first. The rest of a request with many new prompts goes after other clicks on prepared images. On
+    first, so that a prefetch is passed by everything else. If two are equally urgent, the project that was served
+    less lately goes first. The rest of a request with many new prompts goes after other clicks on prepared images. On
     a CPU clicks run beside the model, and those on prepared images beside a first one too, which takes a second if
     the image has 100 megapixels; on an accelerator all run between the model's runs. Nothing waits for the disk.
     """
