@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def ask(server: Running, address: str, points: list[dict[str, Any]], task: int) 
     return status, said if status != 200 else "", time.monotonic() - started
 
 
+def click_64_times(server: Running, addresses: list[str], index: int) -> tuple[int, str, float]:
+    """One request with 64 clicks on one of the images."""
+    return ask(server, addresses[index], clicks(64), task=index)
+
+
 def cost(server: Running) -> dict[str, Any]:
     """CPU seconds of objects that differ in their number of clicks, the image prepared beforehand."""
     figures: dict[str, Any] = {}
@@ -70,7 +76,7 @@ def main() -> None:
             for index, address in enumerate(addresses):
                 ask(server, address, clicks(1), task=index)
             with bystander(server) as seen:
-                answers = at_once(at_a_time, lambda index: ask(server, addresses[index], clicks(64), task=index))
+                answers = at_once(at_a_time, partial(click_64_times, server, addresses))
             report(f"{at_a_time} x 64 clicks at once", {**seen.figures(), "answers": answers})
     with running() as server:
         address = server.put("many.jpg", picture(900, SIZE))
