@@ -22,7 +22,7 @@ LEAST_CELLS = 4.0
 DESPECKLE = 1e-4
 """``despeckle`` of the service, and of ``refined`` in an evaluation."""
 
-Relation = Literal["markov", "attention", "kl"]
+RelationName = Literal["markov", "attention", "kl"]
 
 PHOTOGRAPH_SIZE = 1 << 16
 """A working size no photograph reaches: masks are computed at the photograph's own size."""
@@ -84,7 +84,7 @@ class Hyperparameters:
         half_softmax: Each head's softmax in 16-bit, on CUDA alone (released code).
     """
 
-    relation: Relation = "markov"
+    relation: RelationName = "markov"
     temperature: Annotated[float, _number("32-bit numbers do not tell cells apart beyond it", ge=0.01, le=100)] = (
         TEMPERATURE
     )

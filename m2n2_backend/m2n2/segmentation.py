@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
-from m2n2_backend.m2n2.refine.steps import Step, distance_of
+from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click, Prompts, Scribble
 
@@ -25,8 +25,8 @@ class Segmentation:
         distance: Distance to the foreground at working size, float32; object where ≤ 1. A refined mask's own, which
             has a slope at the edge only where it was resized.
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
-        score: How sure the mask is, in [0, 1]: close to its expected IoU, see ``refined.sureness``. Without refining
-            the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
+        score: Confidence in the mask, in [0, 1]: close to its expected IoU, see ``refine.steps.confidence``. Without
+            refining, the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
         prompts: What it answers.
     """
 
@@ -41,7 +41,7 @@ class Segmentation:
         return draw_overlay(rgb_of(picture), self.mask, self.prompts.clicks, self.prompts.boxes)
 
 
-def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) -> Segmentation:
+def refined_segmentation(size: tuple[int, int], step: Refinement, prompts: Prompts) -> Segmentation:
     """A refined mask at the photograph's size (H, W).
 
     What is smaller than a pixel of the working size does not get lost: the pixel of each click has its label, and a

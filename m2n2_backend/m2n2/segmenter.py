@@ -34,13 +34,13 @@ from m2n2_backend.m2n2.prompt_maps import (
     working_pixel,
 )
 from m2n2_backend.m2n2.refine.band import WIDTH
-from m2n2_backend.m2n2.refine.object_cut import SmallCopy, cut_object
-from m2n2_backend.m2n2.refine.steps import Edge, NewClick, Step, first_step, next_step
+from m2n2_backend.m2n2.refine.object_cut import CoarseGraph, cut_object
+from m2n2_backend.m2n2.refine.steps import Edge, NewClick, Refinement, first_step, next_step
 from m2n2_backend.m2n2.released.steps import best_threshold, nearest_prompt
 from m2n2_backend.m2n2.released.upsample_solution import solution_bilateral
 from m2n2_backend.m2n2.resize import reduced
 from m2n2_backend.m2n2.segmentation import Segmentation, inner_of, refined_segmentation
-from m2n2_backend.m2n2.semantic_distance import MarkovRelation, relation_of
+from m2n2_backend.m2n2.semantic_distance import MarkovDistance, semantic_distance_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
 from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
 
@@ -75,7 +75,7 @@ class _Clicked:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _PaperAnswer:
     """What the paper's rule says of some prompts: the distance, and map and λ (in levels) of each click."""
 
     distance: NDArray[np.float32]
@@ -140,7 +140,7 @@ class Segmenter:
         features = encoded.features
         half = self.method.half_softmax and self.backbone.device.type == "cuda"
         attention = aggregate(features, self.backbone.device, half_softmax=half)
-        relation = relation_of(attention, self.method)
+        relation = semantic_distance_of(attention, self.method)
         # An accelerator is still busy with the powers of the matrix, which nobody has waited for.
         upsample = upsample or self.joint_bilateral(encoded)
         return ImageState(
@@ -150,7 +150,7 @@ class Segmenter:
             upsample=upsample,
             device=attention.device,
             guide=encoded.guide,
-            copy=SmallCopy.of(encoded.guide) if self.method.refine and self.method.cut else None,
+            copy=CoarseGraph.of(encoded.guide) if self.method.refine and self.method.cut else None,
         )
 
     def joint_bilateral(self, encoded: EncodedImage) -> JointBilateral:
@@ -235,7 +235,7 @@ class Segmenter:
         labels: Sequence[bool],
         boxes: Sequence[Region],
         clicked: _Clicked,
-    ) -> _Answer:
+    ) -> _PaperAnswer:
         """The paper's rule for all prompts at once: steps 3 to 7 and the removal of specks."""
         maps, least_area = clicked.maps, self.least_area(state)
         levels = [self._threshold(index, clicked, labels, least_area) for index in range(len(maps))]
@@ -244,7 +244,7 @@ class Segmenter:
         distance = nearest_neighbor([own.levels for own in maps], levels, labels, nearest_box)
         if self.method.despeckle > 0:
             smooth_specks(distance, self.method.despeckle, [index_of(point) for point in points])
-        return _Answer(distance, maps, levels)
+        return _PaperAnswer(distance, maps, levels)
 
     def _refined(
         self,
@@ -253,7 +253,7 @@ class Segmenter:
         labels: Sequence[bool],
         boxes: tuple[Region, ...],
         pause: Callable[[], bool] = never,
-    ) -> Step:
+    ) -> Refinement:
         """The masks after each prefix of the prompts in turn, from the longest that is in the memo."""
         first = 0 if boxes else list(labels).index(True) + 1
         prefixes = prefix_keys(boxes, points, labels)[first:]
@@ -278,8 +278,8 @@ class Segmenter:
         labels: Sequence[bool],
         boxes: tuple[Region, ...],
         clicked: _Clicked,
-        previous: Step | None,
-    ) -> Step:
+        previous: Refinement | None,
+    ) -> Refinement:
         """One more click, or the first prompts."""
         answer = self._answer(state, points, labels, boxes, clicked)
         if state.copy and not boxes and labels[-1]:
@@ -299,7 +299,7 @@ class Segmenter:
         return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)
 
     @torch.inference_mode()
-    def refined_step(self, state: ImageState, prompts: Prompts) -> Step:
+    def refined_step(self, state: ImageState, prompts: Prompts) -> Refinement:
         """What ``segment`` refined the prompts to, and what the last click was allowed.
 
         Raises:
@@ -403,6 +403,6 @@ def _working_clicks(state: ImageState, clicks: Sequence[PointPrompt]) -> tuple[l
 
 
 def _transition(state: ImageState) -> Transition:
-    if not isinstance(state.relation, MarkovRelation):
+    if not isinstance(state.relation, MarkovDistance):
         raise InvalidPrompt("only the Markov relation has a transition matrix; a box needs the Markov relation too")
     return state.relation.transition

@@ -21,7 +21,7 @@ KL_CLIP = 1e-5
 """Least attention in KL-NN (Sec. 8)."""
 
 
-class Relation(Protocol):
+class SemanticDistance(Protocol):
     """Start distributions over the cells → a map that grows with the semantic distance."""
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ class Relation(Protocol):
 
 
 @dataclass(frozen=True)
-class MarkovRelation:
+class MarkovDistance:
     """Markov-iteration-maps: M2N2 itself."""
 
     transition: Transition
@@ -56,7 +56,7 @@ class MarkovRelation:
 
 
 @dataclass(frozen=True)
-class AttentionRelation:
+class AttentionDistance:
     """Attention-NN: the prompt's own attention row after temperature, negated.
 
     Attributes:
@@ -77,7 +77,7 @@ class AttentionRelation:
 
 
 @dataclass(frozen=True)
-class DivergenceRelation:
+class DivergenceDistance:
     """KL-NN: symmetric KL divergence between the prompt's attention row and every row.
 
     Attributes:
@@ -89,10 +89,10 @@ class DivergenceRelation:
     logarithm: torch.Tensor
 
     @staticmethod
-    def of(attention: torch.Tensor) -> DivergenceRelation:
+    def of(attention: torch.Tensor) -> DivergenceDistance:
         """Clip the attention (after temperature) and keep its logarithm."""
         clipped = attention.clamp(KL_CLIP, 1.0)
-        return DivergenceRelation(clipped, clipped.log())
+        return DivergenceDistance(clipped, clipped.log())
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """KL(a‖b) + KL(b‖a) in nats = Σ (a - b)(log a - log b), float32 [c, n]."""
@@ -113,12 +113,12 @@ def tempered(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.softmax(attention.log() / temperature, dim=1)
 
 
-def relation_of(attention: torch.Tensor, method: Hyperparameters) -> Relation:
+def semantic_distance_of(attention: torch.Tensor, method: Hyperparameters) -> SemanticDistance:
     """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
     if method.relation == "attention":
-        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
+        return AttentionDistance(tempered(attention, ATTENTION_TEMPERATURE))
     if method.relation == "kl":
-        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
+        return DivergenceDistance.of(tempered(attention, KL_TEMPERATURE))
     transition = transition_matrix(
         attention,
         temperature=method.temperature,
@@ -128,4 +128,4 @@ def relation_of(attention: torch.Tensor, method: Hyperparameters) -> Relation:
         half=method.half,
         plain=method.ipf == "plain",
     )
-    return MarkovRelation(transition, method.tau, method.max_iterations, method.crossing == "released")
+    return MarkovDistance(transition, method.tau, method.max_iterations, method.crossing == "released")

@@ -12,10 +12,10 @@ from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.paper.attention import AttentionFeatures
 from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
-from m2n2_backend.m2n2.refine.object_cut import SmallCopy
-from m2n2_backend.m2n2.refine.steps import Step
+from m2n2_backend.m2n2.refine.object_cut import CoarseGraph
+from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.released.steps import RankedMap
-from m2n2_backend.m2n2.semantic_distance import Relation
+from m2n2_backend.m2n2.semantic_distance import SemanticDistance
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,15 @@ class ImageState:
 
     size: tuple[int, int]
     grid: tuple[int, int]
-    relation: Relation
+    relation: SemanticDistance
     upsample: JointBilateral
     device: torch.device
     guide: NDArray[np.uint8]
-    copy: SmallCopy | None = None
+    copy: CoarseGraph | None = None
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
     clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
     ranked: ByteCache[RankedMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
-    steps: ByteCache[Step] = field(default_factory=lambda: ByteCache(STEP_BYTES))
+    steps: ByteCache[Refinement] = field(default_factory=lambda: ByteCache(STEP_BYTES))
 
     @property
     def working_size(self) -> tuple[int, int]:

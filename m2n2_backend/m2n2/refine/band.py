@@ -57,7 +57,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Settled:
+class PreviousEdge:
     """An earlier decision that holds wherever nothing changed.
 
     Attributes:
@@ -79,7 +79,7 @@ def settle_edge(
     *,
     cell: float,
     width: float = WIDTH,
-    earlier: Settled | None = None,
+    earlier: PreviousEdge | None = None,
 ) -> NDArray[np.bool_]:
     """Decide the pixels near the mask's edge by color.
 
@@ -108,7 +108,7 @@ def open_band(
     *,
     cell: float,
     width: float = WIDTH,
-    earlier: Settled | None = None,
+    earlier: PreviousEdge | None = None,
 ) -> tuple[NDArray[np.bool_], Band | None]:
     """The mask before color decides, a new bool [H, W], and what it decides on; None where there is nothing.
 

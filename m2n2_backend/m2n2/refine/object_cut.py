@@ -44,7 +44,7 @@ _CLICKED = 1000.0  # nats: beyond what neighbors could ever outweigh
 
 
 @dataclass(frozen=True)
-class SmallCopy:
+class CoarseGraph:
     """What the cut needs of a photograph, whatever the clicks.
 
     Attributes:
@@ -58,12 +58,12 @@ class SmallCopy:
     capacity: NDArray[np.int32]
 
     @staticmethod
-    def of(rgb: NDArray[np.uint8]) -> SmallCopy:
+    def of(rgb: NDArray[np.uint8]) -> CoarseGraph:
         """Of the photograph at working size, uint8 [H, W, 3]."""
         small = reduced(rgb, SIDE).copy()  # a small photograph itself may be read-only
         everywhere = np.ones(small.shape[:2], np.bool_)
         _, near, capacity = pixel_graph(everywhere, everywhere, small, np.zeros(everywhere.size), SMOOTHNESS)
-        return SmallCopy(small, near, capacity)
+        return CoarseGraph(small, near, capacity)
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +72,7 @@ class SmallCopy:
 
 
 def cut_object(
-    copy: SmallCopy, distance: NDArray[np.float32], points: Sequence[Place], labels: Sequence[bool]
+    copy: CoarseGraph, distance: NDArray[np.float32], points: Sequence[Place], labels: Sequence[bool]
 ) -> NDArray[np.bool_]:
     """The mask of least energy.
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.places import Place, Stroke, index_of
-from m2n2_backend.m2n2.refine.band import BOX_WIDTH, Settled, settle_edge, with_fixed
+from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
 
 UNCONFIRMED = 0.75
@@ -36,16 +36,16 @@ _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
 @dataclass(frozen=True)
-class Bits:
+class PackedMask:
     """A mask, eight pixels to a byte."""
 
     packed: NDArray[np.uint8]
     shape: tuple[int, int]
 
     @staticmethod
-    def of(mask: NDArray[np.bool_]) -> Bits:
+    def of(mask: NDArray[np.bool_]) -> PackedMask:
         """Pack bool [H, W]."""
-        return Bits(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+        return PackedMask(np.packbits(mask), (mask.shape[0], mask.shape[1]))
 
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, a new bool [H, W]."""
@@ -54,7 +54,7 @@ class Bits:
 
 
 @dataclass(frozen=True)
-class Disc:
+class PinnedPixels:
     """Pixels that have a label whatever else is said: those around one click, or of a scribble."""
 
     point: Place
@@ -84,7 +84,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Step:
+class Refinement:
     """What is known after some prompts.
 
     Attributes:
@@ -92,13 +92,13 @@ class Step:
         settled: The mask that the user sees.
         discs: The discs of all clicks; where two meet, the later one wins but for the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
-        score: How sure the mask is, in [0, 1], see :func:`sureness`.
+        score: How sure the mask is, in [0, 1], see :func:`confidence`.
         bound: What the last click's radius allowed; None for the first prompts.
     """
 
-    rough: Bits
-    settled: Bits
-    discs: tuple[Disc, ...]
+    rough: PackedMask
+    settled: PackedMask
+    discs: tuple[PinnedPixels, ...]
     thresholds: tuple[float, ...]
     score: float
     bound: Bound | None = None
@@ -120,7 +120,7 @@ class Edge:
     width: float
 
     def settle(
-        self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: Settled | None = None
+        self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: PreviousEdge | None = None
     ) -> NDArray[np.bool_]:
         """See :func:`m2n2_backend.m2n2.refine.band.settle_edge`."""
         if self.width <= 0:
@@ -146,7 +146,7 @@ def first_step(
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
-) -> Step:
+) -> Refinement:
     """The answer to the first prompts, with its edge settled.
 
     Args:
@@ -155,9 +155,9 @@ def first_step(
         labels: Of the clicks.
         edge: Of the photograph.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
-        thresholds: See ``Step``.
+        thresholds: See ``Refinement``.
     """
-    discs = tuple(Disc(point, 0.0, label) for point, label in zip(points, labels, strict=True))
+    discs = tuple(PinnedPixels(point, 0.0, label) for point, label in zip(points, labels, strict=True))
     fixed = _fixed(answer.shape, discs)
     answer = with_fixed(answer, fixed)
     if inside is not None:
@@ -166,17 +166,19 @@ def first_step(
     settled = edge.settle(answer, fixed)
     if not settled.any():
         settled = answer  # no color has a say against the last that is left
-    return Step(Bits.of(answer), Bits.of(settled), discs, thresholds, sureness(answer, settled, None))
+    return Refinement(
+        PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, confidence(answer, settled, None)
+    )
 
 
 def next_step(
-    previous: Step,
+    previous: Refinement,
     answer: NDArray[np.bool_],
     click: NewClick,
     edge: Edge,
     kappa: float,
     thresholds: tuple[float, ...],
-) -> Step:
+) -> Refinement:
     """One more click: what the answer to all adds, or removes, if that is no more than it was about, else an edit.
 
     Args:
@@ -185,14 +187,14 @@ def next_step(
         click: The new one.
         edge: Of the photograph.
         kappa: Most pixels that may change, in circles of the click's radius.
-        thresholds: See ``Step``.
+        thresholds: See ``Refinement``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
     if radius > 0.0:
         radius = min(radius, _apart(click.point, previous.discs, click.positive))
     # Beyond a cell the attention knows better than the circle what belongs to the click.
-    new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
+    new = PinnedPixels(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
     # Nobody expects of a click on something missing that it takes away elsewhere, or the other way round.
     answer = answer | before if click.positive else answer & before
@@ -200,7 +202,9 @@ def next_step(
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
         before[index_of(click.point)] = click.positive  # where color alone gave the label, no later click takes it
-        return Step(Bits.of(before), previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
+        return Refinement(
+            PackedMask.of(before), previous.settled, discs, thresholds, confidence(before, seen, seen), bound
+        )
     bound = Bound(radius, kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2)), changed)
     if bound.edits:
         rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
@@ -211,11 +215,13 @@ def next_step(
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
     around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
-    settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
-    return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, sureness(rough, settled, seen), bound)
+    settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
+    return Refinement(
+        PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, confidence(rough, settled, seen), bound
+    )
 
 
-def _apart(place: Place, discs: Sequence[Disc], positive: bool) -> float:
+def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float:
     """Distance from a click to the nearest earlier prompt of the other label, at least 1; infinite for a scribble.
 
     A pixel that was pointed at is right, so the error that a click is about ends before it.
@@ -227,7 +233,7 @@ def _apart(place: Place, discs: Sequence[Disc], positive: bool) -> float:
     return max(1.0, min(apart, default=math.inf))
 
 
-def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
+def confidence(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
     """How sure a mask is, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
 
     Where attention and color agree and the last click found little to change, little is left to find. Measured, with
@@ -268,7 +274,7 @@ def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.clip(1.0 + signed / 2.0, 0.0, 2.0).astype(np.float32)
 
 
-def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
+def _fixed(shape: tuple[int, ...], discs: Sequence[PinnedPixels]) -> NDArray[np.int8]:
     """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W].
 
     Each prompt's own pixels have its label whatever discs lie over them: they were pointed at, discs are concluded.
