@@ -25,11 +25,11 @@ def markov_maps(
 ) -> torch.Tensor:
     """Count the steps after which each cell has reached τ times the largest probability.
 
-    Every step is looked at, and the crossing is interpolated between its two steps. Chains stop being computed when
+    Every step is checked, and a crossing is interpolated between the two steps around it. The computation ends when
     all cells of all starts have crossed.
 
     Args:
-        transition: Of n cells.
+        transition: The chain of n cells.
         starts: p_0 of c chains, float32 [c, n], rows sum to 1.
         tau: τ in (0, 1).
         max_iterations: At least 1.

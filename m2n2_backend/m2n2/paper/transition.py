@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 """Largest deviation of a row sum from 1 after IPF. The paper states none."""
 
 MAX_SWEEPS = 300
-"""Cap of IPF sweeps; what is left by then is ``Transition.residual``. Most seen: 34."""
+"""Largest number of IPF sweeps; the deviation left by then is ``Transition.residual``. At most 34 were seen."""
 
 SLOW_SWEEPS = 10
 """Matrices that IPF fits slowly also mix slowly: ViT attention takes 4 to 7 sweeps and maps of 2 to 9 steps, color
@@ -37,8 +37,8 @@ class Transition:
             ``residual``; or float16, ``HALF_SCALE`` times as much, and 0 on the diagonal.
         exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
-        residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
-        diagonals: Those of the powers in 16-bit, float32 [n] each, see ``half_powers``; empty in 32-bit.
+        residual: Largest |row sum - 1| left; above the tolerance only if the limit of sweeps was reached.
+        diagonals: Diagonals of the powers in 16-bit, float32 [n] each, see ``half_powers``; empty in 32-bit.
     """
 
     powers: tuple[torch.Tensor, ...]
@@ -91,7 +91,7 @@ class Transition:
         return sum(tensor.nbytes for tensor in (*self.powers, *self.diagonals))
 
     def _advance(self, block: torch.Tensor, number: int) -> torch.Tensor:
-        """Distributions → those one power later, float32 [c, b, n]."""
+        """Advance distributions by one power, float32 [c, b, n]."""
         rows, power = block.flatten(0, 1), self.powers[number]
         if self.diagonals:
             following = advance_in_16_bit(rows, power, self.diagonals[number])
@@ -114,7 +114,7 @@ def transition_matrix(
 ) -> Transition:
     """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
 
-    ``attention`` is used up: its memory becomes P, or is freed, whoever else still refers to it.
+    ``attention`` is consumed: its memory becomes P, or is freed, even if other code still refers to it.
 
     Args:
         attention: A, float32 [n, n], entries ≥ 0, no row all zero.

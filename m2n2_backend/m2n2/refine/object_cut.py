@@ -1,7 +1,7 @@
-"""After a foreground click color has a say in the whole object (not in the paper).
+"""After a foreground click, color counts in the whole object (beyond the paper).
 
-The attention tells roughly what belongs to the click, and is in doubt where its distance is near 1. There, on a
-small copy of the photograph, each pixel takes the side that attention and color together speak for, with as short an
+The attention shows roughly what belongs to the click, and is in doubt where its distance is near 1. There, on a
+small copy of the photograph, each pixel takes the side that attention and color together favor, with as short an
 edge as they allow: a minimum cut as in GrabCut (Rother et al. 2004). Where the cut agrees with the attention, the
 attention's own edge stays, which is finer; the band settles it afterwards.
 
@@ -29,10 +29,10 @@ SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""
 
 ATTENTION = 10.0
-"""Nats for each factor of e by which the distance is below 1; against, above."""
+"""Nats for the foreground for each factor of e by which the distance is below 1; for the background, above 1."""
 
 FAR = 2.0
-"""The distance counts within [1/FAR, FAR], so that attention speaks with 7 nats at most, and color with 5."""
+"""The distance counts within [1/FAR, FAR], so that attention contributes 7 nats at most, and color 5."""
 
 COLOR = 0.5
 """Share of the color's evidence: it is fitted to the very mask that it judges."""
@@ -45,7 +45,7 @@ _CLICKED = 1000.0  # nats: beyond what neighbors could ever outweigh
 
 @dataclass(frozen=True)
 class CoarseGraph:
-    """What the cut needs of a photograph, whatever the clicks.
+    """The part of the cut that depends on the photograph alone.
 
     Attributes:
         rgb: uint8 [h, w, 3].
@@ -59,7 +59,7 @@ class CoarseGraph:
 
     @staticmethod
     def of(rgb: NDArray[np.uint8]) -> CoarseGraph:
-        """Of the photograph at working size, uint8 [H, W, 3]."""
+        """Build the graph of a photograph at working size, uint8 [H, W, 3]."""
         small = reduced(rgb, SIDE).copy()  # a small photograph itself may be read-only
         everywhere = np.ones(small.shape[:2], np.bool_)
         _, near, capacity = pixel_graph(everywhere, everywhere, small, np.zeros(everywhere.size), SMOOTHNESS)
