@@ -150,7 +150,7 @@ class Scribble:
         Returns:
             bool [h, w].
         """
-        return rasters.reduced(self._bits(), (self.y0, self.x0 // 8 * 8), size, shape)
+        return rasters.stroke_on(self._bits(), (self.y0, self.x0 // 8 * 8), size, shape)
 
     def _bits(self) -> NDArray[np.uint8]:
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.height, -1)

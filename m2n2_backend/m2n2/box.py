@@ -59,7 +59,8 @@ def box_distance(
             ≤ 1; the click itself competes later.
 
     Returns:
-        float32 [n], > 0; object where ≤ 1. It is not cut off at the box: the caller does that at the resolution of pixels.
+        float32 [n], > 0; object where ≤ 1. It is not cut off at the box: the caller does
+        that in pixels.
     """
     device = transition.powers[0].device
     allowed = torch.from_numpy(inside).to(device)

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
-from m2n2_backend.m2n2.paper.markov import markov_maps
-from m2n2_backend.m2n2.paper.transition import Transition, transition_matrix
+from m2n2_backend.m2n2.paper.markov import Crossing, interpolated, markov_maps
+from m2n2_backend.m2n2.paper.transition import Fit, Transition, accelerated_fit, transition_matrix
 
 ATTENTION_TEMPERATURE = 10.0
 """T of Attention-NN (Sec. 8)."""
@@ -22,7 +22,7 @@ KL_CLIP = 1e-5
 
 
 class SemanticDistance(Protocol):
-    """Start distributions over the cells → a map that grows with the semantic distance."""
+    """Maps start distributions over the cells to a map that grows with the semantic distance."""
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """Float32 [c, n], rows sum to 1 → float32 [c, n], finite, ≥ 0."""
@@ -41,12 +41,12 @@ class MarkovDistance:
     transition: Transition
     tau: float
     max_iterations: int
-    released: bool = False
+    crossing: Crossing = interpolated
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """See :func:`m2n2_backend.m2n2.paper.markov.markov_maps`."""
         return markov_maps(
-            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, released=self.released
+            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, crossing=self.crossing
         )
 
     @property
@@ -113,8 +113,13 @@ def tempered(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.softmax(attention.log() / temperature, dim=1)
 
 
-def semantic_distance_of(attention: torch.Tensor, method: Hyperparameters) -> SemanticDistance:
-    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
+def semantic_distance_of(
+    attention: torch.Tensor,
+    method: Hyperparameters,
+    fit: Fit = accelerated_fit,
+    crossing: Crossing = interpolated,
+) -> SemanticDistance:
+    """Build the matrix of ``method.relation``; it may reuse the memory of ``attention``, float32 [n, n]."""
     if method.relation == "attention":
         return AttentionDistance(tempered(attention, ATTENTION_TEMPERATURE))
     if method.relation == "kl":
@@ -126,6 +131,6 @@ def semantic_distance_of(attention: torch.Tensor, method: Hyperparameters) -> Se
         max_sweeps=method.max_sweeps,
         doublings=method.doublings,
         half=method.half,
-        plain=method.ipf == "plain",
+        fit=fit,
     )
-    return MarkovDistance(transition, method.tau, method.max_iterations, method.crossing == "released")
+    return MarkovDistance(transition, method.tau, method.max_iterations, crossing)

@@ -18,7 +18,8 @@ from m2n2_backend.m2n2.prompt_maps import prompt_maps
 from m2n2_backend.m2n2.refine.band import WIDTH
 from m2n2_backend.m2n2.refine.steps import PackedMask, Refinement, confidence, distance_of
 from m2n2_backend.m2n2.segmentation import refined_segmentation
-from m2n2_backend.m2n2.segmenter import Paused, Segmenter
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.strategy import Paused
 from m2n2_backend.prompts import Box, Click, Prompts
 
 REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4)
@@ -102,7 +103,7 @@ def test_one_more_click_is_compared_with_each_earlier_one_once(
         compared += 1
         return level_at(levels, place)
 
-    monkeypatch.setattr("m2n2_backend.m2n2.segmenter.level_at", counted)
+    monkeypatch.setattr("m2n2_backend.m2n2.strategy.level_at", counted)
     segmenter.segment(segmenter.encode(photograph()), clicks)
 
     assert compared == len(clicks) ** 2

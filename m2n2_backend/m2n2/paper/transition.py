@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -26,6 +27,10 @@ a fourth on a CPU; for the former the powers would cost more than they save."""
 
 _HISTORY = 8  # sweeps that are combined; 4 takes a third more of them, 12 no fewer (color affinities, GrabCut)
 _LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
+
+
+Fit: TypeAlias = Callable[[torch.Tensor, float, int], tuple[torch.Tensor, torch.Tensor, int, float]]
+"""Matrix, tolerance and limit of sweeps → u, v with diag(u)·matrix·diag(v) doubly stochastic, sweeps, residual."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def transition_matrix(
     max_sweeps: int = MAX_SWEEPS,
     doublings: int | None = None,
     half: bool | None = None,
-    plain: bool = False,
+    fit: Fit | None = None,
 ) -> Transition:
     """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
 
@@ -128,13 +133,13 @@ def transition_matrix(
             None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit, also where cells
             attend to little but themselves (0.3 % at most in 2180 random chains that keep up to 0.9999). A cell whose
             probability only just touches the threshold may be reached then or much later in either.
-        plain: Fit by plain sweeps of columns, then rows, which end with the rows (released code).
+        fit: The way to the vectors of IPF; None is :func:`accelerated_fit`.
 
     Raises:
         FloatingPointError: ``attention`` holds NaN, or a row of zeros.
     """
     matrix = _sharpen(attention, temperature)
-    left, right, sweeps, residual = (_sweep if plain else _fit)(matrix, tolerance, max_sweeps)
+    left, right, sweeps, residual = (fit or accelerated_fit)(matrix, tolerance, max_sweeps)
     # u, v are applied once here: the chain then costs one product a step instead of one product and two scalings.
     matrix.mul_(left[:, None]).mul_(right[None, :])
     if doublings is None:
@@ -174,7 +179,9 @@ def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     return sharp
 
 
-def _fit(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch.Tensor, torch.Tensor, int, float]:
+def accelerated_fit(
+    matrix: torch.Tensor, tolerance: float, max_sweeps: int
+) -> tuple[torch.Tensor, torch.Tensor, int, float]:
     """Vectors u, v with diag(u)·matrix·diag(v) doubly stochastic: two products a sweep, no rewrite of the matrix.
 
     One sweep is a map log u → log u whose fixed point is wanted, so it is found by Anderson acceleration (Walker & Ni
@@ -204,20 +211,6 @@ def _fit(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch
             start = best
         if residual < least:
             least, best = residual, image
-
-
-def _sweep(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch.Tensor, torch.Tensor, int, float]:
-    """As ``_fit``, without acceleration: the residual is that of the last sweep's rows before they were divided."""
-    transposed = matrix.T
-    left = 1.0 / torch.mv(matrix, torch.ones_like(matrix[0]))
-    sweeps, residual = 0, float("inf")
-    while sweeps < max_sweeps and residual > tolerance:
-        right = 1.0 / torch.mv(transposed, left)
-        rows = torch.mv(matrix, right)
-        residual = float((left * rows - 1.0).abs().max())
-        left = 1.0 / rows
-        sweeps += 1
-    return left, right, sweeps, residual
 
 
 def _extrapolate(points: Sequence[torch.Tensor], images: Sequence[torch.Tensor]) -> torch.Tensor:

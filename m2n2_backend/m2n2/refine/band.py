@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from m2n2_backend.m2n2.refine.color_mixture import evidence
 from m2n2_backend.m2n2.refine.min_cut import min_cut
 from m2n2_backend.m2n2.refine.pixel_graph import pixel_graph
-from m2n2_backend.m2n2.window import Window, window_around
+from m2n2_backend.rasters import Window, window_around
 
 WIDTH = 0.5
 """Cells on either side of the edge: as far as the attention's grid leaves it open."""

@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.places import Place, index_of
+from m2n2_backend.m2n2.places import Placed, index_of
 from m2n2_backend.m2n2.refine.color_mixture import evidence
 from m2n2_backend.m2n2.refine.min_cut import min_cut
 from m2n2_backend.m2n2.refine.pixel_graph import in_units, pixel_graph
-from m2n2_backend.m2n2.resize import enlarged, reduced
-from m2n2_backend.rasters import cell_of
+from m2n2_backend.rasters import cell_of, enlarged, reduced
 
 SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""
@@ -71,19 +70,16 @@ class CoarseGraph:
         return self.rgb.nbytes + self.near.nbytes + self.capacity.nbytes
 
 
-def cut_object(
-    copy: CoarseGraph, distance: NDArray[np.float32], points: Sequence[Place], labels: Sequence[bool]
-) -> NDArray[np.bool_]:
+def cut_object(copy: CoarseGraph, distance: NDArray[np.float32], prompts: Sequence[Placed]) -> NDArray[np.bool_]:
     """The mask of least energy.
 
     Args:
-        copy: Of the photograph.
+        copy: The photograph's graph.
         distance: Foreground where it is ≤ 1, float32 [H, W] at working size, ≥ 0.
-        points: Of clicks and scribbles: their pixels keep their labels, the later one's where two disagree.
-        labels: Of the same.
+        prompts: Clicks and scribbles: their pixels keep their labels, that of the later one if two disagree.
 
     Returns:
-        A new bool [H, W]; ``distance`` ≤ 1 where a side is too small to know its colors.
+        A new bool [H, W]; ``distance`` ≤ 1 if a side is too small to learn its colors from.
     """
     (height, width), (rows, cols) = distance.shape, copy.rgb.shape[:2]
     rough = distance <= 1.0
@@ -94,8 +90,8 @@ def cut_object(
     if of_color is None:
         return rough
     nats += COLOR * of_color.reshape(rows, cols)
-    for place, label in zip(points, labels, strict=True):
-        row, col = index_of(place)
-        nats[cell_of(row, height, rows), cell_of(col, width, cols)] = _CLICKED if label else -_CLICKED
+    for prompt in prompts:
+        row, col = index_of(prompt.place)
+        nats[cell_of(row, height, rows), cell_of(col, width, cols)] = _CLICKED if prompt.positive else -_CLICKED
     after = min_cut(in_units(nats.ravel()), copy.near, copy.capacity).reshape(rows, cols)
     return (rough | enlarged(after & ~before, (height, width))) & ~enlarged(before & ~after, (height, width))

@@ -1,15 +1,15 @@
-"""The clicks as a sequence: each changes what it was about, and color settles the edge (not in the paper).
+"""The clicks as a sequence: each changes what it was about, and color settles the edge (beyond the paper).
 
 A mask depends on the order of the prompts:
 
 - Boxes come first, whatever their number, order and place in the request, as one prompt; clicks after them refine.
 - Background clicks made before there was any foreground are answered together with the first foreground click.
-- Each further click is a step of its own, also where several arrive in one request that were never seen one by one:
-  the answer is the one they would have got in that order.
-- A foreground click only adds, a background click only removes, but for what color decides at the edge.
+- Each further click is a step of its own, also if several new ones arrive in one request: the answer is the one they
+  would have got in that order.
+- A foreground click only adds, a background click only removes, except where color decides at the edge.
 - A click that agrees with the mask changes nothing; its pixel is fixed from then on.
-- A point that was moved, deleted or put elsewhere makes another sequence: masks are kept by the prompts so far, so
-  that the steps before it are found again and only those from there on are computed.
+- A point that was moved or deleted makes another sequence: masks are kept by the prompts so far, so that the steps
+  before it are found again and only those from there on are computed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
-from m2n2_backend.m2n2.places import Place, Stroke, index_of
+from m2n2_backend.m2n2.places import Place, Placed, Stroke, index_of
 from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
 
 UNCONFIRMED = 0.75
-"""Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
+"""Confidence in a first answer, which no click has confirmed yet: the mean IoU of first answers on GrabCut."""
 
-_STEP_BYTES = 1024  # of the objects of a step, without what they hold
-_CLICK_BYTES = 320  # of one click's disc and threshold
+_STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
+_CLICK_BYTES = 320  # of the pinned pixels and the threshold of one click
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
@@ -55,7 +55,7 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class PinnedPixels:
-    """Pixels that have a label whatever else is said: those around one click, or of a scribble."""
+    """Pixels with a label that nothing else changes: those around one click, or of a scribble."""
 
     point: Place
     radius: float
@@ -64,11 +64,11 @@ class PinnedPixels:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a click may change.
+    """The limit of what a click may change.
 
     Attributes:
-        radius: Of the click, in pixels; 0 where it agrees with the mask.
-        most: Pixels that may change.
+        radius: Radius of the click, in pixels; 0 if it agrees with the mask.
+        most: Number of pixels that may change.
         changed: Pixels that the answer to all clicks would change in the click's direction. Beyond ``most`` the click
             edits the mask instead.
     """
@@ -85,15 +85,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What is known after some prompts.
+    """The result of some prompts, and all that the next one needs of it.
 
     Attributes:
         rough: The mask before color.
         settled: The mask that the user sees.
-        discs: The discs of all clicks; where two meet, the later one wins but for the other's own pixel.
+        discs: The pinned pixels of all clicks; where two overlap, the later one wins except at the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
-        score: How sure the mask is, in [0, 1], see :func:`confidence`.
-        bound: What the last click's radius allowed; None for the first prompts.
+        score: Confidence in the mask, in [0, 1], see :func:`confidence`.
+        bound: The limit of the last click; None for the first prompts.
     """
 
     rough: PackedMask
@@ -113,7 +113,7 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Edge:
-    """What settling the edge needs: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: none)."""
+    """Settles a mask's edge: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: not at all)."""
 
     rgb: NDArray[np.uint8]
     cell: float
@@ -141,8 +141,7 @@ class NewClick:
 
 def first_step(
     answer: NDArray[np.bool_],
-    points: Sequence[Place],
-    labels: Sequence[bool],
+    prompts: Sequence[Placed],
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
@@ -151,13 +150,12 @@ def first_step(
 
     Args:
         answer: The paper's mask or its cut (``object_cut``), bool [H, W].
-        points: Of the clicks and scribbles.
-        labels: Of the clicks.
-        edge: Of the photograph.
+        prompts: Clicks and scribbles.
+        edge: What settles the photograph's edges.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
-        thresholds: See ``Refinement``.
+        thresholds: λ of each click, see ``Refinement``.
     """
-    discs = tuple(PinnedPixels(point, 0.0, label) for point, label in zip(points, labels, strict=True))
+    discs = tuple(PinnedPixels(each.place, 0.0, each.positive) for each in prompts)
     fixed = _fixed(answer.shape, discs)
     answer = with_fixed(answer, fixed)
     if inside is not None:
@@ -165,7 +163,7 @@ def first_step(
         edge = replace(edge, width=BOX_WIDTH * edge.width)
     settled = edge.settle(answer, fixed)
     if not settled.any():
-        settled = answer  # no color has a say against the last that is left
+        settled = answer  # color may not remove the last pixels of an object
     return Refinement(
         PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, confidence(answer, settled, None)
     )
@@ -179,24 +177,24 @@ def next_step(
     kappa: float,
     thresholds: tuple[float, ...],
 ) -> Refinement:
-    """One more click: what the answer to all adds, or removes, if that is no more than it was about, else an edit.
+    """One more click: take over what the answer to all adds or removes if it stays within the bound, else edit.
 
     Args:
-        previous: Without the click.
+        previous: The refinement of the prompts before the click.
         answer: The paper's mask for all clicks, or its cut (``object_cut``), bool [H, W].
-        click: The new one.
-        edge: Of the photograph.
+        click: The new click.
+        edge: What settles the photograph's edges.
         kappa: Most pixels that may change, in circles of the click's radius.
-        thresholds: See ``Refinement``.
+        thresholds: λ of each click, see ``Refinement``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     radius = click_radius(seen, click.point, click.positive)
     if radius > 0.0:
         radius = min(radius, _apart(click.point, previous.discs, click.positive))
-    # Beyond a cell the attention knows better than the circle what belongs to the click.
+    # Beyond a cell the attention is a better guide than the circle to what belongs to the click.
     new = PinnedPixels(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
     discs = (*previous.discs, new)
-    # Nobody expects of a click on something missing that it takes away elsewhere, or the other way round.
+    # A click on something missing is not meant to remove anything elsewhere, nor the other way round.
     answer = answer | before if click.positive else answer & before
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
@@ -234,10 +232,10 @@ def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float
 
 
 def confidence(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
-    """How sure a mask is, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
+    """Confidence in a mask, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
 
-    Where attention and color agree and the last click found little to change, little is left to find. Measured, with
-    the calibration, in the evaluation's README. An empty mask is surely wrong: 0.
+    If attention and color agree and the last click changed little, little is left to correct. The evaluation's README
+    has the measured calibration. An empty mask is certainly wrong: 0.
 
     Args:
         rough: The mask before color, bool [H, W].
@@ -250,7 +248,7 @@ def confidence(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArr
 
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Of two masks, 1 where both are empty."""
+    """Intersection over union of two masks, 1 if both are empty."""
     union = int(np.count_nonzero(first | second))
     return int(np.count_nonzero(first & second)) / union if union else 1.0
 
@@ -258,7 +256,7 @@ def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A distance that is ≤ 1 exactly in the mask and rises smoothly across its edge, so that it can be resized.
 
-    Pixels keep their side; where between two of them the edge runs is that of the smoothed distance. A resized circle
+    Pixels keep their side; between two of them the edge runs where the smoothed distance has it. A resized circle
     then differs from the true one by half as many pixels as without smoothing.
 
     Args:
@@ -277,7 +275,7 @@ def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 def _fixed(shape: tuple[int, ...], discs: Sequence[PinnedPixels]) -> NDArray[np.int8]:
     """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W].
 
-    Each prompt's own pixels have its label whatever discs lie over them: they were pointed at, discs are concluded.
+    Each prompt's own pixels have its label even under the disc of another: they were pointed at, a disc is inferred.
     """
     fixed = np.zeros((shape[0], shape[1]), np.int8)
     for own in discs:

@@ -25,8 +25,9 @@ from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
 from m2n2_backend.m2n2.segmentation import Segmentation
-from m2n2_backend.m2n2.segmenter import Paused, Segmenter, never
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
+from m2n2_backend.m2n2.strategy import Paused, never
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.interface import SourceImage, Tier
