@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.errors import InvalidPrompt
+
 _BLOCK = 2**19
 """Pixels of the raster, and crossings of edges and rows, that are processed at a time."""
 
@@ -28,6 +30,32 @@ def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
         Index in [0, cells), or an array of them.
     """
     return (2 * pixel + 1) * cells // (2 * pixels)
+
+
+def pixel_from_percent(percent: float, size: int) -> int:
+    """Index of the pixel that holds a coordinate given in percent of an axis of ``size`` pixels.
+
+    100 % is the far edge of the last pixel in Label Studio, so it belongs to that pixel.
+
+    Raises:
+        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
+    """
+    if not math.isfinite(percent) or not 0.0 <= percent <= 100.0:
+        raise InvalidPrompt(f"coordinate {percent}% is outside the image (0 to 100)")
+    return min(int(percent * size / 100.0), size - 1)
+
+
+def end_from_percent(percent: float, size: int) -> int:
+    """Exclusive end of the pixels that lie before a coordinate in percent: the far edge of a box.
+
+    A pixel that is covered in part counts, and at least one pixel lies before the end.
+
+    Raises:
+        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
+    """
+    pixel_from_percent(percent, size)
+    # Rounding first: 55 % of 100 pixels is 55.00000000000001 in floating point, not 56 pixels.
+    return min(max(math.ceil(round(percent * size / 100.0, 6)), 1), size)
 
 
 def reduced(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
@@ -63,6 +91,16 @@ def widened(window: Window, margin: float) -> Window:
     reach = math.ceil(margin)
     down, across = (slice(max(0, side.start - reach), side.stop + reach) for side in window)
     return down, across
+
+
+def line_through(points: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
+    """A line of ``width`` pixels through points (x, y), [n, 2], on a raster that just holds it, bool [h, w].
+
+    Parts left of the raster or above it are cut off; without points the raster has no pixels.
+    """
+    canvas = np.zeros((np.maximum(points.max(axis=0), 0) + width)[::-1] if points.size else (0, 0), np.uint8)
+    cv2.polylines(canvas, [points], isClosed=False, color=1, thickness=width)
+    return canvas.view(np.bool_)
 
 
 def stroke_on(
