@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import cv2
@@ -16,6 +17,29 @@ _BLOCK = 2**19
 
 Window: TypeAlias = tuple[slice, slice]
 """Rows and columns of a part of a raster."""
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask, bool [H, W], with eight pixels to a byte: those of all rows in turn.
+
+    Attributes:
+        packed: uint8 [ceil(H·W / 8)], the first pixel in the highest bit.
+        shape: (H, W).
+    """
+
+    packed: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_]) -> PackedMask:
+        """Pack bool [H, W]."""
+        return PackedMask(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """The mask, a new bool [H, W]."""
+        height, width = self.shape
+        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
 
 
 def cell_of(pixel: Any, pixels: int, cells: int) -> Any:

@@ -28,7 +28,7 @@ PHOTOGRAPH_SIZE = 1 << 16
 """A working size no photograph reaches: masks are computed at the photograph's own size."""
 
 RELEASED_SWEEPS = 200
-"""IPF sweeps of the released code, whatever is left by then."""
+"""IPF sweeps of the released code, however large the deviation still is."""
 
 _LONGEST = 60  # characters of a name and value in a message
 

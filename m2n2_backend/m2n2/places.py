@@ -1,4 +1,4 @@
-"""Where clicks and scribbles are at working size, and short keys for what is kept of prompts.
+"""Clicks and scribbles at working size, and short keys under which their results are kept.
 
 A polygon or a scribble may be megabytes long, and its key must not be.
 """

@@ -1,4 +1,4 @@
-"""What happens to the distance after the paper's last step: specks, full size, stability score."""
+"""Steps on the distance after the paper's last one: specks, full size, stability score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[
     tight = window_around(distance <= 1.0)
     if tight is None:
         return
-    # All islands and holes are in this window, and what is around the object has at least this area there: its margin
+    # All islands and holes are in this window, and the surroundings of the object have at least this area: the margin
     # is as wide, or reaches the image's border.
     window = widened(tight, 1 + least / min(side.stop - side.start for side in tight))
     near, prompted = distance[window], np.zeros(distance.shape, np.bool_)

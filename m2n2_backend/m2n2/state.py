@@ -1,4 +1,4 @@
-"""What is kept of one photograph between clicks."""
+"""The state of one photograph, which is kept between clicks."""
 
 from __future__ import annotations
 

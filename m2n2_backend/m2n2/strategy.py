@@ -77,7 +77,7 @@ class Rule(Protocol):
 
 @dataclass
 class Clicked:
-    """What is known of the clicks so far, so that one more costs its own map and no more.
+    """The maps of the clicks so far, compared with each other: one more click costs only its own map.
 
     Attributes:
         maps: M' of each click.

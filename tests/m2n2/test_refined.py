@@ -16,11 +16,12 @@ from m2n2_backend.m2n2.places import Place, level_at
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
 from m2n2_backend.m2n2.refine.band import WIDTH
-from m2n2_backend.m2n2.refine.steps import PackedMask, Refinement, confidence, distance_of
+from m2n2_backend.m2n2.refine.steps import Refinement, confidence, distance_of
 from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.strategy import Paused
 from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.rasters import PackedMask
 
 REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4)
 CLICKS = (Click(30, 40), Click(75, 30, positive=False), Click(60, 60), Click(12, 70, positive=False), Click(80, 66))

@@ -287,6 +287,18 @@ def test_what_the_released_code_lacks_is_refused() -> None:
         segmenter.segment(segmenter.encode(scene()), [], Box(3, 3, 30, 40))
 
 
+def test_the_papers_map_of_a_click_does_not_take_the_place_of_the_ranked_one() -> None:
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters.released())
+    state, click = segmenter.encode(scene()), Click(22, 30)
+
+    own = segmenter.prompt_map(state, click)
+
+    assert own.levels[30, 22] == 0
+    assert segmenter.segment(state, click).mask[30, 22]
+    assert segmenter.prompt_map(state, click) is own
+    assert len(state.clicks) == 2
+
+
 def test_masks_do_not_depend_on_what_was_asked_before() -> None:
     segmenter = Segmenter(FakeBackbone(), Hyperparameters.released())
     state, clicks = segmenter.encode(scene()), [Click(22, 30), Click(68, 30), Click(45, 5, positive=False)]

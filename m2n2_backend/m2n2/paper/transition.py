@@ -35,7 +35,7 @@ Fit: TypeAlias = Callable[[torch.Tensor, float, int], tuple[torch.Tensor, torch.
 
 @dataclass(frozen=True)
 class Transition:
-    """A Markov chain that converges to the uniform distribution, whatever the image.
+    """A Markov chain, which converges to the uniform distribution for every image.
 
     Attributes:
         powers: P^e for each of ``exponents``, [n, n]: float32, where columns of P sum to 1 and rows to 1 within
@@ -73,7 +73,7 @@ class Transition:
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
         """p_0, p_1, p_2 … without end (Eq. 4), in blocks: [p_t, …, p_(t+b-1)]·P^b are the next b.
 
-        So the largest matrix is read once per block instead of once per step, when its first step is asked for. The
+        So the largest matrix is read once per block instead of once per step, when its first step is requested. The
         first block is made with the smaller powers that there are.
 
         Args:
@@ -186,7 +186,7 @@ def accelerated_fit(
 
     One sweep is a map log u → log u whose fixed point is wanted, so it is found by Anderson acceleration (Walker & Ni
     2011): the next point is the combination of the latest sweeps whose residuals cancel best. The solution of IPF is
-    unique, whatever the way to it.
+    unique, so the way to it does not matter.
     """
     transposed = matrix.T
     points, images = deque[torch.Tensor](maxlen=_HISTORY), deque[torch.Tensor](maxlen=_HISTORY)

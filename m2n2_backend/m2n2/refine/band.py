@@ -86,7 +86,7 @@ def settle_edge(
     Args:
         rgb: The photograph at working size, uint8 [H, W, 3].
         rough: The mask before the band, bool [H, W].
-        fixed: int8 [H, W]; 1 is foreground, -1 background whatever the colors say, 0 is open.
+        fixed: int8 [H, W]; 1 is foreground, -1 background in spite of the colors, 0 is open.
         cell: Side of an attention cell in pixels.
         width: Reach of the band on either side of the edge, in cells.
         earlier: If given, only the band within two widths of the changed pixels is decided again.

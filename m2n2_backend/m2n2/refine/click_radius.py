@@ -1,6 +1,6 @@
 """No click changes more than the error it points at (beyond the paper).
 
-People, and the benchmark's simulated user, click the middle of what is wrong. So the largest circle around a click
+People, and the benchmark's simulated user, click the middle of an error. So the largest circle around a click
 that meets no pixel which already has the click's label tells how large the error is. A click whose answer by the
 paper's rule would change far more than that circle redraws the object because of a detail; it edits instead.
 
@@ -38,7 +38,7 @@ def click_radius(mask: NDArray[np.bool_], place: Place, positive: bool) -> float
     """Distance from a click to the nearest pixel that has its label already, or to the image's border.
 
     Args:
-        mask: What the user saw, bool [H, W].
+        mask: The mask that the user saw, bool [H, W].
         place: The click; a scribble has the largest distance of its pixels.
         positive: The click's label.
 

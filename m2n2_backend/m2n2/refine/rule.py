@@ -75,5 +75,5 @@ class RefinedRule(PaperRule):
             return first_step(rough, prompts, edge, inside, answer.thresholds)
         own, new = answer.maps[-1], prompts[-1]
         _, other = split(clicked.at[-1], prompts, new.positive)
-        click = NewClick(new.place, new.positive, own.levels, own.profile, other)
+        click = NewClick(new, own.levels, own.profile, other)
         return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)

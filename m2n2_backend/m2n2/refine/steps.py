@@ -2,7 +2,7 @@
 
 A mask depends on the order of the prompts:
 
-- Boxes come first, whatever their number, order and place in the request, as one prompt; clicks after them refine.
+- Boxes come first, as one prompt, wherever they stand in the request and however many; clicks after them refine.
 - Background clicks made before there was any foreground are answered together with the first foreground click.
 - Each further click is a step of its own, also if several new ones arrive in one request: the answer is the one they
   would have got in that order.
@@ -26,6 +26,7 @@ from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.places import Place, Placed, Stroke, index_of
 from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
+from m2n2_backend.rasters import PackedMask
 
 UNCONFIRMED = 0.75
 """Confidence in a first answer, which no click has confirmed yet: the mean IoU of first answers on GrabCut."""
@@ -33,24 +34,6 @@ UNCONFIRMED = 0.75
 _STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
 _CLICK_BYTES = 320  # of the pinned pixels and the threshold of one click
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
-
-
-@dataclass(frozen=True)
-class PackedMask:
-    """A mask, eight pixels to a byte."""
-
-    packed: NDArray[np.uint8]
-    shape: tuple[int, int]
-
-    @staticmethod
-    def of(mask: NDArray[np.bool_]) -> PackedMask:
-        """Pack bool [H, W]."""
-        return PackedMask(np.packbits(mask), (mask.shape[0], mask.shape[1]))
-
-    def unpacked(self) -> NDArray[np.bool_]:
-        """The mask, a new bool [H, W]."""
-        height, width = self.shape
-        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
 
 
 @dataclass(frozen=True)
@@ -132,8 +115,7 @@ class Edge:
 class NewClick:
     """A click or scribble with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
 
-    point: Place
-    positive: bool
+    prompt: Placed
     levels: NDArray[np.uint16]
     profile: Profile
     other: Sequence[int]
@@ -188,31 +170,32 @@ def next_step(
         thresholds: λ of each click, see ``Refinement``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
-    radius = click_radius(seen, click.point, click.positive)
+    place, positive = click.prompt.place, click.prompt.positive
+    radius = click_radius(seen, place, positive)
     if radius > 0.0:
-        radius = min(radius, _apart(click.point, previous.discs, click.positive))
+        radius = min(radius, _apart(place, previous.discs, positive))
     # Beyond a cell the attention is a better guide than the circle to what belongs to the click.
-    new = PinnedPixels(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
+    new = PinnedPixels(place, sure_radius(place, min(radius, edge.cell)), positive)
     discs = (*previous.discs, new)
     # A click on something missing is not meant to remove anything elsewhere, nor the other way round.
-    answer = answer | before if click.positive else answer & before
+    answer = answer | before if positive else answer & before
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
-        before[index_of(click.point)] = click.positive  # where color alone gave the label, no later click takes it
+        before[index_of(place)] = positive  # where color alone gave the label, no later click takes it
         return Refinement(
             PackedMask.of(before), previous.settled, discs, thresholds, confidence(before, seen, seen), bound
         )
-    bound = Bound(radius, kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2)), changed)
+    bound = Bound(radius, kappa * area_about(seen, place, positive, max(radius, edge.cell / 2)), changed)
     if bound.edits:
-        rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
+        rough = edit(before, click.levels, click.profile, positive=positive, other=click.other, most=bound.most)
     else:
         rough = answer
     fixed = _fixed(rough.shape, discs)
     rough = with_fixed(rough, fixed)
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
-    around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
+    around[disc(previous.rough.shape, place, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
     return Refinement(
         PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, confidence(rough, settled, seen), bound
