@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,10 +19,10 @@ MAX_PROMPTS = 64
 """Prompts of one object: clicks, scribbles, boxes and polygons together. Evaluations end with the 20th click."""
 
 MOST_CORNERS = 10_000
-"""Corners of all polygons of one object; the editor makes one a click."""
+"""Corners of all polygons of one object; in the editor each corner is one click."""
 
 MOST_TOGETHER = 256
-"""Boxes and polygons times clicks of one object, as a click asks each box anew: 8 and 31, or 5 and 50."""
+"""Boxes and polygons times clicks of one object, as each click recomputes every box: 8 and 31, or 5 and 50."""
 
 _FARTHEST = 50_000
 _FARTHEST_CORNER = 1e9
@@ -34,9 +33,8 @@ class Click:
     """A prompt point.
 
     Attributes:
-        x: Column in pixels of the natural (EXIF-transposed) image, 0 ≤ x < width; the pixel's index. A float is
-            rounded down to the pixel it lies in.
-        y: Row in pixels, 0 ≤ y < height; likewise.
+        x: Column of the pixel in the natural (EXIF-transposed) image, 0 ≤ x < width. A float is rounded down.
+        y: Row of the pixel, 0 ≤ y < height. A float is rounded down.
         positive: True for foreground (y_i = 1 in the paper), False for background.
     """
 
@@ -50,9 +48,7 @@ class Click:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box prompt: the object lies inside.
-
-    Floats are rounded down.
+    """A box prompt: the object lies inside. Floats are rounded down.
 
     Attributes:
         x0: Left column, inclusive.
@@ -76,11 +72,11 @@ class Scribble:
 
     Attributes:
         x0: Left column of the pixels' bounding box.
-        y0: Its top row.
-        width: Its columns.
-        height: Its rows.
-        packed: Bits of its rows, eight pixels to a byte, from the column ``x0 // 8 * 8`` on, compressed by zlib.
-        positive: As of a click.
+        y0: Top row of the box.
+        width: Columns of the box.
+        height: Rows of the box.
+        packed: Bits of the rows, eight pixels to a byte, from the column ``x0 // 8 * 8`` on, compressed by zlib.
+        positive: True for foreground, False for background.
     """
 
     x0: int
@@ -92,7 +88,7 @@ class Scribble:
 
     @staticmethod
     def of(mask: NDArray[np.bool_], positive: bool = True) -> Scribble:
-        """The scribble that covers the pixels of a mask, bool [H, W]; of another type, those that are not 0.
+        """The scribble that covers the pixels of a mask, bool [H, W]; in a mask of another type, all but zeros.
 
         Raises:
             InvalidPrompt: The mask is empty, or has no rows and columns.
@@ -119,7 +115,7 @@ class Scribble:
 
     @staticmethod
     def along(points: Sequence[tuple[int, int]], width: int = 5, positive: bool = True) -> Scribble:
-        """A stroke of ``width`` pixels through points (x, y); what lies left of the image or above it is cut off.
+        """A stroke of ``width`` pixels through points (x, y); parts left of the image or above it are cut off.
 
         Raises:
             InvalidPrompt: No pixel is left, or a point is not two finite numbers.
@@ -130,27 +126,19 @@ class Scribble:
             raise InvalidPrompt(f"the points of a scribble are pairs of numbers (x, y): {error}") from error
         if not (np.abs(places) <= _FARTHEST).all():
             raise InvalidPrompt(f"a point of the scribble is not within {_FARTHEST} pixels of the image's corner")
-        line = places.astype(np.int32)
-        canvas = np.zeros((np.maximum(line.max(axis=0), 0) + width)[::-1] if line.size else (0, 0), np.uint8)
-        cv2.polylines(canvas, [line], isClosed=False, color=1, thickness=width)
-        return Scribble.of(canvas.view(np.bool_), positive)
+        return Scribble.of(rasters.line_through(places.astype(np.int32), width), positive)
 
     def pixels(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows and columns of its pixels, at least one."""
+        """Rows and columns of the pixels, at least one."""
         rows, cols = np.nonzero(np.unpackbits(self._bits(), axis=1))
         return rows + self.y0, cols + self.x0 // 8 * 8
 
     def mask(self, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The pixels of a raster in which one of its pixels has its center.
+        """The pixels in which a pixel of the scribble has its center, bool [h, w].
 
-        Args:
-            size: (H, W) of the image, in which the scribble must lie.
-            shape: (h, w) of the raster that is laid over it.
-
-        Returns:
-            bool [h, w].
+        The raster of the shape (h, w) is laid over the image of the size (H, W), in which the scribble must lie.
         """
-        return rasters.reduced(self._bits(), (self.y0, self.x0 // 8 * 8), size, shape)
+        return rasters.stroke_on(self._bits(), (self.y0, self.x0 // 8 * 8), size, shape)
 
     def _bits(self) -> NDArray[np.uint8]:
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.height, -1)
@@ -168,13 +156,13 @@ class Polygon:
     points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        # A list of lists is as good, but has no hash.
+        # A list of lists is accepted too, but has no hash.
         with contextlib.suppress(TypeError, ValueError):
             object.__setattr__(self, "points", tuple((float(x), float(y)) for x, y in self.points))
 
     @staticmethod
     def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Polygon:
-        """An ellipse about (x, y), turned clockwise; a polygon of 128 corners is within 0.03 % of its radius."""
+        """An ellipse about (x, y), turned clockwise: 128 corners, whose outline is within 0.03 % of the radius."""
         angle = np.linspace(0.0, 2.0 * np.pi, 128, endpoint=False)
         turn = math.radians(degrees)
         across, down = radius_x * np.cos(angle), radius_y * np.sin(angle)
@@ -183,14 +171,9 @@ class Polygon:
         return Polygon(tuple(zip(xs.tolist(), ys.tolist(), strict=True)))
 
     def mask(self, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The pixels whose center lies inside.
+        """The pixels whose center lies inside, bool [h, w]; if there are none, the pixel at the mean of the corners.
 
-        Args:
-            size: (H, W) of the image.
-            shape: (h, w) of the raster that is laid over it.
-
-        Returns:
-            bool [h, w]; the pixel at the mean of the corners where it would be empty.
+        The raster of the shape (h, w) is laid over the image of the size (H, W).
         """
         near = np.array(self.points).clip(-_FARTHEST_CORNER, _FARTHEST_CORNER)
         corners = near * (shape[1] / size[1], shape[0] / size[0])
@@ -202,18 +185,18 @@ class Polygon:
 
 
 PointPrompt: TypeAlias = Click | Scribble
-"""What says of certain pixels that they are object, or are not."""
+"""A prompt that labels certain pixels as object or background."""
 
 Region: TypeAlias = Box | Polygon
-"""What the object lies inside of."""
+"""A prompt inside of which the object lies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Everything the user pointed at for one object.
+    """All prompts for one object.
 
     Attributes:
-        clicks: Clicks and scribbles in the order in which they were made; may be empty where there are boxes.
+        clicks: Clicks and scribbles in the order in which they were made; may be empty if there are boxes.
         boxes: Boxes and polygons, mostly none or one; several mean one object made of several parts.
     """
 
@@ -233,17 +216,13 @@ class Prompts:
             raise InvalidPrompt("no foreground prompt: place a positive key point or a rectangle first")
 
     def require_few(self) -> None:
-        """Refuse so many prompts that the answer would keep everybody else waiting.
-
-        Raises:
-            InvalidPrompt: The message says how many may be drawn.
-        """
+        """Refuse, with InvalidPrompt, more prompts than can be answered without keeping other users waiting."""
         regions = len(self.boxes)
         count = len(self.clicks) + regions
         if count > MAX_PROMPTS:
             raise InvalidPrompt(
-                f"{count} prompts for one object, and {MAX_PROMPTS} are the most: delete some, or accept the mask "
-                "and draw the rest as another object"
+                f"{count} prompts for one object, and at most {MAX_PROMPTS} are allowed: delete some, or accept the "
+                "mask and draw the rest as another object"
             )
         corners = sum(len(box.points) for box in self.boxes if isinstance(box, Polygon))
         if corners > MOST_CORNERS:
@@ -268,8 +247,7 @@ class Prompts:
                 words, inside = f"click ({click.x}, {click.y})", 0 <= click.x < width and 0 <= click.y < height
             elif isinstance(click, Scribble):
                 words = f"scribble at ({click.x0}, {click.y0})"
-                inside = click.x0 >= 0 and click.y0 >= 0
-                inside &= click.x0 + click.width <= width and click.y0 + click.height <= height
+                inside = 0 <= click.x0 <= width - click.width and 0 <= click.y0 <= height - click.height
             else:
                 raise InvalidPrompt(f"a prompt is a Click or a Scribble, not {type(click).__name__}")
             if not inside:
@@ -284,10 +262,10 @@ class Prompts:
 
 
 def _round_down(prompt: Click | Box, *names: str) -> None:
-    """Make pixels of numbers of any kind; what is not finite is refused where the prompt meets its image."""
+    """Convert numbers of any kind to pixels; numbers that are not finite are refused when the image is known."""
     for name in names:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            object.__setattr__(prompt, name, int(math.floor(getattr(prompt, name))))  # noqa: RUF046 - of PyTorch
+            object.__setattr__(prompt, name, int(math.floor(getattr(prompt, name))))  # noqa: RUF046 - PyTorch's numbers
 
 
 def _require_pixels(prompt: Click | Box, *names: str) -> None:
@@ -306,7 +284,7 @@ def _check_box(box: Box, width: int, height: int) -> None:
 
 
 def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
-    """A part may lie outside, as a turned rectangle's corner does."""
+    """Check a polygon; a part may lie outside the image, as a turned rectangle's corner may."""
     try:
         xs, ys = np.array(polygon.points, np.float64).reshape(len(polygon.points), 2).T
     except (TypeError, ValueError) as error:
@@ -314,34 +292,8 @@ def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
     if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
         raise InvalidPrompt("a polygon needs three corners or more, and all of them finite numbers")
     if max(np.abs(xs).max(), np.abs(ys).max()) > _FARTHEST_CORNER:
-        raise InvalidPrompt(f"a corner of the shape is too far outside of the {width}x{height} image")
+        raise InvalidPrompt(f"a corner of the shape is too far outside the {width}x{height} image")
     if np.ptp(xs) <= 0 or np.ptp(ys) <= 0:
         raise InvalidPrompt("the shape is empty")
     if xs.max() <= 0 or ys.max() <= 0 or xs.min() >= width or ys.min() >= height:
         raise InvalidPrompt(f"the shape lies outside the {width}x{height} image")
-
-
-def pixel_from_percent(percent: float, size: int) -> int:
-    """Index of the pixel that holds a coordinate given in percent of an axis of ``size`` pixels.
-
-    Label Studio's 100 % is the far edge of the last pixel, so it belongs to that pixel.
-
-    Raises:
-        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
-    """
-    if not math.isfinite(percent) or not 0.0 <= percent <= 100.0:
-        raise InvalidPrompt(f"coordinate {percent}% is outside the image (0 to 100)")
-    return min(int(percent * size / 100.0), size - 1)
-
-
-def end_from_percent(percent: float, size: int) -> int:
-    """Exclusive end of the pixels that lie before a coordinate in percent: the far edge of a box.
-
-    A pixel that is covered in part counts; at least one pixel always lies before the end.
-
-    Raises:
-        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
-    """
-    pixel_from_percent(percent, size)
-    # Rounding first: 55 % of 100 pixels is 55.00000000000001 in floating point, not 56 pixels.
-    return min(max(math.ceil(round(percent * size / 100.0, 6)), 1), size)

@@ -1,14 +1,45 @@
-"""Strokes and polygons laid over a raster of pixels, whatever the size of the photograph."""
+"""Rasters of pixels: changing their size, windows of them, and strokes and polygons laid over them."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.errors import InvalidPrompt
+
 _BLOCK = 2**19
-"""Pixels of the raster that are worked on at a time, and crossings of edges and rows."""
+"""Pixels of the raster, and crossings of edges and rows, that are processed at a time."""
+
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns of a part of a raster."""
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask, bool [H, W], with eight pixels to a byte: those of all rows in turn.
+
+    Attributes:
+        packed: uint8 [ceil(H·W / 8)], the first pixel in the highest bit.
+        shape: (H, W).
+    """
+
+    packed: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_]) -> PackedMask:
+        """Pack bool [H, W]."""
+        return PackedMask(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+
+    def unpacked(self) -> NDArray[np.bool_]:
+        """The mask, a new bool [H, W]."""
+        height, width = self.shape
+        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
 
 
 def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
@@ -16,8 +47,8 @@ def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
 
     Args:
         pixel: Index in [0, pixels), or an array of them.
-        pixels: Along the axis.
-        cells: Along the axis: cells of the attention, or pixels of a smaller or larger copy.
+        pixels: Number of pixels along the axis.
+        cells: Number of cells of the attention along the axis, or of pixels of a smaller or larger copy.
 
     Returns:
         Index in [0, cells), or an array of them.
@@ -25,7 +56,78 @@ def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
     return (2 * pixel + 1) * cells // (2 * pixels)
 
 
-def reduced(
+def pixel_from_percent(percent: float, size: int) -> int:
+    """Index of the pixel that holds a coordinate given in percent of an axis of ``size`` pixels.
+
+    100 % is the far edge of the last pixel in Label Studio, so it belongs to that pixel.
+
+    Raises:
+        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
+    """
+    if not math.isfinite(percent) or not 0.0 <= percent <= 100.0:
+        raise InvalidPrompt(f"coordinate {percent}% is outside the image (0 to 100)")
+    return min(int(percent * size / 100.0), size - 1)
+
+
+def end_from_percent(percent: float, size: int) -> int:
+    """Exclusive end of the pixels that lie before a coordinate in percent: the far edge of a box.
+
+    A pixel that is covered in part counts, and at least one pixel lies before the end.
+
+    Raises:
+        InvalidPrompt: ``percent`` is not finite or not within [0, 100].
+    """
+    pixel_from_percent(percent, size)
+    # Rounding first: 55 % of 100 pixels is 55.00000000000001 in floating point, not 56 pixels.
+    return min(max(math.ceil(round(percent * size / 100.0, 6)), 1), size)
+
+
+def reduced(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """Reduce a photograph, uint8 [H, W, 3], to ``longest`` pixels a side; a smaller one is returned itself."""
+    height, width = rgb.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1.0:
+        return rgb
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def enlarged(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask, bool [h, w], at another (H, W) with rounded corners; a mask of that size is returned itself."""
+    if mask.shape == size:
+        return mask
+    soft = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(soft > 0.5)
+
+
+def window_around(mask: NDArray[np.bool_], margin: float = 0.0) -> Window | None:
+    """The bounding box of a mask, bool [H, W], with a margin in pixels; None if the mask is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return None
+    down = slice(int(rows[0]), int(rows[-1]) + 1)
+    cols = np.flatnonzero(mask[down].any(axis=0))
+    return widened((down, slice(int(cols[0]), int(cols[-1]) + 1)), margin)
+
+
+def widened(window: Window, margin: float) -> Window:
+    """The window with ``margin`` more pixels on each side; it may reach beyond the image's last row and column."""
+    reach = math.ceil(margin)
+    down, across = (slice(max(0, side.start - reach), side.stop + reach) for side in window)
+    return down, across
+
+
+def line_through(points: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
+    """A line of ``width`` pixels through points (x, y), [n, 2], on a raster that just holds it, bool [h, w].
+
+    Parts left of the raster or above it are cut off; without points the raster has no pixels.
+    """
+    canvas = np.zeros((np.maximum(points.max(axis=0), 0) + width)[::-1] if points.size else (0, 0), np.uint8)
+    cv2.polylines(canvas, [points], isClosed=False, color=1, thickness=width)
+    return canvas.view(np.bool_)
+
+
+def stroke_on(
     bits: NDArray[np.uint8], corner: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """The pixels of a raster in which a pixel of a stroke has its center.
@@ -33,9 +135,9 @@ def reduced(
     Args:
         bits: A part of the photograph, uint8 [n, ceil(m / 8)]: eight pixels of a row to a byte, the first one in the
             highest bit.
-        corner: Row and column of its first pixel.
+        corner: Row and column of the part's first pixel.
         size: (H, W) of the photograph. Bits beyond it must be 0.
-        shape: (h, w) of the raster that is laid over it.
+        shape: (h, w) of the raster that is laid over the photograph.
 
     Returns:
         bool [h, w].

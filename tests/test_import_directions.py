@@ -19,7 +19,7 @@ SHARED = BASE | {"files", "images", "settings", "tls"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "rasters": set(),
+    "rasters": {"errors"},
     "prompts": {"errors", "rasters"},
     "logs": set(),
     "images": {"errors"},
@@ -92,6 +92,14 @@ def test_the_method_touches_neither_files_nor_the_network() -> None:
     roots = {name.split(".")[0] for path in (PACKAGE / "m2n2").rglob("*.py") for name in imports_of(path)}
 
     assert not roots & {"os", "pathlib", "io", "socket", "urllib", "requests", "httpx", "logging", "PIL"}
+
+
+def test_only_the_segmenter_knows_the_released_code() -> None:
+    released = "m2n2_backend.m2n2.released"
+    knowing = {path.name for path in files() if any(name.startswith(released) for name in imports_of(path))}
+    own = {path.name for path in (PACKAGE / "m2n2" / "released").glob("*.py")}
+
+    assert knowing - own == {"segmenter.py"}
 
 
 def test_every_folder_of_the_package_has_its_place_in_the_order() -> None:

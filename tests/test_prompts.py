@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2n2_backend.errors import InvalidPrompt
-from m2n2_backend.prompts import Box, Click, Polygon, Prompts, Scribble, end_from_percent, pixel_from_percent
+from m2n2_backend.prompts import Box, Click, Polygon, Prompts, Scribble
+from m2n2_backend.rasters import end_from_percent, pixel_from_percent
 
 sizes = st.integers(1, 10_000)
 
@@ -181,5 +182,5 @@ def test_a_scribbles_mask_has_rows_and_columns() -> None:
 def test_an_object_has_at_most_64_prompts(boxes: int) -> None:
     click, box = Click(5, 5), Box(0, 0, 9, 9)
     Prompts((click,) * (64 - boxes), (box,) * boxes).validate(10, 10)
-    with pytest.raises(InvalidPrompt, match=r"^65 prompts for one object, and 64 are the most: "):
+    with pytest.raises(InvalidPrompt, match=r"^65 prompts for one object, and at most 64 are allowed: "):
         Prompts((click,) * (65 - boxes), (box,) * boxes).validate(10, 10)

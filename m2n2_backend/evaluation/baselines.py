@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.resize import enlarged, reduced
 from m2n2_backend.prompts import Click
-from m2n2_backend.rasters import cell_of
+from m2n2_backend.rasters import cell_of, enlarged, reduced
 
 DISC = 0.015
 """Radius of the disc a click marks for GrabCut and the random walker, as a share of the longest side."""

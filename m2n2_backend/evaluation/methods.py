@@ -18,12 +18,12 @@ from m2n2_backend.m2n2.hyperparameters import (
     LEAST_CELLS,
     PHOTOGRAPH_SIZE,
     Hyperparameters,
-    Relation,
+    RelationName,
     with_values,
 )
 from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.semantic_distance import MarkovRelation
+from m2n2_backend.m2n2.semantic_distance import MarkovDistance
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click
 
@@ -113,7 +113,7 @@ class MethodChoice:
             if values:
                 raise SettingsError(f"the method {name} does not have the hyperparameters of m2n2")
             return cls(name, None)
-        relation: Relation = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
+        relation: RelationName = {"attention-nn": "attention", "kl-nn": "kl"}.get(name, "markov")  # type: ignore[assignment]
         flooded = name in ("m2n2", "refined")
         base = Hyperparameters(working_size=PHOTOGRAPH_SIZE, half=False, flood_fill=flooded, relation=relation)
         if preset == "released":
@@ -188,7 +188,7 @@ class _SegmenterPhotograph:
     @property
     def ipf_residual(self) -> float | None:
         relation = self.state.relation
-        return relation.transition.residual if isinstance(relation, MarkovRelation) else None
+        return relation.transition.residual if isinstance(relation, MarkovDistance) else None
 
     def mask(self, clicks: Sequence[Click]) -> NDArray[np.bool_]:
         return self.segmenter.segment(self.state, clicks).mask

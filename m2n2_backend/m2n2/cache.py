@@ -9,14 +9,14 @@ from itertools import chain
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 ENTRY_BYTES = 512
-"""What an entry takes beside its own bytes and its key's: headers of objects, and its places in the tables here."""
+"""Bytes of an entry beside its own and its key's: headers of objects, and its places in the tables here."""
 
 Key: TypeAlias = str | bytes
-"""Short ones: what is long is hashed first (see ``memo_keys``), or it would be hashed and compared at every look."""
+"""A short key: long ones are hashed first (see ``places``), or they would be hashed and compared at every look-up."""
 
 
 class Sized(Protocol):
-    """Whatever knows how much it holds."""
+    """An object that knows how many bytes it holds."""
 
     @property
     def nbytes(self) -> int:
@@ -30,23 +30,23 @@ V = TypeVar("V", bound=Sized)
 class ByteCache(Generic[V]):
     """Entries by key, evicted from the least recently used on once all of them take more than ``limit`` bytes.
 
-    The newest entries always stay, or nothing could be worked on that is larger than the limit. Safe between threads.
+    The newest entries always stay, so that an entry larger than the limit can be worked on. Safe between threads.
 
     Attributes:
-        limit: In bytes.
-        hits: Entries that ``get`` found.
-        misses: Those that it did not.
-        evictions: Entries let go.
+        limit: Bytes of all entries together.
+        hits: Calls of ``get`` that found an entry.
+        misses: Calls of ``get`` that found none.
+        evictions: Entries that were removed.
     """
 
     def __init__(self, limit: int, size: Callable[[V], int] | None = None, *, spared: float = 0.0) -> None:
         """Set up an empty cache.
 
         Args:
-            limit: In bytes.
-            size: What counts of an entry, if not all of it with its key and ``ENTRY_BYTES``.
-            spared: Share of the limit for entries that were asked for again: those that come once, however many,
-                do not displace them. In [0, 1].
+            limit: Bytes of all entries together.
+            size: Bytes that count for an entry; by default its own, its key's and ``ENTRY_BYTES``.
+            spared: Share of the limit, in [0, 1], for entries that were requested again: entries that are used
+                once, however many, do not displace them.
         """
         self.limit = limit
         self.hits = 0
@@ -75,12 +75,12 @@ class ByteCache(Generic[V]):
             return kept[0]
 
     def put(self, key: Key, entry: V, keep: int = 1) -> None:
-        """Keep an entry, or replace it, and evict others if that is too much.
+        """Keep an entry, or replace it, and evict others if the limit is exceeded.
 
         Args:
-            key: Of the entry.
-            entry: Measured now: one that has grown since has to be put again.
-            keep: So many entries stay whatever their size, this one and the most recently used ones.
+            key: A short name, see ``Key``.
+            entry: It is measured now; an entry that has grown must be put again.
+            keep: Number of entries that stay whatever their size: this one and the most recently used ones.
         """
         size = entry.nbytes + len(key) + ENTRY_BYTES if self._size is None else self._size(entry)
         with self._lock:
@@ -91,22 +91,22 @@ class ByteCache(Generic[V]):
             self._evict(0, keep, key)
 
     def make_room(self, size: int, keep: int = 0) -> None:
-        """Evict until so many bytes more would fit, or ``keep`` entries are left: before something large is built."""
+        """Evict until ``size`` more bytes fit, or ``keep`` entries are left, before something large is built."""
         with self._lock:
             self._evict(size, keep)
 
     def evict_oldest(self) -> None:
-        """Let go of the least recently used entry."""
+        """Remove the least recently used entry."""
         with self._lock:
             self._drop(next(chain(self._once, self._again)))
 
     def values(self) -> list[V]:
-        """All entries, none of them used by this."""
+        """All entries; this does not count as a use."""
         with self._lock:
             return [entry for entry, _ in chain(self._once.values(), self._again.values())]
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Remove all entries."""
         with self._lock:
             self.evictions += len(self)
             self._once.clear()
@@ -128,7 +128,7 @@ class ByteCache(Generic[V]):
         return self._nbytes
 
     def __contains__(self, key: Key) -> bool:
-        with self._lock:  # it may be on its way from one to the other
+        with self._lock:  # an entry may be moving from one to the other
             return key in self._once or key in self._again
 
     def __len__(self) -> int:

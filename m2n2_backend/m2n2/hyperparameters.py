@@ -22,19 +22,19 @@ LEAST_CELLS = 4.0
 DESPECKLE = 1e-4
 """``despeckle`` of the service, and of ``refined`` in an evaluation."""
 
-Relation = Literal["markov", "attention", "kl"]
+RelationName = Literal["markov", "attention", "kl"]
 
 PHOTOGRAPH_SIZE = 1 << 16
 """A working size no photograph reaches: masks are computed at the photograph's own size."""
 
 RELEASED_SWEEPS = 200
-"""IPF sweeps of the released code, whatever is left by then."""
+"""IPF sweeps of the released code, however large the deviation still is."""
 
 _LONGEST = 60  # characters of a name and value in a message
 
 
 def _number(why: str, **limits: Any) -> Any:
-    """Limits of a field, and why, in words that follow "as"."""
+    """Limits of a field, with the reason in words that follow "as"."""
     return Field(description=why, allow_inf_nan=False, **limits)
 
 
@@ -49,42 +49,41 @@ class Hyperparameters:
     Attributes:
         relation: ``markov`` is M2N2; the others are the paper's baselines (Sec. 8).
         temperature: T of Eq. 5 for ``markov``; the baselines use 10 and 2.
-        tolerance: Of IPF, largest |row sum - 1|.
-        max_sweeps: Of IPF.
+        tolerance: IPF ends when no |row sum - 1| is larger.
+        max_sweeps: Largest number of IPF sweeps.
         tau: τ of Eq. 6.
-        max_iterations: Of the chain.
+        max_iterations: Largest number of steps of the chain.
         doublings: k; the chain advances 2^k steps per pass. None decides by device and by how fast the chain mixes.
         half: Keep the powers of P in 16-bit. None does so on CUDA alone.
         batch: Chains of new clicks that run together; None decides by device.
-        radius: Of the JBU window, in cells.
+        radius: Reach of the JBU window, in cells.
         samples: JBU guidance samples per side of a cell; 0 reads every pixel.
         flood_fill: False is the paper's "without flood fill".
         scores: Factors of Eq. 9.
         prior: Share of the image from which on s_prior is 0.
         fixed_threshold: Share of each map's maximum that is taken as λ instead of Eq. 8; 0.5 is the first row of
             the paper's Table 2.
-        least_cells: Thresholds whose segment is smaller than so many cells are no candidates; 0 takes all, as the
-            paper does.
+        least_cells: Cells that a segment needs for its threshold to be a candidate; 0 admits all, as the paper does.
         working_size: Longest side, in pixels, at which steps 4 to 7 run; larger photographs are reduced for them.
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
         refine: Answer the clicks in their order, each bounded by its radius, and let color decide in doubt
-            and at the edge; False is the paper's.
+            and at the edge; False follows the paper.
         kappa: A click may change this many times the area of its circle (``click_radius``).
-        cut: After a foreground click color has a say in the whole object (``object_cut``); only with ``refine``.
+        cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
             bilinear weights (released code).
-        crossing: How the step at which a cell crosses τ is interpolated; they differ in the first step.
+        crossing: How the step at which a cell crosses τ is interpolated; the two differ in the first step.
         ipf: ``plain`` sweeps end with the rows (released code); ``accelerated`` ones need far fewer.
         jbu: What bilateral upsampling samples at every pixel: the value of its ``cell``, or the bilinear
-            ``solution`` over a disc of 3σ (released code); ``radius`` and ``samples`` are of the former.
-        rules: Of what follows the upsampled map: normalization, candidates, scores and nearest neighbor (see
-            ``released``).
+            ``solution`` over a disc of 3σ (released code); ``radius`` and ``samples`` have no effect there.
+        rules: How the upsampled maps become a mask: normalization, candidates, scores and nearest neighbor;
+            ``released`` follows the authors' code.
         half_softmax: Each head's softmax in 16-bit, on CUDA alone (released code).
     """
 
-    relation: Relation = "markov"
+    relation: RelationName = "markov"
     temperature: Annotated[float, _number("32-bit numbers do not tell cells apart beyond it", ge=0.01, le=100)] = (
         TEMPERATURE
     )
@@ -122,11 +121,11 @@ class Hyperparameters:
     half_softmax: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning, and make numbers of other libraries Python's.
+        """Refuse values without meaning, and convert numbers of other libraries to Python's.
 
         Raises:
-            SettingsError: A value out of its range or of another type, or the released rules with something that the
-                released code lacks.
+            SettingsError: A value is out of its range or of another type, or the released rules are combined with
+                something that the released code lacks.
         """
         if not isinstance(self.scores, Scores):
             raise SettingsError(f"scores={_text(self.scores)}: Scores(…) is wanted")
@@ -141,9 +140,9 @@ class Hyperparameters:
 
     @classmethod
     def released(cls) -> Hyperparameters:
-        """The authors' released code, with which the paper's figures were made, in every step after the model.
+        """The authors' released code, which made the paper's figures, in every step after the model.
 
-        Its backbones prepare the image in their own way too: ``load_backbone(…, released=True)``.
+        Its backbones also prepare the image in their own way: ``load_backbone(…, released=True)``.
         """
         return cls(
             tolerance=0.0,
@@ -161,15 +160,15 @@ class Hyperparameters:
 
 
 def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparameters:
-    """The same method but for the hyperparameters named.
+    """Replace some hyperparameters of a method.
 
     Args:
-        method: To start from.
-        values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last one of a
-            name counts.
+        method: The method to start from.
+        values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last value of
+            a name counts.
 
     Raises:
-        SettingsError: An unknown name, or a value of another type or out of its range.
+        SettingsError: A name is unknown, or a value is of another type or out of its range.
     """
     for text in values:
         name, equals, value = text.partition("=")
@@ -183,7 +182,7 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
 
 
 def hyperparameter_types() -> dict[str, Any]:
-    """Types of all hyperparameters by name, with their limits; those of ``scores`` as ``scores.edge`` and so on."""
+    """Types of all hyperparameters by name, with their limits; a field of ``scores`` is named ``scores.edge``."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(Hyperparameters, include_extras=True).items():
         inner = get_type_hints(hint) if is_dataclass(hint) else {}
@@ -196,8 +195,8 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
 
     Args:
         text: Name and value as a message shows them.
-        value: What was given.
-        wanted: Type and limits.
+        value: The value that was given.
+        wanted: The type with its limits.
 
     Raises:
         SettingsError: The value has another type, or is out of its range; the message says why.
@@ -213,8 +212,8 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
 
 
 def _text(value: object) -> str:
-    """A value in one line."""
+    """A value as one line of text."""
     try:
         return " ".join(str(value).split())
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python does not write numbers of more than 4300 digits
         return "a number of thousands of digits"

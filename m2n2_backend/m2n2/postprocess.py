@@ -1,4 +1,4 @@
-"""What happens to the distance after the paper's last step: specks, full size, stability score."""
+"""Steps on the distance after the paper's last one: specks, full size, stability score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.window import widened, window_around
+from m2n2_backend.rasters import widened, window_around
 
 _MARGIN = 1.1  # of the stability score
 _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extremes falls halfway
@@ -18,19 +18,19 @@ _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extreme
 def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[tuple[Any, Any]]) -> None:
     """Remove, in place, small islands and pinholes of the object {distance ≤ 1}.
 
-    Islands are 4-connected as the flood is, holes 8-connected. One that holds a prompt stays, and so does the largest
-    island: a click never answers with nothing.
+    Islands are 4-connected as the flood is, holes 8-connected. A component that holds a prompt stays, and so does the
+    largest island: a click always selects something.
 
     Args:
         distance: float32 [H, W].
-        share: Of the image's area; smaller components go.
-        points: (row, col) of all prompts, of a scribble two arrays.
+        share: Share of the image's area below which a component is removed.
+        points: (row, col) of all prompts; a scribble has two arrays.
     """
     least = share * distance.size
     tight = window_around(distance <= 1.0)
     if tight is None:
         return
-    # All islands and holes are in this window, and what is around the object has at least this area there: its margin
+    # All islands and holes are in this window, and the surroundings of the object have at least this area: the margin
     # is as wide, or reaches the image's border.
     window = widened(tight, 1 + least / min(side.stop - side.start for side in tight))
     near, prompted = distance[window], np.zeros(distance.shape, np.bool_)
@@ -67,8 +67,6 @@ def resize_distance(distance: NDArray[np.float32], height: int, width: int) -> N
 
     Args:
         distance: float32 [h, w]; object where ≤ 1.
-        height: H.
-        width: W.
 
     Returns:
         float32 [H, W]; ``distance`` itself where the size is the same.

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.cache import ByteCache, Sized
+from m2n2_backend.m2n2.cache import Sized
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
-from m2n2_backend.m2n2.memo_keys import place_key, start_key
 from m2n2_backend.m2n2.paper.flood_fill import flood_fill, quantize
 from m2n2_backend.m2n2.paper.threshold import profile
-from m2n2_backend.m2n2.places import Place, Point, Stroke, index_of
-from m2n2_backend.m2n2.released.steps import RankedMap, ranked_map
+from m2n2_backend.m2n2.places import Place, Point, Start, Stroke, index_of, place_key, start_key
 from m2n2_backend.m2n2.state import ImageState, PromptMap
 from m2n2_backend.prompts import Click, PointPrompt
 from m2n2_backend.rasters import cell_of
 
 ACCELERATOR_BATCH = 8
 """Chains of new clicks that run together on an accelerator; on a CPU one after the other is faster."""
-
-Start = tuple[tuple[int, float], ...]
-"""Cells in which a chain starts, with their weights, which sum to 1."""
 
 M = TypeVar("M", bound=Sized)
 
@@ -36,63 +31,59 @@ def working_pixel(state: ImageState, click: Click) -> Point:
 
 
 def place_of(state: ImageState, prompt: PointPrompt) -> Place:
-    """Where a click or scribble is at working size."""
+    """The place of a click or scribble at working size."""
     if isinstance(prompt, Click):
         return working_pixel(state, prompt)
     return Stroke.of(prompt.mask(state.size, state.working_size))
 
 
 def cells_under(state: ImageState, place: Place) -> NDArray[np.int64]:
-    """The cell of each pixel of a place, row by row, int64 [n]: one occurs as often as it has pixels there."""
-    (rows, cols), (height, width) = state.working_size, state.grid
+    """The cell of each pixel of a place, row by row, int64 [n]: a cell occurs once for each of the pixels in it."""
     row, col = (np.atleast_1d(np.asarray(part, np.int64)) for part in index_of(place))
-    return np.asarray(cell_of(row, rows, height) * width + cell_of(col, cols, width))
+    return np.asarray(_cell(row, col, state.working_size, state.grid))
 
 
-def cell_at(state: ImageState, point: Point) -> int:
-    """Index of the cell that holds a pixel's center, row by row."""
-    (rows, cols), (height, width) = state.working_size, state.grid
-    return int(cell_of(point[0], rows, height) * width + cell_of(point[1], cols, width))
+def start_in_cell(point: Point, working_size: tuple[int, int], grid: tuple[int, int]) -> Start:
+    """A chain starts in the cell that holds the pixel's center."""
+    return ((int(_cell(*point, working_size, grid)), 1.0),)
 
 
-def start_at(method: Hyperparameters, state: ImageState, place: Place) -> Start:
-    """Where a chain starts: a click's by ``Hyperparameters.start``, a scribble's in the cells of all its pixels."""
+def start_at(state: ImageState, place: Place) -> Start:
+    """Where a chain starts: a click's by ``state.start``, a scribble's in the cells of all its pixels."""
     if isinstance(place, Stroke):
         cells, count = np.unique(cells_under(state, place), return_counts=True)
         return tuple(zip(cells.tolist(), (count / count.sum()).tolist(), strict=True))
-    if method.start == "cell":
-        return ((cell_at(state, place), 1.0),)
-    # The released code's coordinate: it maps the photograph's corners, not its outermost pixels' centers, to cells.
-    places = [(cells - 1) * at / size for at, cells, size in zip(place, state.grid, state.working_size, strict=True)]
-    rows, cols = ([(int(place), 1.0 - place % 1.0), (int(place) + 1, place % 1.0)] for place in places)
-    width = state.grid[1]
-    return tuple((row * width + col, down * right) for row, down in rows for col, right in cols if down * right > 0)
+    return state.start(place, state.working_size, state.grid)
 
 
 def prompt_maps(method: Hyperparameters, state: ImageState, places: Sequence[Place]) -> list[PromptMap]:
-    """M' of each place, from the memo or made now; what the request needs stays, however many clicks it has."""
-    return _maps_of(method, state, places, state.clicks, _prompt_map)
+    """M' of each place, from the memo or made now; all maps of a request stay, however many clicks it has."""
+    return contributions(method, state, places, _prompt_map)
 
 
-def ranked_maps(method: Hyperparameters, state: ImageState, clicks: Sequence[Place]) -> list[RankedMap]:
-    """Likewise of clicks alone, as the released rules take them."""
-    return _maps_of(method, state, clicks, state.ranked, _ranked_map)
-
-
-def _maps_of(
+def contributions(
     method: Hyperparameters,
     state: ImageState,
     places: Sequence[Place],
-    memo: ByteCache[M],
     make: Callable[[Hyperparameters, Place, NDArray[np.float32]], M],
+    kind: bytes = b"",
 ) -> list[M]:
-    keys = {place: place_key(place) for place in places}
-    found = {place: memo.get(key) for place, key in keys.items()}
-    starts = {place: start_at(method, state, place) for place, own in found.items() if own is None}
+    """The contribution of each place, from the memo or made now.
+
+    Args:
+        method: The hyperparameters.
+        state: The image.
+        places: Where the clicks and scribbles are.
+        make: The method, a place and its upsampled map, float32 [H, W] → the contribution.
+        kind: Tells the contributions of one ``make`` from those of another in the memo.
+    """
+    keys = {place: kind + place_key(place) for place in places}
+    found: dict[Place, M | None] = {place: state.clicks.get(key) for place, key in keys.items()}
+    starts = {place: start_at(state, place) for place, own in found.items() if own is None}
     maps = cell_maps(method, state, dict.fromkeys(starts.values()))
     for place, start in starts.items():
         made = make(method, place, state.upsample.apply(maps[start]))
-        memo.put(keys[place], made, keep=len(found))
+        state.clicks.put(keys[place], made, keep=len(found))
         found[place] = made
     return [own for place in places if (own := found[place]) is not None]
 
@@ -114,18 +105,19 @@ def cell_maps(
 
 
 def maps_together(method: Hyperparameters, state: ImageState) -> int:
-    """Chains of new clicks that run together."""
+    """Number of chains of new clicks that run together."""
     return method.batch or (1 if state.device.type == "cpu" else ACCELERATOR_BATCH)
-
-
-def _ranked_map(method: Hyperparameters, place: Place, full: NDArray[np.float32]) -> RankedMap:
-    return ranked_map(full, *index_of(place), flood_fill=method.flood_fill)
 
 
 def _prompt_map(method: Hyperparameters, place: Place, full: NDArray[np.float32]) -> PromptMap:
     row, col = index_of(place)
     flooded = flood_fill(full, row, col) if method.flood_fill else quantize(full, float(np.median(full[row, col])))
     return PromptMap(flooded.levels, flooded.step, profile(flooded.levels))
+
+
+def _cell(row: Any, col: Any, size: tuple[int, int], grid: tuple[int, int]) -> Any:
+    """Index of the cell that holds a pixel's center, row by row; arrays give an array."""
+    return cell_of(row, size[0], grid[0]) * grid[1] + cell_of(col, size[1], grid[1])
 
 
 def _maps(state: ImageState, starts: Sequence[Start]) -> list[NDArray[np.float32]]:

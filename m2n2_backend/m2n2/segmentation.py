@@ -1,4 +1,4 @@
-"""What a set of prompts is answered with."""
+"""The answer to a set of prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
-from m2n2_backend.m2n2.refine.steps import Step, distance_of
+from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click, Prompts, Scribble
 
@@ -22,12 +22,12 @@ class Segmentation:
 
     Attributes:
         mask: bool [H, W], the photograph's own size.
-        distance: Distance to the foreground at working size, float32; object where ≤ 1. A refined mask's own, which
-            has a slope at the edge only where it was resized.
+        distance: Distance to the foreground at working size, float32; object where ≤ 1. That of a refined mask is
+            made from the mask, and has a slope at the edge only if the mask was resized.
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
-        score: How sure the mask is, in [0, 1]: close to its expected IoU, see ``refined.sureness``. Without refining
-            the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
-        prompts: What it answers.
+        score: Confidence in the mask, in [0, 1]: close to its expected IoU, see ``refine.steps.confidence``. Without
+            refining, the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
+        prompts: The prompts that it answers.
     """
 
     mask: NDArray[np.bool_]
@@ -41,12 +41,12 @@ class Segmentation:
         return draw_overlay(rgb_of(picture), self.mask, self.prompts.clicks, self.prompts.boxes)
 
 
-def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) -> Segmentation:
+def refined_segmentation(size: tuple[int, int], step: Refinement, prompts: Prompts) -> Segmentation:
     """A refined mask at the photograph's size (H, W).
 
-    What is smaller than a pixel of the working size does not get lost: the pixel of each click has its label, and a
-    thin box has its inner part. So has a box of which background clicks have left nothing, but for their pixels; its
-    score stays 0.
+    Details smaller than a pixel of the working size are not lost: the pixel of each click has its label, and a thin
+    box has its inner part. A box of which background clicks have left nothing has its inner part too, without their
+    pixels, and the score 0.
     """
     height, width = size
     mask = step.settled.unpacked()
@@ -65,10 +65,10 @@ def refined_segmentation(size: tuple[int, int], step: Step, prompts: Prompts) ->
 
 
 def inner_of(prompts: Prompts, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The answer where nothing else is left: the boxes' inner parts, or the boxes, without the background prompts.
+    """The answer if nothing else is left: the boxes' inner parts, or the boxes, without the background prompts.
 
     Returns:
-        bool [H, W]; empty where there are no boxes, or background prompts on all of their pixels.
+        bool [H, W]; empty if there are no boxes, or background prompts on all of their pixels.
     """
     mask: NDArray[np.bool_] = np.zeros(size, np.bool_)
     for parts in (inner_parts, within_boxes):

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
-from m2n2_backend.m2n2.paper.markov import markov_maps
-from m2n2_backend.m2n2.paper.transition import Transition, transition_matrix
+from m2n2_backend.m2n2.paper.markov import Crossing, interpolated, markov_maps
+from m2n2_backend.m2n2.paper.transition import Fit, Transition, accelerated_fit, transition_matrix
 
 ATTENTION_TEMPERATURE = 10.0
 """T of Attention-NN (Sec. 8)."""
@@ -21,8 +21,8 @@ KL_CLIP = 1e-5
 """Least attention in KL-NN (Sec. 8)."""
 
 
-class Relation(Protocol):
-    """Start distributions over the cells → a map that grows with the semantic distance."""
+class SemanticDistance(Protocol):
+    """Maps start distributions over the cells to a map that grows with the semantic distance."""
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """Float32 [c, n], rows sum to 1 → float32 [c, n], finite, ≥ 0."""
@@ -35,18 +35,18 @@ class Relation(Protocol):
 
 
 @dataclass(frozen=True)
-class MarkovRelation:
+class MarkovDistance:
     """Markov-iteration-maps: M2N2 itself."""
 
     transition: Transition
     tau: float
     max_iterations: int
-    released: bool = False
+    crossing: Crossing = interpolated
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """See :func:`m2n2_backend.m2n2.paper.markov.markov_maps`."""
         return markov_maps(
-            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, released=self.released
+            self.transition, starts, tau=self.tau, max_iterations=self.max_iterations, crossing=self.crossing
         )
 
     @property
@@ -56,7 +56,7 @@ class MarkovRelation:
 
 
 @dataclass(frozen=True)
-class AttentionRelation:
+class AttentionDistance:
     """Attention-NN: the prompt's own attention row after temperature, negated.
 
     Attributes:
@@ -77,7 +77,7 @@ class AttentionRelation:
 
 
 @dataclass(frozen=True)
-class DivergenceRelation:
+class DivergenceDistance:
     """KL-NN: symmetric KL divergence between the prompt's attention row and every row.
 
     Attributes:
@@ -89,10 +89,10 @@ class DivergenceRelation:
     logarithm: torch.Tensor
 
     @staticmethod
-    def of(attention: torch.Tensor) -> DivergenceRelation:
+    def of(attention: torch.Tensor) -> DivergenceDistance:
         """Clip the attention (after temperature) and keep its logarithm."""
         clipped = attention.clamp(KL_CLIP, 1.0)
-        return DivergenceRelation(clipped, clipped.log())
+        return DivergenceDistance(clipped, clipped.log())
 
     def maps(self, starts: torch.Tensor) -> torch.Tensor:
         """KL(a‖b) + KL(b‖a) in nats = Σ (a - b)(log a - log b), float32 [c, n]."""
@@ -113,12 +113,17 @@ def tempered(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.softmax(attention.log() / temperature, dim=1)
 
 
-def relation_of(attention: torch.Tensor, method: Hyperparameters) -> Relation:
-    """The matrix of the wanted method; may reuse the memory of ``attention``, float32 [n, n]."""
+def semantic_distance_of(
+    attention: torch.Tensor,
+    method: Hyperparameters,
+    fit: Fit = accelerated_fit,
+    crossing: Crossing = interpolated,
+) -> SemanticDistance:
+    """Build the matrix of ``method.relation``; it may reuse the memory of ``attention``, float32 [n, n]."""
     if method.relation == "attention":
-        return AttentionRelation(tempered(attention, ATTENTION_TEMPERATURE))
+        return AttentionDistance(tempered(attention, ATTENTION_TEMPERATURE))
     if method.relation == "kl":
-        return DivergenceRelation.of(tempered(attention, KL_TEMPERATURE))
+        return DivergenceDistance.of(tempered(attention, KL_TEMPERATURE))
     transition = transition_matrix(
         attention,
         temperature=method.temperature,
@@ -126,6 +131,6 @@ def relation_of(attention: torch.Tensor, method: Hyperparameters) -> Relation:
         max_sweeps=method.max_sweeps,
         doublings=method.doublings,
         half=method.half,
-        plain=method.ipf == "plain",
+        fit=fit,
     )
-    return MarkovRelation(transition, method.tau, method.max_iterations, method.crossing == "released")
+    return MarkovDistance(transition, method.tau, method.max_iterations, crossing)

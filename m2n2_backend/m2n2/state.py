@@ -1,8 +1,10 @@
-"""What is kept of one photograph between clicks."""
+"""The state of one photograph, which is kept between clicks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,15 +14,18 @@ from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.paper.attention import AttentionFeatures
 from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
-from m2n2_backend.m2n2.refine.object_cut import SmallCopy
-from m2n2_backend.m2n2.refine.steps import Step
-from m2n2_backend.m2n2.released.steps import RankedMap
-from m2n2_backend.m2n2.semantic_distance import Relation
+from m2n2_backend.m2n2.places import Point, Start
+from m2n2_backend.m2n2.refine.object_cut import CoarseGraph
+from m2n2_backend.m2n2.refine.steps import Refinement
+from m2n2_backend.m2n2.semantic_distance import SemanticDistance
+
+StartRule: TypeAlias = Callable[[Point, tuple[int, int], tuple[int, int]], Start]
+"""A click's pixel, working size (H, W) and grid (h, w) → where its chain starts."""
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What the model says of one photograph, and all that has to be kept to never ask it again.
+    """The model's output for one photograph, and all else that must be kept to never run it again.
 
     Attributes:
         size: (H, W) of the photograph.
@@ -38,18 +43,18 @@ class EncodedImage:
         return self.features.nbytes + self.guide.nbytes
 
     def to(self, device: torch.device | str) -> EncodedImage:
-        """The same with its features on another device."""
+        """Copy the features to another device."""
         return EncodedImage(self.size, self.features.to(device), self.guide)
 
 
 @dataclass(frozen=True)
 class PromptMap:
-    """What one click contributes, whatever the other clicks are.
+    """The contribution of one click, which does not depend on the others.
 
     Attributes:
         levels: M', uint16 [H, W] at working size.
         step: Unit of a level.
-        profile: Of all thresholds.
+        profile: Scores of all thresholds.
     """
 
     levels: NDArray[np.uint16]
@@ -63,44 +68,44 @@ class PromptMap:
 
 
 MAP_BYTES = 96 * 1024**2
-"""Of one image's maps of clicks, of about 2 MB each at 1024×768; those of the latest request stay in any case."""
+"""Bytes of one image's maps of clicks, about 2 MB each at 1024×768; those of the latest request stay in any case."""
 
 CELL_BYTES = 16 * 1024**2
-"""Of one image's maps of cells, of 6 kB each at grid 40 and 64 kB at grid 128."""
+"""Bytes of one image's maps of cells, 6 kB each at grid 40 and 64 kB at grid 128."""
 
 STEP_BYTES = 16 * 1024**2
-"""Of one image's refined masks, of two bits a pixel for each prefix of clicks: 85 at 1024×768."""
+"""Bytes of one image's refined masks, two bits a pixel for each prefix of clicks: 85 prefixes at 1024×768."""
 
 
 @dataclass(frozen=True)
 class ImageState:
-    """Everything about one photograph that does not depend on clicks, and a memo of what did.
+    """Everything about one photograph that does not depend on clicks, and memos of what does.
 
     Attributes:
         size: (H, W) of the photograph.
         grid: (h, w) of the attention.
-        relation: Between cells, on the device.
+        relation: Semantic distance between cells, on the device.
         upsample: JBU operator at working size.
-        device: Of ``relation``.
+        device: Device of ``relation``.
+        start: Where a click's chain starts.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
-        copy: Of the guide, where the method cuts whole objects.
-        cells: Memo of h×w maps by where their chain starts; all memos have the keys of ``memo_keys``.
-        clicks: Memo of ``PromptMap`` by place at working size.
-        ranked: Likewise, of the released rules.
+        copy: Graph of the guide, if the method cuts whole objects.
+        cells: Memo of h×w maps by where their chain starts; all memos have the keys of ``places``.
+        clicks: Memo of each click's contribution by place: a ``PromptMap``, or what another rule makes of the map.
         steps: Memo of the refined masks by the prompts in their order.
     """
 
     size: tuple[int, int]
     grid: tuple[int, int]
-    relation: Relation
+    relation: SemanticDistance
     upsample: JointBilateral
     device: torch.device
+    start: StartRule
     guide: NDArray[np.uint8]
-    copy: SmallCopy | None = None
+    copy: CoarseGraph | None = None
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
-    clicks: ByteCache[PromptMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
-    ranked: ByteCache[RankedMap] = field(default_factory=lambda: ByteCache(MAP_BYTES))
-    steps: ByteCache[Step] = field(default_factory=lambda: ByteCache(STEP_BYTES))
+    clicks: ByteCache[Any] = field(default_factory=lambda: ByteCache(MAP_BYTES))
+    steps: ByteCache[Refinement] = field(default_factory=lambda: ByteCache(STEP_BYTES))
 
     @property
     def working_size(self) -> tuple[int, int]:
@@ -109,7 +114,7 @@ class ImageState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of matrix, table, small copy and memos with their keys; it grows with new clicks."""
+        """Bytes of matrix, table, coarse graph and memos with their keys; it grows with new clicks."""
         copy = self.copy.nbytes if self.copy else 0
         return self.relation.nbytes + self.upsample.nbytes + copy + self.memo_bytes
 
@@ -121,4 +126,4 @@ class ImageState:
     @property
     def memo_bytes(self) -> int:
         """Bytes of the memos with their keys, which grow with new clicks."""
-        return self.cells.nbytes + self.clicks.nbytes + self.ranked.nbytes + self.steps.nbytes
+        return self.cells.nbytes + self.clicks.nbytes + self.steps.nbytes

@@ -91,7 +91,7 @@ def test_the_chain_starts_from_the_mean_of_the_pixels_cells(mask: NDArray[np.boo
     for row, col in zip(*np.nonzero(mask), strict=True):
         expected[int((row + 0.5) * 7 / 60), int((col + 0.5) * 11 / 90)] += 1 / mask.sum()
     start = np.zeros(7 * 11)
-    for cell, weight in start_at(Hyperparameters(), STATE, stroke):
+    for cell, weight in start_at(STATE, stroke):
         start[cell] = weight
     np.testing.assert_allclose(start, expected.ravel(), atol=1e-6)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 
 from m2n2_backend.evaluation.reference import attention_matrix
-from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures, aggregate, average_blocks
+from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures, aggregate
 
 
 def random_features(
@@ -108,12 +108,6 @@ def test_logits_far_apart_do_not_overflow() -> None:
     matrix = aggregate(AttentionFeatures((AttentionBlock(queries, queries, 1.0, 1.0),), 1, 2), "cpu")
 
     torch.testing.assert_close(matrix, torch.eye(2))
-
-
-def test_averaged_blocks_weigh_the_same_and_sum_to_1() -> None:
-    averaged = average_blocks(random_features(blocks=3).blocks)
-
-    assert [block.weight for block in averaged] == pytest.approx([1 / 3] * 3)
 
 
 def test_features_know_their_cells_and_bytes() -> None:

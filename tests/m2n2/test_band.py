@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.refine.band import Settled, settle_edge
+from m2n2_backend.m2n2.refine.band import PreviousEdge, settle_edge
 from m2n2_backend.m2n2.refine.color_mixture import COMPONENTS, fit_mixture, log_ratios
 
 CELL = 8.0
@@ -108,7 +108,7 @@ def test_where_nothing_changed_the_earlier_decision_holds() -> None:
     edited[68:80, 50:70] = True
     changed = edited != rough
     settled = settle_edge(
-        rgb, edited, free(), cell=CELL, width=WIDTH, earlier=Settled(earlier, changed, np.zeros_like(changed))
+        rgb, edited, free(), cell=CELL, width=WIDTH, earlier=PreviousEdge(earlier, changed, np.zeros_like(changed))
     )
     band = distance_to_edge(edited) <= WIDTH * CELL - 0.1
     rows = np.zeros(SHAPE, np.bool_)
@@ -123,7 +123,7 @@ def test_open_pixels_are_decided_however_far_from_the_edge() -> None:
     open_ = np.zeros(SHAPE, np.bool_)
     open_[38:52, 50:64] = True
     changed = open_.copy()
-    settled = settle_edge(rgb, rough, free(), cell=CELL, width=0.2, earlier=Settled(rough, changed, open_))
+    settled = settle_edge(rgb, rough, free(), cell=CELL, width=0.2, earlier=PreviousEdge(rough, changed, open_))
     assert settled[38:52, 50:64].all()
 
 

@@ -11,7 +11,7 @@ from shared_data import grabcut_mask, grabcut_photograph, needs_grabcut
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters, with_values
-from m2n2_backend.m2n2.refine.steps import Disc, _fixed
+from m2n2_backend.m2n2.refine.steps import PinnedPixels, _fixed
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Scribble
 
@@ -50,7 +50,10 @@ def test_a_box_all_of_which_is_background_is_answered_with_nothing_and_a_score_o
 
 
 def test_the_disc_of_a_later_click_spares_the_pixels_of_earlier_ones_in_what_the_next_click_goes_on_from() -> None:
-    fixed = _fixed((20, 20), [Disc((9, 9), 0.0, True), Disc((9, 12), 5.0, False), Disc((9, 13), 0.0, True)])
+    fixed = _fixed(
+        (20, 20),
+        [PinnedPixels((9, 9), 0.0, True), PinnedPixels((9, 12), 5.0, False), PinnedPixels((9, 13), 0.0, True)],
+    )
 
     assert fixed[9, 9] == fixed[9, 13] == 1
     assert fixed[9, 12] == fixed[9, 10] == -1

@@ -6,8 +6,8 @@ from fake_backbone import FakeBackbone
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
-from m2n2_backend.m2n2.places import Stroke
-from m2n2_backend.m2n2.refine.object_cut import FAR, SmallCopy, cut_object
+from m2n2_backend.m2n2.places import Placed, Stroke
+from m2n2_backend.m2n2.refine.object_cut import FAR, CoarseGraph, cut_object
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts
 
@@ -35,13 +35,13 @@ def test_an_object_that_the_attention_saw_too_small_or_too_large_gets_the_edge_o
     rgb, true = scene()
     distance = disc_distance(radius)
     assert np.count_nonzero((distance <= 1.0) != true) > 4000
-    assert np.count_nonzero(cut_object(SmallCopy.of(rgb), distance, [CENTER], [True]) != true) < 600
+    assert np.count_nonzero(cut_object(CoarseGraph.of(rgb), distance, [Placed(CENTER, True)]) != true) < 600
 
 
 def test_colors_do_not_overrule_an_attention_that_is_certain() -> None:
     rgb, _ = scene()
     distance = np.where(disc_distance(45.0) <= 1.0, 1.0 / FAR, FAR).astype(np.float32)
-    changed = cut_object(SmallCopy.of(rgb), distance, [CENTER], [True]) != (distance <= 1.0)
+    changed = cut_object(CoarseGraph.of(rgb), distance, [Placed(CENTER, True)]) != (distance <= 1.0)
     at_the_edge = np.abs(disc_distance(45.0, slope=1.0) - 1.0) <= 4.0
     assert not changed[~at_the_edge].any()
 
@@ -51,8 +51,8 @@ def test_a_distance_far_from_one_speaks_no_louder_than_color_can_answer() -> Non
     outside = disc_distance(45.0) > 1.0
     far, furthest = (np.where(outside, value, 0.9).astype(np.float32) for value in (FAR, 1e6))
     assert np.array_equal(
-        cut_object(SmallCopy.of(rgb), far, [CENTER], [True]),
-        cut_object(SmallCopy.of(rgb), furthest, [CENTER], [True]),
+        cut_object(CoarseGraph.of(rgb), far, [Placed(CENTER, True)]),
+        cut_object(CoarseGraph.of(rgb), furthest, [Placed(CENTER, True)]),
     )
 
 
@@ -61,7 +61,7 @@ def test_where_the_cut_agrees_the_edge_of_the_attention_stays_to_the_pixel() -> 
     mask[:, :321] = True
     rgb = np.where(mask[..., None], np.uint8(200), np.uint8(40)).repeat(3, axis=2)
     distance = np.where(mask, 0.4, 2.5).astype(np.float32)
-    assert np.array_equal(cut_object(SmallCopy.of(rgb), distance, [(240, 100)], [True]), mask)
+    assert np.array_equal(cut_object(CoarseGraph.of(rgb), distance, [Placed((240, 100), True)]), mask)
 
 
 def test_clicks_and_scribbles_keep_their_pixels_against_attention_and_color_and_the_last_one_wins() -> None:
@@ -69,21 +69,22 @@ def test_clicks_and_scribbles_keep_their_pixels_against_attention_and_color_and_
     drawn = np.zeros(SHAPE, np.bool_)
     drawn[20:28, 20:120] = True
     outside, inside = Stroke.of(drawn), (118, 140)
-    mask = cut_object(SmallCopy.of(rgb), disc_distance(60.0), [CENTER, inside, outside], [True, False, True])
+    clicks = [Placed(CENTER, True), Placed(inside, False), Placed(outside, True)]
+    mask = cut_object(CoarseGraph.of(rgb), disc_distance(60.0), clicks)
     assert mask[CENTER]
     assert not mask[inside]
     assert mask[drawn].mean() > 0.9
-    assert cut_object(SmallCopy.of(rgb), disc_distance(60.0), [inside, inside], [False, True])[inside]
+    assert cut_object(CoarseGraph.of(rgb), disc_distance(60.0), [Placed(inside, False), Placed(inside, True)])[inside]
 
 
 @pytest.mark.parametrize("length", [481, 1000])
 def test_the_small_pixel_that_a_click_fixes_is_the_one_that_holds_the_clicks_center(length: int) -> None:
     rgb = np.random.default_rng(0).integers(100, 140, (length, length, 3), np.uint8)
-    copy, far = SmallCopy.of(rgb), np.full((length, length), FAR, np.float32)
+    copy, far = CoarseGraph.of(rgb), np.full((length, length), FAR, np.float32)
     far[: length // 4] = 1.0 / FAR
     small = copy.rgb.shape[0]
     for at in range(length // 2 + 1, length // 2 + 20):
-        inside = cut_object(copy, far, [(at, at)], [True])
+        inside = cut_object(copy, far, [Placed((at, at), True)])
         middle = int((int((at + 0.5) * small / length) + 0.5) * length / small)
         assert inside[middle, middle], f"pixel {at} is in the small pixel about {middle}"
 
@@ -93,14 +94,14 @@ def test_the_small_pixel_that_a_click_fixes_is_the_one_that_holds_the_clicks_cen
 )
 def test_an_object_of_all_or_nothing_stays_as_it_is(shape: tuple[int, int], distance: float) -> None:
     rgb = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
-    mask = cut_object(SmallCopy.of(rgb), np.full(shape, distance, np.float32), [(0, 0)], [True])
+    mask = cut_object(CoarseGraph.of(rgb), np.full(shape, distance, np.float32), [Placed((0, 0), True)])
     assert np.array_equal(mask, np.full(shape, distance <= 1.0))
 
 
 def test_a_photograph_of_one_color_leaves_an_object_that_the_attention_tells_apart() -> None:
     flat = np.full((*SHAPE, 3), 128, np.uint8)
     distance = disc_distance(60.0, slope=0.2)
-    changed = cut_object(SmallCopy.of(flat), distance, [CENTER], [True]) != (distance <= 1.0)
+    changed = cut_object(CoarseGraph.of(flat), distance, [Placed(CENTER, True)]) != (distance <= 1.0)
     assert changed.mean() < 0.01
 
 

@@ -16,10 +16,12 @@ from m2n2_backend.m2n2.places import Place, level_at
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
 from m2n2_backend.m2n2.refine.band import WIDTH
-from m2n2_backend.m2n2.refine.steps import Bits, Step, distance_of, sureness
+from m2n2_backend.m2n2.refine.steps import Refinement, confidence, distance_of
 from m2n2_backend.m2n2.segmentation import refined_segmentation
-from m2n2_backend.m2n2.segmenter import Paused, Segmenter
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.strategy import Paused
 from m2n2_backend.prompts import Box, Click, Prompts
+from m2n2_backend.rasters import PackedMask
 
 REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4)
 CLICKS = (Click(30, 40), Click(75, 30, positive=False), Click(60, 60), Click(12, 70, positive=False), Click(80, 66))
@@ -102,7 +104,7 @@ def test_one_more_click_is_compared_with_each_earlier_one_once(
         compared += 1
         return level_at(levels, place)
 
-    monkeypatch.setattr("m2n2_backend.m2n2.segmenter.level_at", counted)
+    monkeypatch.setattr("m2n2_backend.m2n2.strategy.level_at", counted)
     segmenter.segment(segmenter.encode(photograph()), clicks)
 
     assert compared == len(clicks) ** 2
@@ -242,7 +244,7 @@ def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
     factor, radius = 6, 20
     y, x = np.mgrid[:60, :64]
     small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
-    step = Step(Bits.of(small), Bits.of(small), (), (), score=1.0)
+    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0)
     size = (60 * factor, 64 * factor)
     mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
     y, x = np.mgrid[: size[0], : size[1]]
@@ -265,17 +267,17 @@ masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).rando
 def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
     rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
 ) -> None:
-    score = sureness(rough, settled, seen)
+    score = confidence(rough, settled, seen)
     assert 0.0 <= score <= 1.0
-    assert score <= sureness(settled, settled, seen) <= sureness(settled, settled, settled) == 1.0
+    assert score <= confidence(settled, settled, seen) <= confidence(settled, settled, settled) == 1.0
 
 
 def test_an_empty_mask_is_surely_wrong() -> None:
     nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
     for rough in (nothing, everything):
         for seen in (nothing, everything, None):
-            assert sureness(rough, nothing, seen) == 0.0
-    assert sureness(nothing, everything, nothing) == 0.0
+            assert confidence(rough, nothing, seen) == 0.0
+    assert confidence(nothing, everything, nothing) == 0.0
 
 
 @pytest.mark.parametrize("size", [(80, 96), (2000, 2400)], ids=["at working size", "four pixels to one"])
@@ -338,4 +340,4 @@ def test_the_distance_is_at_most_one_exactly_in_the_mask_and_bits_survive_packin
 ) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < 0.5
     assert np.array_equal(distance_of(mask) <= 1.0, mask)
-    assert np.array_equal(Bits.of(mask).unpacked(), mask)
+    assert np.array_equal(PackedMask.of(mask).unpacked(), mask)

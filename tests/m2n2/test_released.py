@@ -21,7 +21,9 @@ from m2n2_backend.m2n2.paper.flood_fill import exact_flood, stable_sort
 from m2n2_backend.m2n2.paper.markov import markov_maps
 from m2n2_backend.m2n2.paper.threshold import Scores
 from m2n2_backend.m2n2.paper.transition import transition_matrix
+from m2n2_backend.m2n2.places import Placed
 from m2n2_backend.m2n2.prompt_maps import start_at
+from m2n2_backend.m2n2.released.chain import crossing_as_released, plain_sweeps
 from m2n2_backend.m2n2.released.steps import RankedMap, best_threshold, integer_gradient, nearest_prompt, ranked_map
 from m2n2_backend.m2n2.released.upsample_solution import solution_bilateral
 from m2n2_backend.m2n2.segmenter import Segmenter
@@ -89,7 +91,7 @@ def test_a_chain_starts_in_four_cells_with_bilinear_weights(x: int, y: int) -> N
     segmenter = Segmenter(FakeBackbone(10, 14), Hyperparameters.released())
     state = segmenter.encode(scene(60, 90))
 
-    start = start_at(segmenter.method, state, (y, x))
+    start = start_at(state, (y, x))
 
     field = np.zeros((10, 14))
     for cell, weight in start:
@@ -113,7 +115,9 @@ def test_the_first_step_is_interpolated_as_if_every_cell_grew_alike(cells: int, 
     start = np.zeros(cells)
     start[:2] = 0.8, 0.2
 
-    ours = markov_maps(transition, torch.tensor(start, dtype=torch.float32)[None], released=True)[0].numpy()
+    ours = markov_maps(transition, torch.tensor(start, dtype=torch.float32)[None], crossing=crossing_as_released)[
+        0
+    ].numpy()
 
     state = start / start.max()
     expected = np.where(state > 0.3, 0.0, 1000.0)
@@ -136,7 +140,7 @@ def test_two_hundred_plain_sweeps_end_with_the_rows() -> None:
         expected /= expected.sum(axis=1, keepdims=True)
 
     given = torch.tensor(attention, dtype=torch.float32)
-    transition = transition_matrix(given, tolerance=0.0, max_sweeps=200, doublings=0, plain=True)
+    transition = transition_matrix(given, tolerance=0.0, max_sweeps=200, doublings=0, fit=plain_sweeps)
 
     assert transition.sweeps == 200
     np.testing.assert_allclose(transition.matrix, expected, rtol=1e-4, atol=1e-7)
@@ -263,7 +267,9 @@ def test_the_first_of_the_nearest_prompts_decides_and_prompts_have_their_own_lab
     labels = [bool(value) for value in generator.integers(0, 2, count)]
     points = [(int(row), int(col)) for row, col in generator.integers(0, 5, (count, 2))]
 
-    mask = nearest_prompt(maps, thresholds, points, labels) <= 1.0
+    prompts = [Placed(point, label) for point, label in zip(points, labels, strict=True)]
+
+    mask = nearest_prompt(maps, thresholds, prompts) <= 1.0
 
     for pixel in np.ndindex(5, 6):
         distances = [own.distance[pixel] / threshold for own, threshold in zip(maps, thresholds, strict=True)]
@@ -279,6 +285,18 @@ def test_what_the_released_code_lacks_is_refused() -> None:
     segmenter = Segmenter(FakeBackbone(), Hyperparameters.released())
     with pytest.raises(InvalidPrompt, match="no boxes"):
         segmenter.segment(segmenter.encode(scene()), [], Box(3, 3, 30, 40))
+
+
+def test_the_papers_map_of_a_click_does_not_take_the_place_of_the_ranked_one() -> None:
+    segmenter = Segmenter(FakeBackbone(), Hyperparameters.released())
+    state, click = segmenter.encode(scene()), Click(22, 30)
+
+    own = segmenter.prompt_map(state, click)
+
+    assert own.levels[30, 22] == 0
+    assert segmenter.segment(state, click).mask[30, 22]
+    assert segmenter.prompt_map(state, click) is own
+    assert len(state.clicks) == 2
 
 
 def test_masks_do_not_depend_on_what_was_asked_before() -> None:

@@ -17,7 +17,7 @@ from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.cache import ENTRY_BYTES, ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.semantic_distance import Relation
+from m2n2_backend.m2n2.semantic_distance import SemanticDistance
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Box, Click
 
@@ -27,7 +27,7 @@ CLICKS = [Click(22, 30), Click(50, 30, positive=False), Click(28, 36), Click(5, 
 class CountingRelation:
     """Passes on to another relation and counts the maps."""
 
-    def __init__(self, relation: Relation) -> None:
+    def __init__(self, relation: SemanticDistance) -> None:
         self.relation = relation
         self.maps_made = 0
 

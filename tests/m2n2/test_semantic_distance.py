@@ -16,9 +16,9 @@ from m2n2_backend.m2n2.semantic_distance import (
     ATTENTION_TEMPERATURE,
     KL_CLIP,
     KL_TEMPERATURE,
-    AttentionRelation,
-    DivergenceRelation,
-    MarkovRelation,
+    AttentionDistance,
+    DivergenceDistance,
+    MarkovDistance,
     tempered,
 )
 from m2n2_backend.prompts import Click
@@ -50,7 +50,7 @@ def test_the_temperature_is_a_softmax_over_the_logarithms(temperature: float) ->
 def test_attention_nn_ranks_cells_by_the_attention_of_the_prompt() -> None:
     attention = random_attention(30)
 
-    distance = AttentionRelation(attention).maps(FIRST)[0]
+    distance = AttentionDistance(attention).maps(FIRST)[0]
 
     assert distance.min() == 0.0
     assert (distance.argsort() == (-attention[0]).argsort()).all()
@@ -60,7 +60,7 @@ def test_attention_nn_ranks_cells_by_the_attention_of_the_prompt() -> None:
 def test_kl_nn_is_the_symmetric_divergence_between_rows() -> None:
     attention = random_attention(30, spread=2.0)
 
-    distance = DivergenceRelation.of(attention).maps(FIRST)[0].numpy()
+    distance = DivergenceDistance.of(attention).maps(FIRST)[0].numpy()
 
     np.testing.assert_allclose(distance, divergences(attention, 0), rtol=1e-3, atol=1e-5)
     assert distance[0] == pytest.approx(0.0, abs=1e-5)
@@ -68,7 +68,7 @@ def test_kl_nn_is_the_symmetric_divergence_between_rows() -> None:
 
 
 def test_kl_nn_is_finite_where_attention_is_0() -> None:
-    distance = DivergenceRelation.of(torch.eye(30)).maps(FIRST)
+    distance = DivergenceDistance.of(torch.eye(30)).maps(FIRST)
 
     assert torch.isfinite(distance).all()
     assert distance[0, 1] > 1.0
@@ -77,7 +77,7 @@ def test_kl_nn_is_finite_where_attention_is_0() -> None:
 def test_the_markov_relation_gives_the_maps_of_its_chain() -> None:
     transition = transition_matrix(random_attention(30))
 
-    relation = MarkovRelation(transition, tau=0.4, max_iterations=9)
+    relation = MarkovDistance(transition, tau=0.4, max_iterations=9)
 
     torch.testing.assert_close(relation.maps(FIRST), markov_maps(transition, FIRST, tau=0.4, max_iterations=9))
 
@@ -85,9 +85,9 @@ def test_the_markov_relation_gives_the_maps_of_its_chain() -> None:
 def test_relations_know_their_bytes() -> None:
     attention = random_attention(30)
 
-    assert AttentionRelation(attention).nbytes == 30 * 30 * 4
-    assert DivergenceRelation.of(attention).nbytes == 2 * 30 * 30 * 4
-    assert MarkovRelation(transition_matrix(attention, doublings=2), 0.3, 1000).nbytes == 3 * 30 * 30 * 4
+    assert AttentionDistance(attention).nbytes == 30 * 30 * 4
+    assert DivergenceDistance.of(attention).nbytes == 2 * 30 * 30 * 4
+    assert MarkovDistance(transition_matrix(attention, doublings=2), 0.3, 1000).nbytes == 3 * 30 * 30 * 4
 
 
 @pytest.mark.parametrize("relation", ["markov", "attention", "kl"])
@@ -116,7 +116,7 @@ def test_the_flood_fill_tells_twins_apart() -> None:
 def test_kl_nn_on_real_attention_equals_the_divergences_written_out() -> None:
     attention = tempered(aggregate(vit_tiny().features(grabcut_photograph("124080")), "cpu"), KL_TEMPERATURE)
 
-    distance = DivergenceRelation.of(attention).maps(torch.eye(1600)[777:778])[0].numpy()
+    distance = DivergenceDistance.of(attention).maps(torch.eye(1600)[777:778])[0].numpy()
 
     expected = divergences(attention, 777)
     assert np.abs(distance - expected).max() <= 1e-3 * expected.max()

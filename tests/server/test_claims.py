@@ -135,7 +135,7 @@ def test_strokes_are_read_one_at_a_time_in_less_memory_than_two_bytes_a_pixel() 
         ([item("brush", str(n), rle=[0]) for n in range(scribbles.MAX_STROKES + 1)], "more than 50 strokes"),
         (
             [{**rectangle(1, 1, 5, 5), "id": str(n)} for n in range(MAX_PROMPTS + 1)],
-            "65 prompts for one object, and 64 are the most",
+            "65 prompts for one object, and at most 64 are allowed",
         ),
         (
             [item("polygon", str(n), points=[[1, 1], [9, 1], [9, 9]] * 900) for n in range(4)],

@@ -21,8 +21,7 @@ from m2n2_backend.labelstudio.images.cached import CachedImages
 from m2n2_backend.labelstudio.images.reader import ImageRef, Validators
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
-from m2n2_backend.m2n2.memo_keys import place_key, prefix_keys, start_key
-from m2n2_backend.m2n2.places import Stroke
+from m2n2_backend.m2n2.places import Placed, Stroke, place_key, prefix_keys, start_key
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Box, Click, Polygon, Scribble
@@ -94,7 +93,7 @@ def test_the_memos_of_an_image_hold_no_more_than_they_say(fill: Callable[..., By
     segmenter = Segmenter(FakeBackbone(), Hyperparameters(refine=True))
     state = segmenter.encode(scene())
     fill(segmenter, state)  # so that kernels are compiled and tables made
-    memos = (state.cells, state.clicks, state.ranked, state.steps)
+    memos = (state.cells, state.clicks, state.steps)
     for memo in memos:
         memo.clear()
 
@@ -130,12 +129,14 @@ def test_tiny_entries_count_what_the_cache_itself_needs_for_them() -> None:
 
 
 def test_the_same_prompts_have_the_same_keys_however_they_were_made() -> None:
-    one = prefix_keys([outline(1)], [(3, 4), Stroke.of(np.eye(5, dtype=bool))], [True, False])
-    again = prefix_keys([Polygon([list(xy) for xy in outline(1).points])], [(3, 4), Stroke.of(np.eye(5) > 0)], [1, 0])  # type: ignore[arg-type]
+    click = Placed((3, 4), True)
+    one = prefix_keys([outline(1)], [click, Placed(Stroke.of(np.eye(5, dtype=bool)), False)])
+    same = Polygon([list(xy) for xy in outline(1).points])  # type: ignore[arg-type]
+    again = prefix_keys([same], [Placed((3, 4), 1), Placed(Stroke.of(np.eye(5) > 0), 0)])  # type: ignore[arg-type]
     assert one == again
     assert [len(key) for key in one] == [32, 32, 32]
     corner = ((-0.0, 0.0), (9.0, 0.0), (9.0, 9.0))
-    assert prefix_keys([Polygon(corner)], [], []) == prefix_keys([Polygon(((0.0, 0.0), *corner[1:]))], [], [])
+    assert prefix_keys([Polygon(corner)], []) == prefix_keys([Polygon(((0.0, 0.0), *corner[1:]))], [])
 
 
 def test_different_prompts_have_different_keys() -> None:
@@ -158,7 +159,7 @@ def test_different_prompts_have_different_keys() -> None:
         ([b, a], [], []),
         ([Box(0, 0, 4, 4), a], [], []),
     ]
-    keys = [prefix_keys(*each)[-1] for each in prompts]
+    keys = [prefix_keys(regions, list(map(Placed, places, labels)))[-1] for regions, places, labels in prompts]
     keys += [place_key((0, 0)), place_key(dot), start_key(((0, 1.0),)), start_key(((0, 0.5), (1, 0.5)))]
     assert all(one != other for one, other in combinations(keys, 2))
 

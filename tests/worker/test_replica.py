@@ -16,7 +16,8 @@ from stored_features import SharedBoard
 from waiting import Clock, until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageNeeded, InvalidImage, NotReady
-from m2n2_backend.m2n2.places import Place
+from m2n2_backend.m2n2.places import Placed
+from m2n2_backend.m2n2.refine.rule import RefinedRule
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.settings import load_settings
@@ -236,16 +237,15 @@ MANY = tuple(Click(5 + 4 * number, 22, positive=number % 3 != 1) for number in r
 
 def stepwise(rig: Rig, monkeypatch: pytest.MonkeyPatch, then: Callable[[int], object]) -> list[int]:
     """Let each prompt take a second; the steps so far as numbers of prompts, which ``then`` is told the count of."""
-    segmenter, taken = rig.engine._segmenter, list[int]()
-    step = segmenter._step
+    taken, step = list[int](), RefinedRule._step
 
-    def slow(state: ImageState, points: Sequence[Place], *arguments: Any) -> object:
+    def slow(rule: RefinedRule, state: ImageState, prompts: Sequence[Placed], *arguments: Any) -> object:
         rig.clock.now += 1.0
-        taken.append(len(points))
+        taken.append(len(prompts))
         then(len(taken))
-        return step(state, points, *arguments)
+        return step(rule, state, prompts, *arguments)
 
-    monkeypatch.setattr(segmenter, "_step", slow)
+    monkeypatch.setattr(RefinedRule, "_step", slow)
     return taken
 
 

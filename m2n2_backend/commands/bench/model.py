@@ -31,7 +31,7 @@ from m2n2_backend.evaluation import reference
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.m2n2.semantic_distance import relation_of
+from m2n2_backend.m2n2.semantic_distance import semantic_distance_of
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.prompts import Click
 from m2n2_backend.settings import Settings
@@ -191,7 +191,7 @@ def _encode_steps(segmenter: Segmenter, data: bytes, encoded: EncodedImage) -> d
         "decode": timed(device, partial(_decode, data)),
         "features": timed(device, partial(segmenter.backbone.features, rgb)),
         "aggregate": timed(device, lambda: made.append(aggregate(encoded.features, device))),
-        "transition": timed(device, lambda: relation_of(made.pop(), segmenter.method)),
+        "transition": timed(device, lambda: semantic_distance_of(made.pop(), segmenter.method)),
         "upsample_table": timed(device, partial(segmenter.joint_bilateral, encoded)),
         "total": timed(device, lambda: segmenter.encode(_decode(data))),
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from m2n2_backend.commands.bench.timing import summary, timed
+from m2n2_backend.m2n2.places import Placed
 from m2n2_backend.m2n2.prompt_maps import working_pixel
 from m2n2_backend.m2n2.refine.band import open_band
 from m2n2_backend.m2n2.refine.click_radius import click_radius
@@ -51,8 +52,8 @@ def measure_refining(segmenter: Segmenter, encoded: EncodedImage, clicks: Sequen
             times[f"paper_{name}"].append(timed(device, partial(paper.segment, other, both)))
         if click.positive and state.copy:
             distance = paper.segment(other, both).distance
-            places = [working_pixel(state, each) for each in both]
-            times["object"].append(timed(device, partial(cut_object, state.copy, distance, places, [True, True])))
+            placed = [Placed(working_pixel(state, each), True) for each in both]
+            times["object"].append(timed(device, partial(cut_object, state.copy, distance, placed)))
         rough = segmenter.refined_step(state, Prompts(tuple(both))).rough.unpacked()
         times["radius"].append(
             timed(device, partial(click_radius, before, working_pixel(state, click), click.positive))

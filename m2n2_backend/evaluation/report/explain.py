@@ -16,11 +16,11 @@ from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.flood_fill import LEVELS
 from m2n2_backend.m2n2.paper.threshold import Profile
-from m2n2_backend.m2n2.places import level_at
-from m2n2_backend.m2n2.prompt_maps import place_of
+from m2n2_backend.m2n2.places import level_at, split
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState, PromptMap
+from m2n2_backend.m2n2.strategy import placed_at
 from m2n2_backend.overlay import at_size, draw_overlay
 from m2n2_backend.prompts import PointPrompt, Prompts, Region
 
@@ -174,10 +174,9 @@ def _draw_scores(
     level: int,
 ) -> None:
     """Draw the four scores and their product over λ, and the chosen λ, as in the paper's Fig. 9."""
-    positive = clicks[index].positive
-    at = [level_at(own.levels, place_of(state, click)) for click in clicks]
-    same = [value for value, click in zip(at, clicks, strict=True) if click.positive == positive]
-    other = [value for value, click in zip(at, clicks, strict=True) if click.positive != positive]
+    prompts = placed_at(state, clicks)
+    at = [level_at(own.levels, each.place) for each in prompts]
+    same, other = split(at, prompts, prompts[index].positive)
     method = segmenter.method
     curves = score_curves(own.profile, same, other, method, segmenter.least_area(state))
     # The axis ends where everything is inside, or a little beyond the largest possible choice.

@@ -18,9 +18,8 @@ from m2n2_backend.prompts import (
     PointPrompt,
     Polygon,
     Region,
-    end_from_percent,
-    pixel_from_percent,
 )
+from m2n2_backend.rasters import end_from_percent, pixel_from_percent
 
 _MOST_PAGES = 1_000_000
 # Label Studio adds x and width as floating point numbers, each rounded on its own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -33,7 +32,7 @@ class AttentionBlock:
 
 @dataclass(frozen=True)
 class AttentionFeatures:
-    """What a backbone says of one image and what caches keep: a few MB, where the matrix has up to 1 GB.
+    """A backbone's output for one image, which is what caches keep: a few MB, where the matrix takes up to 1 GB.
 
     Attributes:
         blocks: At least one; all of the same h*w.
@@ -66,7 +65,7 @@ class AttentionFeatures:
         return [tensor for tensor in tensors if tensor is not None]
 
     def to(self, device: torch.device | str) -> AttentionFeatures:
-        """The same on another device."""
+        """Copy the features to another device."""
         moved = (
             replace(
                 block,
@@ -80,11 +79,11 @@ class AttentionFeatures:
 
 
 class Backbone(Protocol):
-    """A model whose self-attention is read. The weights are loaded by then."""
+    """A model whose self-attention is read; its weights are already loaded."""
 
     @property
     def fingerprint(self) -> str:
-        """Names model, revision, layers and grid; equal fingerprints give equal features."""
+        """A name of model, revision, layers and grid; equal fingerprints give equal features."""
         ...
 
     @property
@@ -118,8 +117,6 @@ def aggregate(
     One head and one chunk of rows at a time, so that beside the result at most about ``chunk_bytes`` are held.
 
     Args:
-        features: Queries and keys.
-        device: Where to build the matrix.
         half_softmax: Take each head's softmax in 16-bit (released code), the mean still in 32-bit.
         chunk_bytes: Bound of the temporary 32-bit rows.
 
@@ -148,8 +145,3 @@ def aggregate(
     if half_softmax or any(block.special is not None for block in features.blocks):
         matrix.div_(matrix.sum(dim=1, keepdim=True))
     return matrix
-
-
-def average_blocks(blocks: Sequence[AttentionBlock]) -> tuple[AttentionBlock, ...]:
-    """Give every block the same weight."""
-    return tuple(AttentionBlock(block.queries, block.keys, block.scale, 1.0 / len(blocks)) for block in blocks)

@@ -36,9 +36,9 @@ def flood_fill(markov_map: NDArray[np.float32], row: int | Indices, col: int | I
 
     Args:
         markov_map: M, float32 [H, W], finite.
-        row: Of the prompt pixel x; of a scribble an array [n]: the flood starts from all its pixels, and M[x] is
-            their median.
-        col: The same of its column.
+        row: Row of the prompt pixel x. A scribble gives an array [n]: the flood then starts from all of its pixels,
+            and M[x] is their median.
+        col: Column of the prompt pixel x, or an array [n].
     """
     quantized = quantize(markov_map, float(np.median(markov_map[row, col])))
     starts = np.atleast_1d(np.asarray(row, np.int64) * markov_map.shape[1] + col)
@@ -52,8 +52,8 @@ def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[
 
     Args:
         markov_map: M, float32 [H, W], finite.
-        row: Of the prompt pixel x.
-        col: Of the prompt pixel x.
+        row: Row of the prompt pixel x.
+        col: Column of the prompt pixel x.
     """
     order, costs = stable_sort(np.abs(markov_map - markov_map[row, col]))
     levels = np.empty(costs.size, np.int32)

@@ -1,7 +1,7 @@
 """Powers of the transition matrix in 16-bit, as CUDA has them: half the memory, and half the time of a pass.
 
 A power is kept as its diagonal in 32-bit and everything else in 16-bit. A cell that keeps 0.999 of itself lets go of
-a thousandth at each step; 16 bits of the 0.999 would tell that thousandth within a quarter of it only.
+a thousandth at each step; 16 bits of the 0.999 would give that thousandth with an error of a quarter.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def powers_in_16_bit(
 
 
 def advance_in_16_bit(rows: torch.Tensor, power: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-    """Distributions → those one power later, float32 [c, n], entries ≥ 0."""
+    """Advance distributions by one power, float32 [c, n], entries ≥ 0."""
     scale = _ROW / rows.amax(dim=1, keepdim=True).clamp_(min=_LEAST)
     with _sums_in_32_bit():
         following = ((rows * scale).half() @ power).float() / (scale * HALF_SCALE)
@@ -74,9 +74,9 @@ def _columns_scaled(matrix: torch.Tensor, diagonal: torch.Tensor, out: torch.Ten
     range, with it by 0.3 %.
 
     Args:
-        matrix: [n, n], times anything; 0 on the diagonal from then on.
+        matrix: The power, [n, n], in any unit; its diagonal is set to 0.
         diagonal: What the power's cells keep, float32 [n].
-        out: float16 [n, n]; may be the same.
+        out: float16 [n, n]; may be ``matrix`` itself.
     """
     matrix.fill_diagonal_(0.0)
     sums = matrix.sum(dim=0, dtype=torch.float32).clamp_(min=_LEAST)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 
@@ -14,6 +16,14 @@ TAU = 0.3
 MAX_ITERATIONS = 1000
 """Steps of the chain at most; cells that never cross get this value (Sec. 4.1)."""
 
+Crossing: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""Step, ratios one step earlier, ratios now (both [c, n]) and τ → when each cell that is above τ now crossed it."""
+
+
+def interpolated(step: int, before: torch.Tensor, ratios: torch.Tensor, tau: float) -> torch.Tensor:
+    """Between the two steps around the crossing, linearly."""
+    return (step - 1) + (tau - before) / (ratios - before)
+
 
 def markov_maps(
     transition: Transition,
@@ -21,20 +31,19 @@ def markov_maps(
     *,
     tau: float = TAU,
     max_iterations: int = MAX_ITERATIONS,
-    released: bool = False,
+    crossing: Crossing = interpolated,
 ) -> torch.Tensor:
     """Count the steps after which each cell has reached τ times the largest probability.
 
-    Every step is looked at, and the crossing is interpolated between its two steps. Chains stop being computed when
+    Every step is checked, and a crossing is interpolated between the two steps around it. The computation ends when
     all cells of all starts have crossed.
 
     Args:
-        transition: Of n cells.
+        transition: The chain of n cells.
         starts: p_0 of c chains, float32 [c, n], rows sum to 1.
         tau: τ in (0, 1).
         max_iterations: At least 1.
-        released: In the first step take 1 - τ for the growth of every ratio, and add 1e-6 to that of the others
-            (released code).
+        crossing: How the time of a crossing is found from the steps around it.
 
     Returns:
         m, float32 [c, n], in steps, 0 ≤ m ≤ max_iterations; cells above τ at p_0 are 0.
@@ -45,12 +54,7 @@ def markov_maps(
     for step, p in enumerate(islice(transition.distributions(starts), max_iterations + 1)):
         ratios = p / p.amax(dim=1, keepdim=True)  # [c, n]
         reached = (ratios > tau) & open_cells
-        if released:
-            growth = (1.0 - tau) if step == 1 else ratios - before
-            crossing = step - (ratios - tau) / (growth + 1e-6) if step else torch.zeros_like(ratios)
-        else:
-            crossing = (step - 1) + (tau - before) / (ratios - before)
-        maps = torch.where(reached, crossing.clamp_(min=0.0), maps)
+        maps = torch.where(reached, crossing(step, before, ratios, tau).clamp_(min=0.0), maps)
         open_cells &= ~reached
         # Once per block: an accelerator has to be waited for, and the block's other steps are there already.
         if (step + 1) % transition.block == 0 and not open_cells.any():

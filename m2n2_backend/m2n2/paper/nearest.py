@@ -24,15 +24,15 @@ def nearest_neighbor(
 
     Args:
         levels: M'_i of each prompt, uint16 [H, W].
-        thresholds: λ_i, in levels, ≥ 0; 0 is the plateau of the prompt alone.
+        thresholds: λ_i, in levels, ≥ 0; 0 selects the plateau of the prompt alone.
         positive: y_i.
-        extra: One more foreground distance, of a box, float32 [H, W].
+        extra: One more foreground distance, that of boxes, float32 [H, W]; it is overwritten.
 
     Returns:
         float32 [H, W], ≥ 0.
 
     Raises:
-        ValueError: No foreground prompt.
+        ValueError: The foreground has no prompt.
     """
     prompts = list(zip(levels, thresholds, positive, strict=True))
     foreground = _least([(own, threshold) for own, threshold, label in prompts if label], extra)
@@ -47,7 +47,7 @@ def nearest_neighbor(
 def _least(
     maps: Sequence[tuple[NDArray[np.uint16], int]], out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32] | None:
-    """Pixelwise minimum of M'/λ and of ``out``, which is overwritten; None of nothing."""
+    """Pixelwise minimum of M'/λ and ``out``, which is overwritten; None if there are neither maps nor ``out``."""
     if maps and out is None:
         out = np.full(maps[0][0].shape, np.inf, np.float32)
     for levels, threshold in maps:

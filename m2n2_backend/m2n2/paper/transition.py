@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -17,7 +18,7 @@ TOLERANCE = 1e-4
 """Largest deviation of a row sum from 1 after IPF. The paper states none."""
 
 MAX_SWEEPS = 300
-"""Cap of IPF sweeps; what is left by then is ``Transition.residual``. Most seen: 34."""
+"""Largest number of IPF sweeps; the deviation left by then is ``Transition.residual``. At most 34 were seen."""
 
 SLOW_SWEEPS = 10
 """Matrices that IPF fits slowly also mix slowly: ViT attention takes 4 to 7 sweeps and maps of 2 to 9 steps, color
@@ -28,17 +29,21 @@ _HISTORY = 8  # sweeps that are combined; 4 takes a third more of them, 12 no fe
 _LEAST = 1e-30  # IPF has a solution only for positive entries; attention underflows to 0 in 32-bit
 
 
+Fit: TypeAlias = Callable[[torch.Tensor, float, int], tuple[torch.Tensor, torch.Tensor, int, float]]
+"""Matrix, tolerance and limit of sweeps → u, v with diag(u)·matrix·diag(v) doubly stochastic, sweeps, residual."""
+
+
 @dataclass(frozen=True)
 class Transition:
-    """A Markov chain that converges to the uniform distribution, whatever the image.
+    """A Markov chain, which converges to the uniform distribution for every image.
 
     Attributes:
         powers: P^e for each of ``exponents``, [n, n]: float32, where columns of P sum to 1 and rows to 1 within
             ``residual``; or float16, ``HALF_SCALE`` times as much, and 0 on the diagonal.
         exponents: 1 first, rising; the last is the number of steps that one pass over the last power advances.
         sweeps: IPF sweeps done.
-        residual: Largest |row sum - 1| left; above the tolerance only if the cap was reached.
-        diagonals: Those of the powers in 16-bit, float32 [n] each, see ``half_powers``; empty in 32-bit.
+        residual: Largest |row sum - 1| left; above the tolerance only if the limit of sweeps was reached.
+        diagonals: Diagonals of the powers in 16-bit, float32 [n] each, see ``half_powers``; empty in 32-bit.
     """
 
     powers: tuple[torch.Tensor, ...]
@@ -68,7 +73,7 @@ class Transition:
     def distributions(self, starts: torch.Tensor) -> Iterator[torch.Tensor]:
         """p_0, p_1, p_2 … without end (Eq. 4), in blocks: [p_t, …, p_(t+b-1)]·P^b are the next b.
 
-        So the largest matrix is read once per block instead of once per step, when its first step is asked for. The
+        So the largest matrix is read once per block instead of once per step, when its first step is requested. The
         first block is made with the smaller powers that there are.
 
         Args:
@@ -91,7 +96,7 @@ class Transition:
         return sum(tensor.nbytes for tensor in (*self.powers, *self.diagonals))
 
     def _advance(self, block: torch.Tensor, number: int) -> torch.Tensor:
-        """Distributions → those one power later, float32 [c, b, n]."""
+        """Advance distributions by one power, float32 [c, b, n]."""
         rows, power = block.flatten(0, 1), self.powers[number]
         if self.diagonals:
             following = advance_in_16_bit(rows, power, self.diagonals[number])
@@ -110,11 +115,11 @@ def transition_matrix(
     max_sweeps: int = MAX_SWEEPS,
     doublings: int | None = None,
     half: bool | None = None,
-    plain: bool = False,
+    fit: Fit | None = None,
 ) -> Transition:
     """Sharpen by temperature, then fit rows and columns to sum 1 (Eq. 5, IPF).
 
-    ``attention`` is used up: its memory becomes P, or is freed, whoever else still refers to it.
+    ``attention`` is consumed: its memory becomes P, or is freed, even if other code still refers to it.
 
     Args:
         attention: A, float32 [n, n], entries ≥ 0, no row all zero.
@@ -128,13 +133,13 @@ def transition_matrix(
             None does so on CUDA alone. Maps stay within 1 % of their range of those in 32-bit, also where cells
             attend to little but themselves (0.3 % at most in 2180 random chains that keep up to 0.9999). A cell whose
             probability only just touches the threshold may be reached then or much later in either.
-        plain: Fit by plain sweeps of columns, then rows, which end with the rows (released code).
+        fit: The way to the vectors of IPF; None is :func:`accelerated_fit`.
 
     Raises:
         FloatingPointError: ``attention`` holds NaN, or a row of zeros.
     """
     matrix = _sharpen(attention, temperature)
-    left, right, sweeps, residual = (_sweep if plain else _fit)(matrix, tolerance, max_sweeps)
+    left, right, sweeps, residual = (fit or accelerated_fit)(matrix, tolerance, max_sweeps)
     # u, v are applied once here: the chain then costs one product a step instead of one product and two scalings.
     matrix.mul_(left[:, None]).mul_(right[None, :])
     if doublings is None:
@@ -174,12 +179,14 @@ def _sharpen(attention: torch.Tensor, temperature: float) -> torch.Tensor:
     return sharp
 
 
-def _fit(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch.Tensor, torch.Tensor, int, float]:
+def accelerated_fit(
+    matrix: torch.Tensor, tolerance: float, max_sweeps: int
+) -> tuple[torch.Tensor, torch.Tensor, int, float]:
     """Vectors u, v with diag(u)·matrix·diag(v) doubly stochastic: two products a sweep, no rewrite of the matrix.
 
     One sweep is a map log u → log u whose fixed point is wanted, so it is found by Anderson acceleration (Walker & Ni
     2011): the next point is the combination of the latest sweeps whose residuals cancel best. The solution of IPF is
-    unique, whatever the way to it.
+    unique, so the way to it does not matter.
     """
     transposed = matrix.T
     points, images = deque[torch.Tensor](maxlen=_HISTORY), deque[torch.Tensor](maxlen=_HISTORY)
@@ -204,20 +211,6 @@ def _fit(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch
             start = best
         if residual < least:
             least, best = residual, image
-
-
-def _sweep(matrix: torch.Tensor, tolerance: float, max_sweeps: int) -> tuple[torch.Tensor, torch.Tensor, int, float]:
-    """As ``_fit``, without acceleration: the residual is that of the last sweep's rows before they were divided."""
-    transposed = matrix.T
-    left = 1.0 / torch.mv(matrix, torch.ones_like(matrix[0]))
-    sweeps, residual = 0, float("inf")
-    while sweeps < max_sweeps and residual > tolerance:
-        right = 1.0 / torch.mv(transposed, left)
-        rows = torch.mv(matrix, right)
-        residual = float((left * rows - 1.0).abs().max())
-        left = 1.0 / rows
-        sweeps += 1
-    return left, right, sweeps, residual
 
 
 def _extrapolate(points: Sequence[torch.Tensor], images: Sequence[torch.Tensor]) -> torch.Tensor:

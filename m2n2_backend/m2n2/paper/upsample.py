@@ -14,10 +14,10 @@ from m2n2_backend.m2n2.paper import upsample_kernel as kernel
 from m2n2_backend.rasters import cell_of
 
 SIGMA_SPATIAL = 1.0
-"""Of the spatial Gaussian, in cells of the grid (Sec. 4.1)."""
+"""Standard deviation of the spatial Gaussian, in cells of the grid (Sec. 4.1)."""
 
 SIGMA_RANGE = 0.1
-"""Of the isotropic range Gaussian, for RGB in [0, 1] (Sec. 4.1)."""
+"""Standard deviation of the isotropic range Gaussian, for RGB in [0, 1] (Sec. 4.1)."""
 
 RADIUS = 2
 """The window reaches this many cells from the pixel in each direction. The paper states none."""
@@ -36,9 +36,9 @@ class JointBilateral:
         height: h of the maps it takes.
         width: w of the maps it takes.
         first_row: First row of each pixel row's window, int32 [H]; rows outside of the grid have weight 0.
-        first_col: Likewise, int32 [W].
-        window: (a, b).
-        unit: What the weights are multiplied by.
+        first_col: First column of each pixel column's window, int32 [W].
+        window: Rows and columns of the window, (a, b).
+        unit: Factor that makes the weights of a pixel sum to 1.
     """
 
     weights: NDArray[np.uint16] | NDArray[np.float32]
@@ -95,7 +95,7 @@ def joint_bilateral(
         width: w, columns of the grid.
         sigma_spatial: In cells.
         sigma_range: For RGB in [0, 1].
-        radius: Of the window, in cells, ≥ 1.
+        radius: Reach of the window, in cells, ≥ 1.
         samples: Guidance samples per side of a cell; 0 for every pixel.
     """
     rows = _axis(rgb.shape[0], height, samples, radius, sigma_spatial)

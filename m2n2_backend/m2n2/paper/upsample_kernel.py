@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 FULL = 65535
 """Weights of a pixel are 16-bit and sum to this."""
 
-_DARKEST = 20.0  # the range term is not let below exp(-20): a pixel unlike all samples falls back to the spatial term
+_DARKEST = 20.0  # the range term is at least exp(-20): a pixel unlike all samples falls back to the spatial term
 _PIECES = 16.0  # exp(-z) is computed as exp(-z/16) squared four times
 
 
@@ -31,7 +31,7 @@ class Axis(NamedTuple):
         first_pixel: [cells + 1]; the pixels of cell c are first_pixel[c] to first_pixel[c + 1], none in a photograph
             that is smaller than its grid.
         position: Pixel of each sample, [samples], ascending.
-        first_sample: [cells + 1]; the samples in each cell, likewise.
+        first_sample: [cells + 1]; the samples of cell c are first_sample[c] to first_sample[c + 1].
         weight: Spatial weight of each sample for each pixel, float32 [samples, pixels].
     """
 
@@ -46,9 +46,10 @@ class _Blocks(NamedTuple):
     """The columns in blocks.
 
     Attributes:
-        length: Of a block.
+        length: Pixels of a block.
         first: Place in a row's blocks at which ``weight`` of each sample begins, [samples].
-        weight: Of each sample for the pixels of the cells around it, float32 [samples, (2 * radius + 1) * length].
+        weight: Weight of each sample for the pixels of the cells around it, float32
+            [samples, (2 * radius + 1) * length].
     """
 
     length: int
@@ -61,9 +62,9 @@ def build(rgb: NDArray[np.uint8], rows: Axis, cols: Axis, radius: int, sigma_ran
 
     Args:
         rgb: The guidance, uint8 [H, W, 3].
-        rows: Of the photograph's height.
-        cols: Of its width.
-        radius: Of the window, in cells.
+        rows: The axis along the photograph's height.
+        cols: The axis along its width.
+        radius: Reach of the window, in cells.
         sigma_range: For RGB in [0, 255].
 
     Returns:

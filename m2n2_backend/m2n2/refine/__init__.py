@@ -1,1 +1,1 @@
-"""What follows the paper's rule: each click changes what it was about, and color settles the edge."""
+"""Steps beyond the paper: each click changes only what it points at, and color settles the edge."""

@@ -1,4 +1,4 @@
-"""The band at the mask's edge, where color decides (not in the paper).
+"""The band at the mask's edge, where color decides (beyond the paper).
 
 A cell of the attention is 6 to 21 pixels wide, so the mask's edge is known to about half a cell, and corrections
 below that cannot be clicked. In a band of this width each pixel takes the side whose colors it resembles, and the
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from m2n2_backend.m2n2.refine.color_mixture import evidence
 from m2n2_backend.m2n2.refine.min_cut import min_cut
 from m2n2_backend.m2n2.refine.pixel_graph import pixel_graph
-from m2n2_backend.m2n2.window import Window, window_around
+from m2n2_backend.rasters import Window, window_around
 
 WIDTH = 0.5
 """Cells on either side of the edge: as far as the attention's grid leaves it open."""
 
 BOX_WIDTH = 2.0
-"""Times as wide after a box alone, whose chains start from whole cells. Mean IoU on GrabCut's boxes with 1, 2, 3 and
-4: 0.906, 0.918, 0.916 and 0.910; without the band 0.881."""
+"""The band is this many times as wide after a box alone, whose chains start from whole cells. Mean IoU on GrabCut's
+boxes with 1, 2, 3 and 4: 0.906, 0.918, 0.916 and 0.910; without the band 0.881."""
 
 REACH = 3.0
-"""Cells beyond the band whose pixels are sure and tell both sides' colors."""
+"""The colors of both sides are learned from pixels up to this many cells beyond the band."""
 
 SMOOTHNESS = 20.0
 """Nats that an edge between pixels of equal color costs. GrabCut's 50, hardly bounded as below: 13.3 clicks for 90 %
@@ -35,11 +35,11 @@ on every third object of DAVIS; 20, bounded: 11.9; OpenCV's GrabCut itself, with
 
 @dataclass(frozen=True)
 class Band:
-    """Pixels that color decides on, m of them, and what speaks for either side.
+    """The m pixels whose label color decides, and the evidence for either side.
 
     Attributes:
-        window: Where in the photograph.
-        open: Which pixels of the window, bool [h, w].
+        window: The part of the photograph in which the pixels lie.
+        open: The pixels within the window, bool [h, w].
         unary: How much each wants to be foreground, int32 [m], in hundredths of a nat.
         near: Neighbors of each, int32 [m, 8], as ``min_cut`` takes them.
         capacity: What an edge to each neighbor costs, int32 [m, 8].
@@ -52,19 +52,19 @@ class Band:
     capacity: NDArray[np.int32]
 
     def cut(self, mask: NDArray[np.bool_]) -> None:
-        """Decide, in place of a bool [H, W]."""
+        """Write the decision into a mask, bool [H, W]."""
         mask[self.window][self.open] = min_cut(self.unary, self.near, self.capacity)
 
 
 @dataclass(frozen=True)
-class Settled:
-    """An earlier decision that holds wherever nothing changed.
+class PreviousEdge:
+    """An earlier decision, which holds wherever nothing changed.
 
     Attributes:
-        mask: What was decided, bool [H, W].
-        changed: Pixels at which the mask before the band differs from then, and those to be decided whatever their
-            distance from the edge, bool [H, W].
-        open: The latter, bool [H, W].
+        mask: The mask that was decided, bool [H, W].
+        changed: Pixels at which the mask before the band differs from the one of that decision, and all pixels of
+            ``open``, bool [H, W].
+        open: Pixels to decide at any distance from the edge, bool [H, W].
     """
 
     mask: NDArray[np.bool_]
@@ -79,21 +79,21 @@ def settle_edge(
     *,
     cell: float,
     width: float = WIDTH,
-    earlier: Settled | None = None,
+    earlier: PreviousEdge | None = None,
 ) -> NDArray[np.bool_]:
     """Decide the pixels near the mask's edge by color.
 
     Args:
         rgb: The photograph at working size, uint8 [H, W, 3].
         rough: The mask before the band, bool [H, W].
-        fixed: int8 [H, W]; 1 is foreground, -1 background whatever the colors say, 0 is open.
+        fixed: int8 [H, W]; 1 is foreground, -1 background in spite of the colors, 0 is open.
         cell: Side of an attention cell in pixels.
-        width: Of the band on either side of the edge, in cells.
-        earlier: Where given, only the band within two widths of what changed is decided anew.
+        width: Reach of the band on either side of the edge, in cells.
+        earlier: If given, only the band within two widths of the changed pixels is decided again.
 
     Returns:
-        bool [H, W]: ``rough``, or what was settled earlier, beyond the band; within it too where one side has no sure
-        pixels near the band to learn its colors from.
+        bool [H, W]. Beyond the band it is ``rough``, or the earlier decision; within it too where one side has no
+        certain pixels near the band to learn its colors from.
     """
     mask, band = open_band(rgb, rough, fixed, cell=cell, width=width, earlier=earlier)
     if band is not None:
@@ -108,11 +108,11 @@ def open_band(
     *,
     cell: float,
     width: float = WIDTH,
-    earlier: Settled | None = None,
+    earlier: PreviousEdge | None = None,
 ) -> tuple[NDArray[np.bool_], Band | None]:
-    """The mask before color decides, a new bool [H, W], and what it decides on; None where there is nothing.
+    """The mask before color decides, a new bool [H, W], and the band to decide; None if no pixel is undecided.
 
-    Arguments as of :func:`settle_edge`.
+    It takes the arguments of :func:`settle_edge`.
     """
     reach = (width + REACH) * cell
     window = window_around(rough if earlier is None else rough | earlier.changed, reach)
@@ -145,7 +145,7 @@ def open_band(
 
 
 def with_fixed(mask: NDArray[np.bool_], fixed: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """The mask with the pixels whose label is sure: foreground where ``fixed`` is above 0, background below."""
+    """The mask with the pinned pixels: foreground where ``fixed`` is above 0, background where it is below."""
     return (mask & (fixed >= 0)) | (fixed > 0)
 
 

@@ -1,14 +1,14 @@
-"""No click changes more than it was about (not in the paper).
+"""No click changes more than the error it points at (beyond the paper).
 
-People, and the benchmark's simulated user, click the middle of what is wrong. So the largest circle around a click
+People, and the benchmark's simulated user, click the middle of an error. So the largest circle around a click
 that meets no pixel which already has the click's label tells how large the error is. A click whose answer by the
 paper's rule would change far more than that circle redraws the object because of a detail; it edits instead.
 
 A click that agrees with the mask says that this place is right: the mask stays, the pixel is fixed from then on.
 
-Of a scribble the pixel that is furthest from what has the label already gives the radius, and it is about everything
-within this radius of those of its pixels that do not agree yet. It agrees where all of them do. Only its own pixels
-are fixed: it says itself how wide it is.
+The radius of a scribble is that of its pixel which is furthest from all that has the label already, and the scribble
+is about everything within this radius of those of its pixels that do not agree with the mask yet. It agrees if all of
+them do. Only its own pixels are fixed: a stroke already shows how wide it is meant to be.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from m2n2_backend.m2n2.places import Place, Stroke
 
 KAPPA = 10.0
 """A click may change this many times the area of its circle. At 6, every third object of GrabCut needs 2.4 clicks for
-85 % instead of 1.8, as first masks that are too small grow slower; at 12, clicks are equal, but collapses are 0.36
-instead of 0.33 on DAVIS."""
+85 % instead of 1.8, as first masks that are too small grow more slowly; at 12, the clicks are equal, but collapses
+are 0.36 instead of 0.33 on DAVIS."""
 
 DISC = 0.7
 """Share of the circle's radius within which the pixels are taken to have the click's label."""
@@ -38,12 +38,12 @@ def click_radius(mask: NDArray[np.bool_], place: Place, positive: bool) -> float
     """Distance from a click to the nearest pixel that has its label already, or to the image's border.
 
     Args:
-        mask: What the user saw, bool [H, W].
-        place: Of the click; of a scribble its pixel with the largest distance counts.
+        mask: The mask that the user saw, bool [H, W].
+        place: The click; a scribble has the largest distance of its pixels.
         positive: The click's label.
 
     Returns:
-        In pixels; 0 where the click agrees with the mask.
+        The distance in pixels; 0 if the click agrees with the mask.
     """
     if isinstance(place, Stroke):
         wrong = np.pad(mask != positive, 1).view(np.uint8)
@@ -104,12 +104,12 @@ def edit(
     other: Sequence[int],
     most: float,
 ) -> NDArray[np.bool_]:
-    """The mask united with, or reduced by, the click's own segment of the best edge.
+    """Add the click's own segment of the best edge to the mask, or remove it.
 
     Args:
         mask: Before the click, bool [H, W].
         levels: M' of the click, uint16 [H, W].
-        profile: Of the click's thresholds.
+        profile: Scores of the click's thresholds.
         positive: Whether the segment is added.
         other: M', in levels, at the clicks of the other label: they stay out of the segment.
         most: Pixels that may change.

@@ -12,7 +12,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 COMPONENTS = 5
-"""Of each side, as in GrabCut."""
+"""Gaussians of each side, as in GrabCut."""
 
 CERTAIN = 10.0
 """Nats at which a color's evidence is cut off."""
@@ -33,11 +33,11 @@ def evidence(
     Args:
         rgb: uint8 [h, w, 3], contiguous.
         foreground: Pixels whose colors stand for the foreground, bool [h, w].
-        background: Likewise.
-        undecided: The m pixels asked about, bool [h, w].
+        background: Pixels whose colors stand for the background, bool [h, w].
+        undecided: The m pixels to judge, bool [h, w].
 
     Returns:
-        Nats, float64 [m], in ±``CERTAIN``; None where a side has too few pixels to know its colors.
+        Nats, float64 [m], in ±``CERTAIN``; None if a side has too few pixels to learn its colors from.
     """
     if min(np.count_nonzero(foreground), np.count_nonzero(background)) < _LEAST:
         return None
@@ -82,8 +82,8 @@ def log_ratios(
     """Log of how much more probable each color is under the first mixture, float64 [n].
 
     Args:
-        foreground: Of :func:`fit_mixture`.
-        background: Of :func:`fit_mixture`.
+        foreground: Mixture as :func:`fit_mixture` returns it.
+        background: The other side's mixture.
         colors: uint8 [n, 3].
     """
     return np.asarray(_log_ratios(foreground, background, colors))

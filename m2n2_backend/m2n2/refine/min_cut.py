@@ -1,8 +1,9 @@
 """Minimum cut between two labels on a set of pixels, each joined to its eight neighbors.
 
 The algorithm is Boykov and Kolmogorov's (PAMI 2004): two search trees grow from the terminals, a path between them is
-saturated, and what falls off is adopted again instead of searched anew. Capacities are integers, so it ends exactly.
-Most of the flow is moved before, many paths at once, which halves the time on the bands of photographs.
+saturated, and nodes that lose their tree are adopted again instead of searched anew. Capacities are integers, so the
+result is exact. Most of the flow is moved beforehand, many paths at once, which halves the time on the bands of
+photographs.
 """
 
 from __future__ import annotations
@@ -83,10 +84,11 @@ def _min_cut(terminal, near, residual):
 
 @njit(cache=True, nogil=True)
 def _push_waves(terminal, near, residual):
-    """Move the most of the flow over shortest paths, all at once, before there are trees to be mended.
+    """Move most of the flow over shortest paths, all at once, before there are trees to repair.
 
-    A wave goes from the nodes farthest from the sinks towards them, layer by layer. What is stuck on its way wants to
-    be foreground where it is from then on, which is the same problem. Wave after wave finds less to do.
+    A wave goes from the nodes farthest from the sinks towards them, layer by layer. Flow that gets stuck counts from
+    then on as the wish of the node where it is to be foreground, which is the same problem. Each wave
+    finds less to do.
     """
     count = terminal.shape[0]
     layer = np.empty(count, np.int32)

@@ -1,7 +1,7 @@
-"""After a foreground click color has a say in the whole object (not in the paper).
+"""After a foreground click, color counts in the whole object (beyond the paper).
 
-The attention tells roughly what belongs to the click, and is in doubt where its distance is near 1. There, on a
-small copy of the photograph, each pixel takes the side that attention and color together speak for, with as short an
+The attention shows roughly what belongs to the click, and is in doubt where its distance is near 1. There, on a
+small copy of the photograph, each pixel takes the side that attention and color together favor, with as short an
 edge as they allow: a minimum cut as in GrabCut (Rother et al. 2004). Where the cut agrees with the attention, the
 attention's own edge stays, which is finer; the band settles it afterwards.
 
@@ -18,21 +18,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.places import Place, index_of
+from m2n2_backend.m2n2.places import Placed, index_of
 from m2n2_backend.m2n2.refine.color_mixture import evidence
 from m2n2_backend.m2n2.refine.min_cut import min_cut
 from m2n2_backend.m2n2.refine.pixel_graph import in_units, pixel_graph
-from m2n2_backend.m2n2.resize import enlarged, reduced
-from m2n2_backend.rasters import cell_of
+from m2n2_backend.rasters import cell_of, enlarged, reduced
 
 SIDE = 160
 """Longest side of the small copy, in pixels: a few to a cell of the attention."""
 
 ATTENTION = 10.0
-"""Nats for each factor of e by which the distance is below 1; against, above."""
+"""Nats for the foreground for each factor of e by which the distance is below 1; for the background, above 1."""
 
 FAR = 2.0
-"""The distance counts within [1/FAR, FAR], so that attention speaks with 7 nats at most, and color with 5."""
+"""The distance counts within [1/FAR, FAR], so that attention contributes 7 nats at most, and color 5."""
 
 COLOR = 0.5
 """Share of the color's evidence: it is fitted to the very mask that it judges."""
@@ -44,8 +43,8 @@ _CLICKED = 1000.0  # nats: beyond what neighbors could ever outweigh
 
 
 @dataclass(frozen=True)
-class SmallCopy:
-    """What the cut needs of a photograph, whatever the clicks.
+class CoarseGraph:
+    """The part of the cut that depends on the photograph alone.
 
     Attributes:
         rgb: uint8 [h, w, 3].
@@ -58,12 +57,12 @@ class SmallCopy:
     capacity: NDArray[np.int32]
 
     @staticmethod
-    def of(rgb: NDArray[np.uint8]) -> SmallCopy:
-        """Of the photograph at working size, uint8 [H, W, 3]."""
+    def of(rgb: NDArray[np.uint8]) -> CoarseGraph:
+        """Build the graph of a photograph at working size, uint8 [H, W, 3]."""
         small = reduced(rgb, SIDE).copy()  # a small photograph itself may be read-only
         everywhere = np.ones(small.shape[:2], np.bool_)
         _, near, capacity = pixel_graph(everywhere, everywhere, small, np.zeros(everywhere.size), SMOOTHNESS)
-        return SmallCopy(small, near, capacity)
+        return CoarseGraph(small, near, capacity)
 
     @property
     def nbytes(self) -> int:
@@ -71,19 +70,16 @@ class SmallCopy:
         return self.rgb.nbytes + self.near.nbytes + self.capacity.nbytes
 
 
-def cut_object(
-    copy: SmallCopy, distance: NDArray[np.float32], points: Sequence[Place], labels: Sequence[bool]
-) -> NDArray[np.bool_]:
+def cut_object(copy: CoarseGraph, distance: NDArray[np.float32], prompts: Sequence[Placed]) -> NDArray[np.bool_]:
     """The mask of least energy.
 
     Args:
-        copy: Of the photograph.
+        copy: The photograph's graph.
         distance: Foreground where it is ≤ 1, float32 [H, W] at working size, ≥ 0.
-        points: Of clicks and scribbles: their pixels keep their labels, the later one's where two disagree.
-        labels: Of the same.
+        prompts: Clicks and scribbles: their pixels keep their labels, that of the later one if two disagree.
 
     Returns:
-        A new bool [H, W]; ``distance`` ≤ 1 where a side is too small to know its colors.
+        A new bool [H, W]; ``distance`` ≤ 1 if a side is too small to learn its colors from.
     """
     (height, width), (rows, cols) = distance.shape, copy.rgb.shape[:2]
     rough = distance <= 1.0
@@ -94,8 +90,8 @@ def cut_object(
     if of_color is None:
         return rough
     nats += COLOR * of_color.reshape(rows, cols)
-    for place, label in zip(points, labels, strict=True):
-        row, col = index_of(place)
-        nats[cell_of(row, height, rows), cell_of(col, width, cols)] = _CLICKED if label else -_CLICKED
+    for prompt in prompts:
+        row, col = index_of(prompt.place)
+        nats[cell_of(row, height, rows), cell_of(col, width, cols)] = _CLICKED if prompt.positive else -_CLICKED
     after = min_cut(in_units(nats.ravel()), copy.near, copy.capacity).reshape(rows, cols)
     return (rough | enlarged(after & ~before, (height, width))) & ~enlarged(before & ~after, (height, width))

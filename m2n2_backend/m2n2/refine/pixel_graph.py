@@ -15,7 +15,7 @@ UNIT = 100
 
 
 def in_units(nats: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
-    """As capacities are, int32."""
+    """Nats as integer capacities, int32."""
     return np.asarray(np.rint(nats * UNIT), np.int32)
 
 
@@ -29,13 +29,13 @@ def pixel_graph(
     """The graph of some pixels of a photograph, m of them.
 
     Neighbors p and q of different labels cost smoothness·exp(-β|I_p-I_q|²)/|p-q|, with β such that the mean exponent
-    is 1/2. What an edge to a pixel that is decided would cost is added to its neighbor's ``unary``.
+    is 1/2. The cost of an edge to a pixel that is decided is added to its neighbor's ``unary``.
 
     Args:
         undecided: The pixels, bool [h, w].
         mask: Labels of the others, bool [h, w].
-        rgb: uint8 [h, w, 3], contiguous and writable: compiled loops are of one kind of array.
-        nats: What speaks for foreground, float64 [m].
+        rgb: uint8 [h, w, 3], contiguous and writable: the loops are compiled for one kind of array.
+        nats: Evidence for foreground, float64 [m].
         smoothness: Nats that an edge between pixels of equal color costs.
 
     Returns:

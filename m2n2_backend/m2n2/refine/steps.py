@@ -1,15 +1,15 @@
-"""The clicks as a sequence: each changes what it was about, and color settles the edge (not in the paper).
+"""The clicks as a sequence: each changes what it was about, and color settles the edge (beyond the paper).
 
 A mask depends on the order of the prompts:
 
-- Boxes come first, whatever their number, order and place in the request, as one prompt; clicks after them refine.
+- Boxes come first, as one prompt, wherever they stand in the request and however many; clicks after them refine.
 - Background clicks made before there was any foreground are answered together with the first foreground click.
-- Each further click is a step of its own, also where several arrive in one request that were never seen one by one:
-  the answer is the one they would have got in that order.
-- A foreground click only adds, a background click only removes, but for what color decides at the edge.
+- Each further click is a step of its own, also if several new ones arrive in one request: the answer is the one they
+  would have got in that order.
+- A foreground click only adds, a background click only removes, except where color decides at the edge.
 - A click that agrees with the mask changes nothing; its pixel is fixed from then on.
-- A point that was moved, deleted or put elsewhere makes another sequence: masks are kept by the prompts so far, so
-  that the steps before it are found again and only those from there on are computed.
+- A point that was moved or deleted makes another sequence: masks are kept by the prompts so far, so that the steps
+  before it are found again and only those from there on are computed.
 """
 
 from __future__ import annotations
@@ -23,39 +23,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
-from m2n2_backend.m2n2.places import Place, Stroke, index_of
-from m2n2_backend.m2n2.refine.band import BOX_WIDTH, Settled, settle_edge, with_fixed
+from m2n2_backend.m2n2.places import Place, Placed, Stroke, index_of
+from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
+from m2n2_backend.rasters import PackedMask
 
 UNCONFIRMED = 0.75
-"""Instead of the change by the last click where there was none before: the mean IoU of a first answer on GrabCut."""
+"""Confidence in a first answer, which no click has confirmed yet: the mean IoU of first answers on GrabCut."""
 
-_STEP_BYTES = 1024  # of the objects of a step, without what they hold
-_CLICK_BYTES = 320  # of one click's disc and threshold
+_STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
+_CLICK_BYTES = 320  # of the pinned pixels and the threshold of one click
 _LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
 @dataclass(frozen=True)
-class Bits:
-    """A mask, eight pixels to a byte."""
-
-    packed: NDArray[np.uint8]
-    shape: tuple[int, int]
-
-    @staticmethod
-    def of(mask: NDArray[np.bool_]) -> Bits:
-        """Pack bool [H, W]."""
-        return Bits(np.packbits(mask), (mask.shape[0], mask.shape[1]))
-
-    def unpacked(self) -> NDArray[np.bool_]:
-        """The mask, a new bool [H, W]."""
-        height, width = self.shape
-        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
-
-
-@dataclass(frozen=True)
-class Disc:
-    """Pixels that have a label whatever else is said: those around one click, or of a scribble."""
+class PinnedPixels:
+    """Pixels with a label that nothing else changes: those around one click, or of a scribble."""
 
     point: Place
     radius: float
@@ -64,11 +47,11 @@ class Disc:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a click may change.
+    """The limit of what a click may change.
 
     Attributes:
-        radius: Of the click, in pixels; 0 where it agrees with the mask.
-        most: Pixels that may change.
+        radius: Radius of the click, in pixels; 0 if it agrees with the mask.
+        most: Number of pixels that may change.
         changed: Pixels that the answer to all clicks would change in the click's direction. Beyond ``most`` the click
             edits the mask instead.
     """
@@ -84,21 +67,21 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What is known after some prompts.
+class Refinement:
+    """The result of some prompts, and all that the next one needs of it.
 
     Attributes:
         rough: The mask before color.
         settled: The mask that the user sees.
-        discs: The discs of all clicks; where two meet, the later one wins but for the other's own pixel.
+        discs: The pinned pixels of all clicks; where two overlap, the later one wins except at the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
-        score: How sure the mask is, in [0, 1], see :func:`sureness`.
-        bound: What the last click's radius allowed; None for the first prompts.
+        score: Confidence in the mask, in [0, 1], see :func:`confidence`.
+        bound: The limit of the last click; None for the first prompts.
     """
 
-    rough: Bits
-    settled: Bits
-    discs: tuple[Disc, ...]
+    rough: PackedMask
+    settled: PackedMask
+    discs: tuple[PinnedPixels, ...]
     thresholds: tuple[float, ...]
     score: float
     bound: Bound | None = None
@@ -113,14 +96,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Edge:
-    """What settling the edge needs: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: none)."""
+    """Settles a mask's edge: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: not at all)."""
 
     rgb: NDArray[np.uint8]
     cell: float
     width: float
 
     def settle(
-        self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: Settled | None = None
+        self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: PreviousEdge | None = None
     ) -> NDArray[np.bool_]:
         """See :func:`m2n2_backend.m2n2.refine.band.settle_edge`."""
         if self.width <= 0:
@@ -132,8 +115,7 @@ class Edge:
 class NewClick:
     """A click or scribble with M' (uint16 [H, W]), its profile, and M' at the clicks of the other label."""
 
-    point: Place
-    positive: bool
+    prompt: Placed
     levels: NDArray[np.uint16]
     profile: Profile
     other: Sequence[int]
@@ -141,23 +123,21 @@ class NewClick:
 
 def first_step(
     answer: NDArray[np.bool_],
-    points: Sequence[Place],
-    labels: Sequence[bool],
+    prompts: Sequence[Placed],
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
-) -> Step:
+) -> Refinement:
     """The answer to the first prompts, with its edge settled.
 
     Args:
         answer: The paper's mask or its cut (``object_cut``), bool [H, W].
-        points: Of the clicks and scribbles.
-        labels: Of the clicks.
-        edge: Of the photograph.
+        prompts: Clicks and scribbles.
+        edge: What settles the photograph's edges.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
-        thresholds: See ``Step``.
+        thresholds: λ of each click, see ``Refinement``.
     """
-    discs = tuple(Disc(point, 0.0, label) for point, label in zip(points, labels, strict=True))
+    discs = tuple(PinnedPixels(each.place, 0.0, each.positive) for each in prompts)
     fixed = _fixed(answer.shape, discs)
     answer = with_fixed(answer, fixed)
     if inside is not None:
@@ -165,57 +145,64 @@ def first_step(
         edge = replace(edge, width=BOX_WIDTH * edge.width)
     settled = edge.settle(answer, fixed)
     if not settled.any():
-        settled = answer  # no color has a say against the last that is left
-    return Step(Bits.of(answer), Bits.of(settled), discs, thresholds, sureness(answer, settled, None))
+        settled = answer  # color may not remove the last pixels of an object
+    return Refinement(
+        PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, confidence(answer, settled, None)
+    )
 
 
 def next_step(
-    previous: Step,
+    previous: Refinement,
     answer: NDArray[np.bool_],
     click: NewClick,
     edge: Edge,
     kappa: float,
     thresholds: tuple[float, ...],
-) -> Step:
-    """One more click: what the answer to all adds, or removes, if that is no more than it was about, else an edit.
+) -> Refinement:
+    """One more click: take over what the answer to all adds or removes if it stays within the bound, else edit.
 
     Args:
-        previous: Without the click.
+        previous: The refinement of the prompts before the click.
         answer: The paper's mask for all clicks, or its cut (``object_cut``), bool [H, W].
-        click: The new one.
-        edge: Of the photograph.
+        click: The new click.
+        edge: What settles the photograph's edges.
         kappa: Most pixels that may change, in circles of the click's radius.
-        thresholds: See ``Step``.
+        thresholds: λ of each click, see ``Refinement``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
-    radius = click_radius(seen, click.point, click.positive)
+    place, positive = click.prompt.place, click.prompt.positive
+    radius = click_radius(seen, place, positive)
     if radius > 0.0:
-        radius = min(radius, _apart(click.point, previous.discs, click.positive))
-    # Beyond a cell the attention knows better than the circle what belongs to the click.
-    new = Disc(click.point, sure_radius(click.point, min(radius, edge.cell)), click.positive)
+        radius = min(radius, _apart(place, previous.discs, positive))
+    # Beyond a cell the attention is a better guide than the circle to what belongs to the click.
+    new = PinnedPixels(place, sure_radius(place, min(radius, edge.cell)), positive)
     discs = (*previous.discs, new)
-    # Nobody expects of a click on something missing that it takes away elsewhere, or the other way round.
-    answer = answer | before if click.positive else answer & before
+    # A click on something missing is not meant to remove anything elsewhere, nor the other way round.
+    answer = answer | before if positive else answer & before
     changed = int(np.count_nonzero(answer != before))
     if radius == 0.0:
         bound = Bound(0.0, 0.0, changed)
-        before[index_of(click.point)] = click.positive  # where color alone gave the label, no later click takes it
-        return Step(Bits.of(before), previous.settled, discs, thresholds, sureness(before, seen, seen), bound)
-    bound = Bound(radius, kappa * area_about(seen, click.point, click.positive, max(radius, edge.cell / 2)), changed)
+        before[index_of(place)] = positive  # where color alone gave the label, no later click takes it
+        return Refinement(
+            PackedMask.of(before), previous.settled, discs, thresholds, confidence(before, seen, seen), bound
+        )
+    bound = Bound(radius, kappa * area_about(seen, place, positive, max(radius, edge.cell / 2)), changed)
     if bound.edits:
-        rough = edit(before, click.levels, click.profile, positive=click.positive, other=click.other, most=bound.most)
+        rough = edit(before, click.levels, click.profile, positive=positive, other=click.other, most=bound.most)
     else:
         rough = answer
     fixed = _fixed(rough.shape, discs)
     rough = with_fixed(rough, fixed)
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
-    around[disc(previous.rough.shape, click.point, radius if radius <= edge.cell else 0.0)] = True
-    settled = edge.settle(rough, fixed, Settled(seen, (rough != before) | around, around))
-    return Step(Bits.of(rough), Bits.of(settled), discs, thresholds, sureness(rough, settled, seen), bound)
+    around[disc(previous.rough.shape, place, radius if radius <= edge.cell else 0.0)] = True
+    settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
+    return Refinement(
+        PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, confidence(rough, settled, seen), bound
+    )
 
 
-def _apart(place: Place, discs: Sequence[Disc], positive: bool) -> float:
+def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float:
     """Distance from a click to the nearest earlier prompt of the other label, at least 1; infinite for a scribble.
 
     A pixel that was pointed at is right, so the error that a click is about ends before it.
@@ -227,11 +214,11 @@ def _apart(place: Place, discs: Sequence[Disc], positive: bool) -> float:
     return max(1.0, min(apart, default=math.inf))
 
 
-def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
-    """How sure a mask is, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
+def confidence(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
+    """Confidence in a mask, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
 
-    Where attention and color agree and the last click found little to change, little is left to find. Measured, with
-    the calibration, in the evaluation's README. An empty mask is surely wrong: 0.
+    If attention and color agree and the last click changed little, little is left to correct. The evaluation's README
+    has the measured calibration. An empty mask is certainly wrong: 0.
 
     Args:
         rough: The mask before color, bool [H, W].
@@ -244,7 +231,7 @@ def sureness(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray
 
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Of two masks, 1 where both are empty."""
+    """Intersection over union of two masks, 1 if both are empty."""
     union = int(np.count_nonzero(first | second))
     return int(np.count_nonzero(first & second)) / union if union else 1.0
 
@@ -252,7 +239,7 @@ def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A distance that is ≤ 1 exactly in the mask and rises smoothly across its edge, so that it can be resized.
 
-    Pixels keep their side; where between two of them the edge runs is that of the smoothed distance. A resized circle
+    Pixels keep their side; between two of them the edge runs where the smoothed distance has it. A resized circle
     then differs from the true one by half as many pixels as without smoothing.
 
     Args:
@@ -268,10 +255,10 @@ def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.clip(1.0 + signed / 2.0, 0.0, 2.0).astype(np.float32)
 
 
-def _fixed(shape: tuple[int, ...], discs: Sequence[Disc]) -> NDArray[np.int8]:
+def _fixed(shape: tuple[int, ...], discs: Sequence[PinnedPixels]) -> NDArray[np.int8]:
     """1 in foreground discs, -1 in background discs, 0 elsewhere, int8 [H, W].
 
-    Each prompt's own pixels have its label whatever discs lie over them: they were pointed at, discs are concluded.
+    Each prompt's own pixels have its label even under the disc of another: they were pointed at, a disc is inferred.
     """
     fixed = np.zeros((shape[0], shape[1]), np.int8)
     for own in discs:

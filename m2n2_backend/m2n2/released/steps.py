@@ -1,7 +1,8 @@
 """Steps 5 to 7 as the authors' released code takes them (its public commit of May 2025; facts, in code of our own).
 
-Every pixel is a candidate, in the order of its distance: the segment of rank k are the k + 1 nearest pixels, whatever
-plateau that cuts. Sums over all ranks come from one pass, as those over all levels do in ``threshold``.
+Every pixel is a candidate, in the order of its distance: the segment of rank k consists of the k + 1 nearest
+pixels, even if that cuts a plateau. Sums over all ranks come from one pass, as those
+over all levels do in ``threshold``.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.flood_fill import exact_flood, stable_sort
 from m2n2_backend.m2n2.paper.threshold import Scores
+from m2n2_backend.m2n2.places import Placed, index_of
 
 GRADIENT_STEPS = 1024
 """The gradient is cut to integers from 0 to this."""
 
 LEAST_THRESHOLD = 1e-7
-"""Thresholds are not let below: a click that no candidate suits selects about its own pixel."""
+"""Least threshold: a click that no candidate suits selects about its own pixel."""
 
 _BEYOND = 2.0  # any distance that is not object
 
 
 @dataclass(frozen=True)
 class RankedMap:
-    """What one click contributes, whatever the other clicks are.
+    """The contribution of one click, which does not depend on the others.
 
     Attributes:
         distance: M', float32 [H, W] in [0, 1].
         ordered: The same values in ascending order, float32 [H*W].
         edge: Mean integer gradient along the outer boundary of each rank's segment, float32 [H*W - 1]; the last rank
-            has no outside and is no candidate.
+            has no outside and is not a candidate.
     """
 
     distance: NDArray[np.float32]
@@ -53,9 +55,9 @@ def ranked_map(full: NDArray[np.float32], row: int, col: int, *, flood_fill: boo
 
     Args:
         full: M, float32 [H, W], finite, ≥ 0.
-        row: Of the prompt pixel x.
-        col: Of the prompt pixel x.
-        flood_fill: Without it M' is M itself.
+        row: Row of the prompt pixel x.
+        col: Column of the prompt pixel x.
+        flood_fill: Whether to flood; otherwise M' is M itself.
     """
     distance = _normalized(full)
     if flood_fill:
@@ -85,10 +87,10 @@ def best_threshold(
     Where every rank scores 0 that is the first pixel's value, about 0. Without any score it is half of the maximum.
 
     Args:
-        own: Of prompt i.
+        own: The map of prompt i.
         same: M'_i at the points of the same label, its own included.
         other: M'_i at the points of the other label; the map's maximum counts as one more.
-        scores: Factors to use.
+        scores: Factors of Eq. 9 to use.
         prior: Share of all ranks from which on s_prior is 0.
     """
     if scores == Scores(prior=False, edge=False, pos=False, neg=False):
@@ -116,29 +118,27 @@ def best_threshold(
 def nearest_prompt(
     maps: Sequence[RankedMap],
     thresholds: Sequence[float],
-    points: Sequence[tuple[int, int]],
-    positive: Sequence[bool],
+    prompts: Sequence[Placed],
 ) -> NDArray[np.float32]:
     """Distance to the foreground, object where ≤ 1: the first of the nearest prompts decides (Eq. 10, 11).
 
-    Every prompt's own pixel has its label, whatever else is said; of two prompts at one pixel the later wins.
+    Every prompt's own pixel has its label in any case; of two prompts at one pixel the later wins.
 
     Args:
-        maps: Of each prompt.
-        thresholds: λ_i.
-        points: (row, col).
-        positive: y_i.
+        maps: M'_i of each prompt.
+        thresholds: λ_i of each prompt.
+        prompts: The clicks with their labels y_i.
 
     Returns:
         float32 [H, W]; not continuous where foreground meets background.
     """
     best = np.full(maps[0].distance.shape, np.inf, np.float32)
     foreground = np.zeros(best.shape, np.bool_)
-    for own, threshold, label in zip(maps, thresholds, positive, strict=True):
-        _nearer(own.distance, np.float32(threshold), label, best, foreground)
+    for own, threshold, prompt in zip(maps, thresholds, prompts, strict=True):
+        _nearer(own.distance, np.float32(threshold), prompt.positive, best, foreground)
     best[~foreground & (best <= 1.0)] = _BEYOND
-    for point, label in zip(points, positive, strict=True):
-        best[point] = 0.0 if label else _BEYOND
+    for prompt in prompts:
+        best[index_of(prompt.place)] = 0.0 if prompt.positive else _BEYOND
     return best
 
 

@@ -16,8 +16,9 @@ from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmentation import Segmentation
-from m2n2_backend.m2n2.segmenter import Paused, Segmenter, never
+from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
+from m2n2_backend.m2n2.strategy import Paused, never
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.figures import Tier
