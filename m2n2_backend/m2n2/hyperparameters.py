@@ -165,7 +165,6 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
     """Replace some hyperparameters of a method.
 
     Args:
-        method: The method to start from.
         values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last value of
             a name counts.
 
@@ -197,8 +196,6 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
 
     Args:
         text: Name and value as a message shows them.
-        value: The value that was given.
-        wanted: The type with its limits.
 
     Raises:
         SettingsError: The value has another type, or is out of its range; the message says why.
