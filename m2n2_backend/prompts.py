@@ -95,7 +95,7 @@ class Scribble:
         """
         mask = np.asarray(mask).astype(np.bool_)
         if mask.ndim != 2:
-            raise InvalidPrompt(f"the mask of a scribble has the shape [H, W], not {list(mask.shape)}")
+            raise InvalidPrompt(f"the mask of a scribble must have the shape [H, W], not {list(mask.shape)}")
         return Scribble.of_bits(np.packbits(mask, axis=1), positive)
 
     @staticmethod
@@ -123,7 +123,7 @@ class Scribble:
         try:
             places = np.floor(np.array(points, np.float64).reshape(-1, 2))
         except (TypeError, ValueError) as error:
-            raise InvalidPrompt(f"the points of a scribble are pairs of numbers (x, y): {error}") from error
+            raise InvalidPrompt(f"the points of a scribble must be pairs of numbers (x, y): {error}") from error
         if not (np.abs(places) <= _FARTHEST).all():
             raise InvalidPrompt(f"a point of the scribble is not within {_FARTHEST} pixels of the image's corner")
         return Scribble.of(rasters.line_through(places.astype(np.int32), width), positive)
@@ -243,13 +243,13 @@ class Prompts:
             if isinstance(click, Click):
                 _require_pixels(click, "x", "y")
                 if click.positive not in (True, False):
-                    raise InvalidPrompt(f"positive of a Click is True or False, not {click.positive!r}")
+                    raise InvalidPrompt(f"positive of a Click must be True or False, not {click.positive!r}")
                 words, inside = f"click ({click.x}, {click.y})", 0 <= click.x < width and 0 <= click.y < height
             elif isinstance(click, Scribble):
                 words = f"scribble at ({click.x0}, {click.y0})"
                 inside = 0 <= click.x0 <= width - click.width and 0 <= click.y0 <= height - click.height
             else:
-                raise InvalidPrompt(f"a prompt is a Click or a Scribble, not {type(click).__name__}")
+                raise InvalidPrompt(f"a prompt must be a Click or a Scribble, not {type(click).__name__}")
             if not inside:
                 raise InvalidPrompt(f"{words} is outside the {width}x{height} image")
         for box in self.boxes:
@@ -258,7 +258,7 @@ class Prompts:
             elif isinstance(box, Polygon):
                 _check_polygon(box, width, height)
             else:
-                raise InvalidPrompt(f"a box is a Box or a Polygon, not {type(box).__name__}")
+                raise InvalidPrompt(f"a box must be a Box or a Polygon, not {type(box).__name__}")
 
 
 def _round_down(prompt: Click | Box, *names: str) -> None:
@@ -271,7 +271,7 @@ def _round_down(prompt: Click | Box, *names: str) -> None:
 def _require_pixels(prompt: Click | Box, *names: str) -> None:
     for name in names:
         if not isinstance(value := getattr(prompt, name), int):
-            raise InvalidPrompt(f"{name} of a {type(prompt).__name__} is a finite number, not {value!r}")
+            raise InvalidPrompt(f"{name} of a {type(prompt).__name__} must be a finite number, not {value!r}")
 
 
 def _check_box(box: Box, width: int, height: int) -> None:
@@ -288,7 +288,7 @@ def _check_polygon(polygon: Polygon, width: int, height: int) -> None:
     try:
         xs, ys = np.array(polygon.points, np.float64).reshape(len(polygon.points), 2).T
     except (TypeError, ValueError) as error:
-        raise InvalidPrompt(f"the corners of a Polygon are pairs of numbers (x, y): {error}") from error
+        raise InvalidPrompt(f"the corners of a Polygon must be pairs of numbers (x, y): {error}") from error
     if len(set(polygon.points)) < 3 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
         raise InvalidPrompt("a polygon needs three corners or more, and all of them finite numbers")
     if max(np.abs(xs).max(), np.abs(ys).max()) > _FARTHEST_CORNER:

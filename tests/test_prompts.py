@@ -129,17 +129,17 @@ def test_a_coordinate_that_is_no_finite_number_is_refused(name: str, value: Any)
     shape[name] = value
     prompts = Prompts((Click(**shape),)) if name in "xy" else Prompts(boxes=(Box(**shape),))
 
-    with pytest.raises(InvalidPrompt, match=f"{name} of a (Click|Box) is a finite number, not"):
+    with pytest.raises(InvalidPrompt, match=f"{name} of a (Click|Box) must be a finite number, not"):
         prompts.validate(width=10, height=5)
 
 
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        (Prompts(((1, 2),)), "a prompt is a Click or a Scribble, not tuple"),  # type: ignore[arg-type]
-        (Prompts((Box(0, 0, 2, 2),)), "a prompt is a Click or a Scribble, not Box"),  # type: ignore[arg-type]
-        (Prompts(boxes=((0, 0, 4, 4),)), "a box is a Box or a Polygon, not tuple"),  # type: ignore[arg-type]
-        (Prompts((Click(1, 1, "bg"),)), "positive of a Click is True or False"),  # type: ignore[arg-type]
+        (Prompts(((1, 2),)), "a prompt must be a Click or a Scribble, not tuple"),  # type: ignore[arg-type]
+        (Prompts((Box(0, 0, 2, 2),)), "a prompt must be a Click or a Scribble, not Box"),  # type: ignore[arg-type]
+        (Prompts(boxes=((0, 0, 4, 4),)), "a box must be a Box or a Polygon, not tuple"),  # type: ignore[arg-type]
+        (Prompts((Click(1, 1, "bg"),)), "positive of a Click must be True or False"),  # type: ignore[arg-type]
         (Prompts(boxes=(Polygon(((1, 2, 3), (4, 5, 6))),)), "pairs of numbers"),  # type: ignore[arg-type]
         (Prompts(boxes=(Polygon(("ab", "cd", "ef")),)), "pairs of numbers"),  # type: ignore[arg-type]
     ],

@@ -51,7 +51,6 @@ def box_distance(
     """How much nearer a cell is to the rest than to the object, 1 at the border between them.
 
     Args:
-        transition: The chain of n cells.
         inside: Cells that may be object, bool [n], at least one.
         inner: Cells that are believed object at first, bool [n], a non-empty subset of ``inside``.
         positive: Cells of foreground clicks: object in every round.
@@ -114,7 +113,6 @@ def cells_within(box: Region, size: tuple[int, int], grid: tuple[int, int], shar
     """Cells whose center lies in the middle ``share`` of the box, bool [n]; the box's own cell if there is none.
 
     Args:
-        box: The region in pixels of the photograph.
         size: (H, W) of the photograph.
         grid: (h, w) of the attention; n = h·w.
         share: Share of the box's width and height, in (0, 1].

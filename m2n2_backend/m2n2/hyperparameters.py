@@ -84,10 +84,10 @@ class Hyperparameters:
     """
 
     relation: RelationName = "markov"
-    temperature: Annotated[float, _number("32-bit numbers do not tell cells apart beyond it", ge=0.01, le=100)] = (
+    temperature: Annotated[float, _number("32-bit numbers cannot tell cells apart beyond it", ge=0.01, le=100)] = (
         TEMPERATURE
     )
-    tolerance: Annotated[float, _number("it is what a row sum may lack of 1", ge=0, le=1)] = TOLERANCE
+    tolerance: Annotated[float, _number("it is the deviation of a row sum from 1", ge=0, le=1)] = TOLERANCE
     max_sweeps: Annotated[int, _count("each sweep reads the whole matrix", ge=1, le=10_000)] = MAX_SWEEPS
     tau: Annotated[float, _number("it is a share of a chain's largest probability", gt=0, lt=1)] = TAU
     max_iterations: Annotated[int, _count("each step reads the whole matrix", ge=1, le=10_000)] = MAX_ITERATIONS
@@ -128,7 +128,7 @@ class Hyperparameters:
                 something that the released code lacks.
         """
         if not isinstance(self.scores, Scores):
-            raise SettingsError(f"scores={_text(self.scores)}: Scores(…) is wanted")
+            raise SettingsError(f"scores={_text(self.scores)}: expected Scores(…)")
         for name, wanted in hyperparameter_types().items():
             given = attrgetter(name)(self)
             value = _checked(f"{name}={_text(given)}", given, wanted)
@@ -136,7 +136,9 @@ class Hyperparameters:
             object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
         if self.rules == "released" and lacking:
-            raise SettingsError(f"rules=released has no {', '.join(lacking)}: the released code does nothing like it")
+            raise SettingsError(
+                f"rules=released does not go with {', '.join(lacking)}: the released code has nothing like it"
+            )
 
     @classmethod
     def released(cls) -> Hyperparameters:
@@ -163,7 +165,6 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
     """Replace some hyperparameters of a method.
 
     Args:
-        method: The method to start from.
         values: ``NAME=VALUE`` each; ``scores.edge=false`` for a factor of Eq. 9, ``none`` for None. The last value of
             a name counts.
 
@@ -174,7 +175,7 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
         name, equals, value = text.partition("=")
         known = hyperparameter_types()
         if not equals or name not in known:
-            raise SettingsError(f"{text}: NAME=VALUE is wanted, with one of {', '.join(known)} for NAME")
+            raise SettingsError(f"{text}: expected NAME=VALUE with one of {', '.join(known)} as NAME")
         parsed = _checked(text, None if value.lower() == "none" else value, known[name])
         outer, _, inner = name.partition(".")
         method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
@@ -195,8 +196,6 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
 
     Args:
         text: Name and value as a message shows them.
-        value: The value that was given.
-        wanted: The type with its limits.
 
     Raises:
         SettingsError: The value has another type, or is out of its range; the message says why.

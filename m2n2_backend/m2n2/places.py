@@ -74,8 +74,6 @@ def split(values: Sequence[T], prompts: Sequence[Placed], positive: bool) -> tup
 
     Args:
         values: One for each prompt.
-        prompts: The prompts in the same order.
-        positive: The label.
     """
     same: list[T] = []
     other: list[T] = []

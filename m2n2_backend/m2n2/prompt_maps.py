@@ -71,9 +71,6 @@ def contributions(
     """The contribution of each place, from the memo or made now.
 
     Args:
-        method: The hyperparameters.
-        state: The image.
-        places: Where the clicks and scribbles are.
         make: The method, a place and its upsampled map, float32 [H, W] → the contribution.
         kind: Tells the contributions of one ``make`` from those of another in the memo.
     """

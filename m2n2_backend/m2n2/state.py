@@ -86,7 +86,6 @@ class ImageState:
         grid: (h, w) of the attention.
         relation: Semantic distance between cells, on the device.
         upsample: JBU operator at working size.
-        device: Device of ``relation``.
         start: Where a click's chain starts.
         guide: The photograph at working size, uint8 [H', W', 3]; the encoded image holds the same array.
         copy: Graph of the guide, if the method cuts whole objects.

@@ -142,9 +142,9 @@ def test_each_hyperparameter_can_be_set_by_name_and_has_its_type() -> None:
     ("name", "values", "message"),
     [
         ("sam", [], "unknown method sam"),
-        ("m2n2", ["scores.edges=no"], r"scores\.edges=no: NAME=VALUE .*tau.*scores\.edge, "),
-        ("m2n2", ["threshold=0.2"], "threshold=0.2: NAME=VALUE"),
-        ("m2n2", ["tau"], "tau: NAME=VALUE"),
+        ("m2n2", ["scores.edges=no"], r"scores\.edges=no: expected NAME=VALUE .*tau.*scores\.edge, "),
+        ("m2n2", ["threshold=0.2"], "threshold=0.2: expected NAME=VALUE"),
+        ("m2n2", ["tau"], "tau: expected NAME=VALUE"),
         ("m2n2", ["tau=often"], "tau=often: .*number"),
         ("m2n2", ["tau=none"], "tau=none: "),
         ("m2n2", ["radius=1.5"], "radius=1.5: .*integer"),

@@ -7,7 +7,7 @@ import torch
 from fake_backbone import FakeBackbone, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_transition import random_attention
+from random_chains import random_attention
 
 from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.box import MARGIN, MAX_ROUNDS, STEPS, box_distance

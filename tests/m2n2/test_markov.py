@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_chains import random_attention
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
-from test_transition import random_attention
 
 from m2n2_backend.backbones.color import ColorAffinity
 from m2n2_backend.evaluation.reference import markov_map

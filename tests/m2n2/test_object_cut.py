@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_backbone import FakeBackbone
+from fake_backbone import FakeBackbone, disks
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
@@ -106,11 +106,7 @@ def test_a_photograph_of_one_color_leaves_an_object_that_the_attention_tells_apa
 
 
 def small_photograph() -> NDArray[np.uint8]:
-    y, x = np.mgrid[:80, :96]
-    rgb = np.where(((y - 40) ** 2 + (x - 40) ** 2 < 22**2)[..., None], (200, 80, 60), (70, 120, 60)).astype(
-        np.float64
-    )
-    return (rgb + np.random.default_rng(7).normal(0, 10, rgb.shape)).clip(0, 255).astype(np.uint8)
+    return disks((40, 40, 22, (200, 80, 60)))
 
 
 def rough_of(method: Hyperparameters, prompts: Prompts) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from fake_backbone import FakeBackbone
+from fake_backbone import FakeBackbone, disks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,24 +16,16 @@ from m2n2_backend.m2n2.places import Place, level_at
 from m2n2_backend.m2n2.postprocess import stability
 from m2n2_backend.m2n2.prompt_maps import prompt_maps
 from m2n2_backend.m2n2.refine.band import WIDTH
-from m2n2_backend.m2n2.refine.steps import Refinement, confidence, distance_of
-from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.strategy import Paused
 from m2n2_backend.prompts import Box, Click, Prompts
-from m2n2_backend.rasters import PackedMask
 
 REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4)
 CLICKS = (Click(30, 40), Click(75, 30, positive=False), Click(60, 60), Click(12, 70, positive=False), Click(80, 66))
 
 
 def photograph() -> NDArray[np.uint8]:
-    """Two disks on a background, all noisy."""
-    y, x = np.mgrid[:80, :96]
-    rgb = np.full((80, 96, 3), (70, 120, 60), np.float64)
-    rgb[(y - 40) ** 2 + (x - 30) ** 2 < 20**2] = (200, 80, 60)
-    rgb[(y - 50) ** 2 + (x - 72) ** 2 < 15**2] = (60, 80, 200)
-    return (rgb + np.random.default_rng(7).normal(0, 10, rgb.shape)).clip(0, 255).astype(np.uint8)
+    return disks((40, 30, 20, (200, 80, 60)), (50, 72, 15, (60, 80, 200)))
 
 
 @pytest.fixture(scope="module")
@@ -240,44 +232,10 @@ def test_a_gray_photograph_is_answered_with_finite_scores(segmenter: Segmenter) 
         assert 0.0 <= answer.score <= 1.0
 
 
-def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
-    factor, radius = 6, 20
-    y, x = np.mgrid[:60, :64]
-    small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
-    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0)
-    size = (60 * factor, 64 * factor)
-    mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
-    y, x = np.mgrid[: size[0], : size[1]]
-    true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
-    stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
-    assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
-
-
 def test_the_band_is_the_methods_or_else_the_backbones() -> None:
     assert Segmenter(FakeBackbone()).band == WIDTH
     assert Segmenter(ColorAffinity()).band == BAND > WIDTH
     assert Segmenter(ColorAffinity(), Hyperparameters(band=0.25)).band == 0.25
-
-
-masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)
-
-
-@settings(max_examples=40, deadline=None)
-@given(masks, masks, st.none() | masks)
-def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
-    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
-) -> None:
-    score = confidence(rough, settled, seen)
-    assert 0.0 <= score <= 1.0
-    assert score <= confidence(settled, settled, seen) <= confidence(settled, settled, settled) == 1.0
-
-
-def test_an_empty_mask_is_surely_wrong() -> None:
-    nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
-    for rough in (nothing, everything):
-        for seen in (nothing, everything, None):
-            assert confidence(rough, nothing, seen) == 0.0
-    assert confidence(nothing, everything, nothing) == 0.0
 
 
 @pytest.mark.parametrize("size", [(80, 96), (2000, 2400)], ids=["at working size", "four pixels to one"])
@@ -331,13 +289,3 @@ def test_a_reduced_photograph_gets_a_mask_of_its_own_size() -> None:
     mask = mask_of(segmenter, CLICKS[:2])
     assert mask.shape == (80, 96)
     assert mask[40, 30]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
-def test_the_distance_is_at_most_one_exactly_in_the_mask_and_bits_survive_packing(
-    seed: int, height: int, width: int
-) -> None:
-    mask = np.random.default_rng(seed).random((height, width)) < 0.5
-    assert np.array_equal(distance_of(mask) <= 1.0, mask)
-    assert np.array_equal(PackedMask.of(mask).unpacked(), mask)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from fake_backbone import FakeBackbone, scene
+from random_chains import random_attention
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
-from test_transition import random_attention
 
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.attention import aggregate

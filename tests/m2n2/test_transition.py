@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_chains import random_attention
 from shared_data import grabcut_photograph, needs_grabcut, needs_vit_tiny, vit_tiny
 from torch.overrides import TorchFunctionMode
 
@@ -15,11 +16,6 @@ from m2n2_backend.m2n2.paper import half_powers
 from m2n2_backend.m2n2.paper import transition as transition_module
 from m2n2_backend.m2n2.paper.attention import aggregate
 from m2n2_backend.m2n2.paper.transition import TEMPERATURE, transition_matrix
-
-
-def random_attention(cells: int, seed: int = 0, spread: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.softmax(spread * torch.randn(cells, cells, generator=generator), dim=1)
 
 
 def test_the_temperature_is_the_one_of_the_paper() -> None:

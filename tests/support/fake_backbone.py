@@ -42,3 +42,12 @@ def scene(height: int = 60, width: int = 90) -> NDArray[np.uint8]:
     rgb[np.hypot((y - height / 2) / height, (x - width / 4) / width * 1.5) < 0.22] = (220, 180, 60)
     rgb[(np.abs(y - height / 2) < height / 5) & (np.abs(x - 0.75 * width) < width / 8)] = (210, 190, 70)
     return (rgb + generator.normal(0, 6, rgb.shape)).clip(0, 255).astype(np.uint8)
+
+
+def disks(*colored: tuple[int, int, int, tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """Disks of (row, column, radius, color) on a green ground of 80 × 96 pixels, all noisy."""
+    y, x = np.mgrid[:80, :96]
+    rgb = np.full((80, 96, 3), (70, 120, 60), np.float64)
+    for row, col, radius, color in colored:
+        rgb[(y - row) ** 2 + (x - col) ** 2 < radius**2] = color
+    return (rgb + np.random.default_rng(7).normal(0, 10, rgb.shape)).clip(0, 255).astype(np.uint8)

@@ -52,8 +52,6 @@ def exact_flood(markov_map: NDArray[np.float32], row: int, col: int) -> NDArray[
 
     Args:
         markov_map: M, float32 [H, W], finite.
-        row: Row of the prompt pixel x.
-        col: Column of the prompt pixel x.
     """
     order, costs = stable_sort(np.abs(markov_map - markov_map[row, col]))
     levels = np.empty(costs.size, np.int32)

@@ -57,7 +57,7 @@ def _square(power: torch.Tensor, diagonal: torch.Tensor, out: torch.Tensor) -> t
     """Write the next power to ``out``, and return its diagonal: (D + O)² = D² + DO + OD + O²."""
     with _sums_in_32_bit():
         for rows in _chunks(power):
-            # 4096·P · 8·P stays in range, and P² is wanted 4096 times.
+            # 4096·P · 8·P stays in range, and the result must be 4096·P².
             torch.matmul(power[rows] * (8.0 / HALF_SCALE), power, out=out[rows])
             # Without a name, which would hold on to these rows while the next ones are made.
             out[rows] = (diagonal[rows, None] + diagonal).mul_(power[rows]).add_(out[rows], alpha=0.125)

@@ -39,7 +39,6 @@ def markov_maps(
     all cells of all starts have crossed.
 
     Args:
-        transition: The chain of n cells.
         starts: p_0 of c chains, float32 [c, n], rows sum to 1.
         tau: τ in (0, 1).
         max_iterations: At least 1.

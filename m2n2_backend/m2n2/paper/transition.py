@@ -184,7 +184,7 @@ def accelerated_fit(
 ) -> tuple[torch.Tensor, torch.Tensor, int, float]:
     """Vectors u, v with diag(u)·matrix·diag(v) doubly stochastic: two products a sweep, no rewrite of the matrix.
 
-    One sweep is a map log u → log u whose fixed point is wanted, so it is found by Anderson acceleration (Walker & Ni
+    One sweep is a map log u → log u. Its fixed point is the solution, found by Anderson acceleration (Walker & Ni,
     2011): the next point is the combination of the latest sweeps whose residuals cancel best. The solution of IPF is
     unique, so the way to it does not matter.
     """

@@ -93,8 +93,8 @@ def joint_bilateral(
         rgb: The guidance, uint8 [H, W, 3].
         height: h, rows of the grid.
         width: w, columns of the grid.
-        sigma_spatial: In cells.
-        sigma_range: For RGB in [0, 1].
+        sigma_spatial: Standard deviation in cells.
+        sigma_range: Standard deviation for RGB in [0, 1].
         radius: Reach of the window, in cells, ≥ 1.
         samples: Guidance samples per side of a cell; 0 for every pixel.
     """

@@ -40,7 +40,6 @@ def click_radius(mask: NDArray[np.bool_], place: Place, positive: bool) -> float
     Args:
         mask: The mask that the user saw, bool [H, W].
         place: The click; a scribble has the largest distance of its pixels.
-        positive: The click's label.
 
     Returns:
         The distance in pixels; 0 if the click agrees with the mask.

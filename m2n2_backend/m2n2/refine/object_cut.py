@@ -74,7 +74,6 @@ def cut_object(copy: CoarseGraph, distance: NDArray[np.float32], prompts: Sequen
     """The mask of least energy.
 
     Args:
-        copy: The photograph's graph.
         distance: Foreground where it is ≤ 1, float32 [H, W] at working size, ≥ 0.
         prompts: Clicks and scribbles: their pixels keep their labels, that of the later one if two disagree.
 

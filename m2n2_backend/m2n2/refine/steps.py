@@ -132,10 +132,7 @@ def first_step(
 
     Args:
         answer: The paper's mask or its cut (``object_cut``), bool [H, W].
-        prompts: Clicks and scribbles.
-        edge: What settles the photograph's edges.
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
-        thresholds: λ of each click, see ``Refinement``.
     """
     discs = tuple(PinnedPixels(each.place, 0.0, each.positive) for each in prompts)
     fixed = _fixed(answer.shape, discs)
@@ -162,12 +159,8 @@ def next_step(
     """One more click: take over what the answer to all adds or removes if it stays within the bound, else edit.
 
     Args:
-        previous: The refinement of the prompts before the click.
         answer: The paper's mask for all clicks, or its cut (``object_cut``), bool [H, W].
-        click: The new click.
-        edge: What settles the photograph's edges.
         kappa: Most pixels that may change, in circles of the click's radius.
-        thresholds: λ of each click, see ``Refinement``.
     """
     before, seen = previous.rough.unpacked(), previous.settled.unpacked()
     place, positive = click.prompt.place, click.prompt.positive

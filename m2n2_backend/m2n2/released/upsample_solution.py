@@ -23,14 +23,14 @@ _SMALLEST = np.float32(126.0)  # 2^-126 is the least normal 32-bit number
 
 
 class _Lines(NamedTuple):
-    """One axis: the cells whose values bilinear interpolation mixes at each pixel, and the cells a pixel's disc sees.
+    """One axis: the cells that bilinear interpolation mixes at each pixel, and the cells that a pixel's disc covers.
 
     Attributes:
         lower: Cell at or before the pixel's center, int32 [pixels].
-        upper: The cell after it; the same one beyond the last center.
+        upper: The cell after ``lower``; the same cell beyond the last center.
         share: Weight of ``upper``, float32 [pixels].
-        first: First cell any pixel of the disc around a pixel mixes, int32 [pixels].
-        side: Most cells a disc spans.
+        first: First cell that a pixel's disc covers, int32 [pixels].
+        side: Largest number of cells that a disc covers.
     """
 
     lower: NDArray[np.int32]
@@ -54,8 +54,8 @@ def solution_bilateral(
         rgb: The guidance, uint8 [H, W, 3].
         height: h, rows of the grid.
         width: w, columns of the grid.
-        sigma_spatial: In cells.
-        sigma_range: For RGB in [0, 1].
+        sigma_spatial: Standard deviation in cells.
+        sigma_range: Standard deviation for RGB in [0, 1].
     """
     tall, wide = rgb.shape[:2]
     down, across = tall / height * sigma_spatial, wide / width * sigma_spatial  # pixels per σ

@@ -1,0 +1,57 @@
+"""Masks of a refinement by themselves: how sure they are, packed, and resized."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from m2n2_backend.m2n2.refine.steps import Refinement, confidence, distance_of
+from m2n2_backend.m2n2.segmentation import refined_segmentation
+from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.rasters import PackedMask
+
+
+def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
+    factor, radius = 6, 20
+    y, x = np.mgrid[:60, :64]
+    small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
+    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0)
+    size = (60 * factor, 64 * factor)
+    mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
+    y, x = np.mgrid[: size[0], : size[1]]
+    true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
+    stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
+    assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
+
+
+masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks, masks, st.none() | masks)
+def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
+) -> None:
+    score = confidence(rough, settled, seen)
+    assert 0.0 <= score <= 1.0
+    assert score <= confidence(settled, settled, seen) <= confidence(settled, settled, settled) == 1.0
+
+
+def test_an_empty_mask_is_surely_wrong() -> None:
+    nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
+    for rough in (nothing, everything):
+        for seen in (nothing, everything, None):
+            assert confidence(rough, nothing, seen) == 0.0
+    assert confidence(nothing, everything, nothing) == 0.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12))
+def test_the_distance_is_at_most_one_exactly_in_the_mask_and_bits_survive_packing(
+    seed: int, height: int, width: int
+) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
+    assert np.array_equal(distance_of(mask) <= 1.0, mask)
+    assert np.array_equal(PackedMask.of(mask).unpacked(), mask)
