@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.prompts import Prompts
+from m2n2_backend.rasters import PackedMask
 from m2n2_backend.worker.figures import Figures
 
 
@@ -17,15 +18,13 @@ class Done:
     """The result of work that succeeded.
 
     Attributes:
-        mask: Bits of the mask, eight to a byte, uint8 [ceil(H·W / 8)]; None if nothing was to be segmented.
-        shape: (H, W).
+        mask: The mask; None if nothing was to be segmented.
         score: See :class:`~m2n2_backend.worker.interface.Answer`.
         timings_ms: See :class:`~m2n2_backend.worker.interface.Answer`.
         rle: Label Studio's brush RLE of the mask if it was asked for.
     """
 
-    mask: NDArray[np.uint8] | None
-    shape: tuple[int, int]
+    mask: PackedMask | None
     score: float
     timings_ms: Mapping[str, float]
     rle: bytes | None = None
@@ -33,8 +32,7 @@ class Done:
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, bool [H, W]."""
         assert self.mask is not None, "nothing was segmented"
-        height, width = self.shape
-        return np.unpackbits(self.mask, count=height * width).view(np.bool_).reshape(height, width)
+        return self.mask.unpacked()
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def test_no_more_files_are_read_than_the_workers_have_work(images: Path, tmp_pat
         begun.append(Future())
         engine.disk.put(image.key, engine._segmenter.extract(np.zeros((8, 8, 3), np.uint8)))
         if len(begun) == 1:
-            begun[0].set_result(Reply(Done(None, (0, 0), 0.0, {"encode": 1.0}), Figures()))
+            begun[0].set_result(Reply(Done(None, 0.0, {"encode": 1.0}), Figures()))
         return begun[-1]
 
     settings = options(tmp_path)

@@ -11,7 +11,7 @@ from m2n2_backend.worker.job import Job
 from m2n2_backend.worker.messages import Done, Reply
 from m2n2_backend.worker.replica.queue import PREFETCH_BYTES, PREFETCHES, JobQueue
 
-REPLY = Reply(Done(None, (0, 0), 0.0, {}))
+REPLY = Reply(Done(None, 0.0, {}))
 
 
 def click(name: str, *prompts: str, label: str = "Cat", task: str = "7", seconds: float = 60.0) -> Work:

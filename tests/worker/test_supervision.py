@@ -20,6 +20,7 @@ from waiting import until
 
 from m2n2_backend.errors import BackboneUnavailable, DeadlinePassed, ImageRefused, NotReady
 from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.rasters import PackedMask
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.awake import AwakeClock
@@ -87,8 +88,8 @@ class FakeChild:
 
     def answer(self, index: int = -1) -> None:
         number, work = self.sent[index]
-        mask = None if work.prompts is None else np.packbits(MASK)
-        self.said.put((number, Reply(Done(mask, MASK.shape, 0.5, {}))))
+        mask = None if work.prompts is None else PackedMask.of(MASK)
+        self.said.put((number, Reply(Done(mask, 0.5, {}))))
 
     @property
     def keys(self) -> list[str]:

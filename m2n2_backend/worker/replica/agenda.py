@@ -108,7 +108,7 @@ class Agenda:
             step = self._engine.step(photo)
             if job.work.prompts is None and self._has_all(job, photo, step):
                 self.queue.take(job)
-                self._finish(job, Done(None, (0, 0), 0.0, dict(photo.timings)))
+                self._finish(job, Done(None, 0.0, dict(photo.timings)))
                 if job.work.to_disk:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)

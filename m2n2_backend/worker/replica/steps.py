@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import numba
-import numpy as np
 import torch
 
 from m2n2_backend.backbones.device.errors import is_broken_device
 from m2n2_backend.errors import BackboneUnavailable, M2N2Error, NotReady, one_line
+from m2n2_backend.rasters import PackedMask
 from m2n2_backend.worker.awake import AwakeClock
 from m2n2_backend.worker.figures import Figures
 from m2n2_backend.worker.interface import Work
@@ -230,7 +230,7 @@ class Replica:
             rle = brush_rle(mask)
             spent["rle"] = 1000.0 * (time.perf_counter() - encoding)
         timings = {"wait": max(0.0, waited), **spent}
-        return Done(np.packbits(mask), (mask.shape[0], mask.shape[1]), segmentation.score, timings, rle)
+        return Done(PackedMask.of(mask), segmentation.score, timings, rle)
 
     def _should_pause(self, job: Job, started: float) -> bool:
         """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""
