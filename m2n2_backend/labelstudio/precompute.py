@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -29,6 +30,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif",
 
 AHEAD = 4
 """Images that each worker has at a time: which worker gets an image is left to chance, and each should have one."""
+
+_FIGURES_SECONDS = 5.0  # a worker sends its figures every second
 
 Images = Mapping[str, Path | ImageRef]
 """The name that people have for an image → where it is."""
@@ -147,13 +150,20 @@ def _from_file(path: Path) -> SourceImage:
 
 
 def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: bool) -> None:
-    tiers = [worker.figures.tiers.get("disk") for worker in pool.stats()]
-    if any(tier.evictions for tier in tiers if tier is not None):
-        raise SettingsError(
-            f"the disk cache is full after {done} images: "
-            f"raise M2N2_DISK_CACHE (now {settings.disk_cache}) and run again"
-        )
-    if not written:
-        troubles = (tier.trouble.what for tier in tiers if tier is not None and tier.trouble is not None)
-        cause = next(troubles, "the disk cache cannot be written (see the log)")
-        raise SettingsError(f"{cause}: {done - 1} images are done")
+    """Refuse to go on where that would evict images of this run, or where they cannot be written."""
+    until = time.monotonic() + _FIGURES_SECONDS
+    while True:
+        tiers = [tier for worker in pool.stats() if (tier := worker.figures.tiers.get("disk")) is not None]
+        if any(tier.evictions for tier in tiers):
+            raise SettingsError(
+                f"the disk cache is full after {done} images: "
+                f"raise M2N2_DISK_CACHE (now {settings.disk_cache}) and run again"
+            )
+        if written:
+            return
+        # A later image may have evicted this one a moment ago; the worker's next figures say so.
+        cause = next((tier.trouble.what for tier in tiers if tier.trouble is not None), "")
+        if cause or time.monotonic() > until:
+            cause = cause or "the disk cache cannot be written (see the log)"
+            raise SettingsError(f"{cause}: {done - 1} images are done")
+        time.sleep(0.1)
