@@ -598,7 +598,7 @@ def test_images_are_evicted_and_read_again_without_a_wrong_mask(make: Make) -> N
     ]
 
     for number, future in rounds:
-        assert np.array_equal(done(future).mask, alone[number].mask)
+        assert np.array_equal(done(future).unpacked(), alone[number].unpacked())
 
 
 def test_an_image_that_was_loaded_for_the_model_and_is_wanted_no_more_is_left_to_other_machines(
