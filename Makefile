@@ -43,7 +43,7 @@ compose-test: podman  ## images and compose.yaml with podman, as root on Debian;
 	docker/compose_test.sh
 
 cluster-test: $(CLUSTER_VENV)/installed  ## replicas on Ray, killed and scaled, a bucket, a load; about ten minutes, out/cluster.json
-	$(CLUSTER_VENV)/bin/python -m pytest tests/worker/test_store.py tests/worker/test_cluster.py tests/cluster
+	$(CLUSTER_VENV)/bin/python -m pytest tests/worker/store/test_store.py tests/worker/cluster/test_cluster.py tests/cluster
 	$(CLUSTER_VENV)/bin/python tests/cluster/load.py out/cluster.json
 
 podman:
