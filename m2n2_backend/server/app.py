@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from functools import cached_property
 from typing import Any
 
 from cachetools import LRUCache
@@ -88,8 +89,11 @@ class _Routes:
         )
         self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
-        self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
+
+    @cached_property
+    def _openapi(self) -> str:
+        return json.dumps(openapi(__version__))
 
     def start(self) -> None:
         g.started = time.monotonic()
