@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,7 +27,8 @@ TIMEOUT = 120  # seconds, which nothing here takes
 
 def source(name: int, *, with_data: bool = True, color: tuple[int, int, int] | None = None) -> SourceImage:
     data = picture(color or (*PLAIN, name), tail=bytes([name]))
-    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+    image = SourceImage.of(data)
+    return image if with_data else image.without_data()
 
 
 def click(name: int, **fields: Any) -> Work:

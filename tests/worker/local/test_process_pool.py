@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import subprocess
 import time
@@ -33,7 +32,8 @@ GRID = 16
 
 
 def source(data: bytes, *, with_data: bool = True) -> SourceImage:
-    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+    image = SourceImage.of(data)
+    return image if with_data else image.without_data()
 
 
 def sample(tail: bytes = b"", *, with_data: bool = True) -> SourceImage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -36,8 +35,7 @@ ONE = Prompts((Click(30, 22),))
 
 
 def source(color: tuple[int, int, int] = (*PLAIN, 0), tail: bytes = b"") -> SourceImage:
-    data = picture(color, tail=tail)
-    return SourceImage(hashlib.sha256(data).hexdigest(), data)
+    return SourceImage.of(picture(color, tail=tail))
 
 
 @pytest.fixture(scope="module")
