@@ -173,7 +173,7 @@ def test_the_web_process_imports_no_torch(tmp_path: Path) -> None:
         "    pool.close()\n"
     )
 
-    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=LAST_RESORT_SECONDS)
 
     assert done.stdout.strip() == "ready []", done.stderr
 

@@ -179,7 +179,7 @@ def test_a_program_that_forgets_to_close_its_pool_ends_all_the_same(tmp_path: Pa
         "    print(*pool.pids)\n"
     )
 
-    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=LAST_RESORT_SECONDS)
 
     assert done.returncode == 0, done.stderr
     until(lambda: not is_running(int(done.stdout)))
