@@ -78,7 +78,6 @@ class _Routes:
         self._makes_metrics = threading.Lock()
         self._pool = pool
         self._recent = RecentRequests()
-        self._page = StatusPage()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
         meter = Meter(
@@ -89,11 +88,12 @@ class _Routes:
         )
         self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
+        self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
 
     @cached_property
-    def _openapi(self) -> str:
-        return json.dumps(openapi(__version__))
+    def _page(self) -> StatusPage:
+        return StatusPage()
 
     def start(self) -> None:
         g.started = time.monotonic()

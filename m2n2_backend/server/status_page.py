@@ -72,21 +72,17 @@ class StatusPage:
     """The template of the page, ``templates/status.html``; all that is put into it is escaped."""
 
     def __init__(self) -> None:
-        self._environment = Environment(
-            loader=PackageLoader("m2n2_backend.server"),
-            autoescape=True,
-            auto_reload=False,
-            trim_blocks=True,
-            undefined=StrictUndefined,
+        environment = Environment(
+            loader=PackageLoader("m2n2_backend.server"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
         )
-        self._environment.filters["size"] = _size
-        self._environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
-        self._environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
+        environment.filters["size"] = _size
+        environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
+        environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
+        self._template = environment.get_template("status.html")
 
     def render(self, status: Status, workers: Sequence[WorkerStats], requests: Sequence[Seen]) -> str:
         """The page, self-contained HTML that reloads itself."""
-        template = self._environment.get_template("status.html")  # compiled the first time
-        return template.render(version=__version__, status=status, workers=workers, requests=requests)
+        return self._template.render(version=__version__, status=status, workers=workers, requests=requests)
 
 
 def _size(count: int) -> str:
