@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from functools import cached_property
 from typing import Any
 
 from cachetools import LRUCache
@@ -78,6 +77,7 @@ class _Routes:
         self._makes_metrics = threading.Lock()
         self._pool = pool
         self._recent = RecentRequests()
+        self._page = StatusPage()
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
         meter = Meter(
@@ -90,10 +90,6 @@ class _Routes:
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
         self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
-
-    @cached_property
-    def _page(self) -> StatusPage:
-        return StatusPage()
 
     def start(self) -> None:
         g.started = time.monotonic()
