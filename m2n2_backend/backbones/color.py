@@ -28,7 +28,7 @@ one, with 0.5: 6.60 / 17.09; 1.0: 5.00 / 16.57; 1.5: 5.00 / 15.96, but twice the
 
 
 CALIBRATION = Calibration(first=0.81, agreement=0.5)
-"""Of the score: first answers are less often right than a network's, and the wider band changes more of them."""
+"""First answers are less often right than a network's, and the wider band changes more of them."""
 
 
 class ColorAffinity:

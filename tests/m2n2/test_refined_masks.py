@@ -43,6 +43,7 @@ def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
     assert next_confidence(settled, settled, settled, 0.0, Calibration()) == 1.0
     first = first_confidence(rough, settled, missed, Calibration())
     assert 0.0 <= first <= first_confidence(settled, settled, 0.0, Calibration()) == 1.0
+    assert first_confidence(settled, settled, None, Calibration()) < 1.0, "a box alone confirms less"
 
 
 def test_an_empty_mask_is_surely_wrong() -> None:

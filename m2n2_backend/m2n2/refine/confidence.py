@@ -19,6 +19,9 @@ AMBIGUITY = 0.56
 APART = 1.5
 """A segment is another one if its area differs by more than this factor."""
 
+BOXED = 0.95
+"""Confidence in the answer to boxes alone is at most this share of the agreement between attention and color."""
+
 CHANGE = 0.5
 """Exponent of the IoU with the mask before the last click."""
 
@@ -41,19 +44,22 @@ class Calibration:
 
 
 def first_confidence(
-    rough: NDArray[np.bool_], settled: NDArray[np.bool_], ambiguity: float, calibration: Calibration
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], ambiguity: float | None, calibration: Calibration
 ) -> float:
     """Confidence in a first answer, in [0, 1]; an empty mask is certainly wrong: 0.
 
     Args:
         rough: The mask before color, bool [H, W].
         settled: The mask, bool [H, W].
-        ambiguity: See :func:`ambiguity_of`.
+        ambiguity: See :func:`ambiguity_of`; None for boxes alone, which have no threshold.
     """
     if not settled.any():
         return 0.0
-    clear = 1.0 - AMBIGUITY * min(ambiguity, 1.0)
-    return min(1.0, calibration.first * iou(rough, settled) * clear)
+    if ambiguity is None:
+        share = min(calibration.first, BOXED)
+    else:
+        share = calibration.first * (1.0 - AMBIGUITY * min(ambiguity, 1.0))
+    return min(1.0, share * iou(rough, settled))
 
 
 def next_confidence(

@@ -77,7 +77,7 @@ class RefinedRule(PaperRule):
         if previous is None:
             inside = within_boxes(boxes, state.size, state.working_size) if boxes else None
             least = least_area(self.method, state)
-            ambiguity = ambiguity_of(answer.maps[-1].profile, answer.levels[-1], least) if answer.maps else 0.0
+            ambiguity = ambiguity_of(answer.maps[-1].profile, answer.levels[-1], least) if answer.maps else None
             return first_step(rough, prompts, edge, inside, answer.thresholds, ambiguity, self.calibration)
         own, new = answer.maps[-1], prompts[-1]
         _, other = split(clicked.at[-1], prompts, new.positive)

@@ -137,7 +137,7 @@ def first_step(
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
-    ambiguity: float,
+    ambiguity: float | None,
     calibration: Calibration,
 ) -> Refinement:
     """The answer to the first prompts, with its edge settled.
@@ -145,7 +145,7 @@ def first_step(
     Args:
         answer: The paper's mask or its cut (``object_cut``), bool [H, W].
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
-        ambiguity: That of the last click's threshold; 0 for boxes alone.
+        ambiguity: That of the last click's threshold; None for boxes alone.
     """
     discs = tuple(PinnedPixels(each.place, 0.0, each.positive) for each in prompts)
     fixed = _fixed(answer.shape, discs)
