@@ -16,7 +16,7 @@ from m2n2_backend.m2n2.paper.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.paper.threshold import PRIOR, Scores
 from m2n2_backend.m2n2.paper.transition import MAX_SWEEPS, TEMPERATURE, TOLERANCE
 from m2n2_backend.m2n2.paper.upsample import RADIUS, SAMPLES
-from m2n2_backend.m2n2.refine.click_radius import KAPPA
+from m2n2_backend.m2n2.refine.limits import KAPPA
 
 LEAST_CELLS = 4.0
 """``least_cells`` of the service, and of ``refined`` in an evaluation."""
@@ -70,7 +70,7 @@ class Hyperparameters:
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
         refine: Answer the clicks in their order, each bounded by its radius, and let color decide in doubt
             and at the edge; False follows the paper.
-        kappa: A click may change this many times the area of its circle (``click_radius``).
+        kappa: No click changes more than this many times the area of its circle (``refine.limits``).
         cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
