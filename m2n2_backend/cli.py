@@ -56,6 +56,7 @@ def segment(
     figures = command.segment_file(
         settings, image, [*clicks, *scribbles], [*boxes, *polygons], out=out, overlay=overlay, explain=explain
     )
+    console.print(command.summary(figures), soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(figures))
 
