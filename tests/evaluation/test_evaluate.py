@@ -33,12 +33,12 @@ from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
 KEYS = [
     "dataset", "method", "preset", "protocol", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "noc95",
     "share_not_reached", "collapses", "iou_at", "iou_per_click", "seconds_per_click", "seconds_per_encode",
-    "ipf_residual", "fingerprint", "samples",
+    "ipf_residual", "peak_memory", "fingerprint", "samples",
 ]  # fmt: skip
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if not key.startswith("seconds")}
+    return {key: value for key, value in result.items() if not key.startswith(("seconds", "peak_memory"))}
 
 
 def journal_of(options: EvaluationOptions) -> Path:
@@ -56,6 +56,7 @@ def test_the_json_has_the_agreed_keys_in_order_and_is_what_was_returned(data: Pa
     assert (result["backbone"], result["grid"], result["n"]) == ("fake", 12, SAMPLES)
     assert result["seconds_per_click"] > 0
     assert result["seconds_per_encode"] > 0
+    assert result["peak_memory"]["process"] > 10_000_000
 
 
 def test_the_figures_follow_from_the_samples_in_the_json(data: Path) -> None:
@@ -301,6 +302,15 @@ def test_progress_shows_the_running_figures(data: Path) -> None:
     evaluate(options_for(data), FakeBackbone, console=Console(file=shown, force_terminal=True, width=120))
     assert "NoC85" in shown.getvalue()
     assert f"{SAMPLES}/{SAMPLES}" in shown.getvalue()
+
+
+def test_progress_of_the_page_is_shown_and_the_page_is_named(data: Path) -> None:
+    shown = io.StringIO()
+    options = options_for(data, limit=2, report=data.parent / "page", method=MethodChoice.of("geodesic"))
+    evaluate(options, None, console=Console(file=shown, force_terminal=True, width=120))
+    assert "geodesic on folder" in shown.getvalue()
+    assert "6/6" in shown.getvalue().partition("pictures of the page")[2]
+    assert f"page written: {data.parent / 'page' / 'index.html'}" in shown.getvalue()
 
 
 def test_no_jobs_and_a_sample_that_is_not_there_are_refused(data: Path) -> None:

@@ -47,6 +47,7 @@ class Region:
         value: The value that Label Studio stores, with lengths in percent of the image's sides.
         parent: Id of the region it belongs to, None where it has none.
         meta: What was returned with the region beside its shape; empty for a region that was drawn by hand.
+        origin: Label Studio's word for where it comes from: manual, prediction or prediction-changed.
         parts: The regions that are this object, where it has several; ``value`` is then the first one's.
     """
 
@@ -61,6 +62,7 @@ class Region:
     value: Json
     parent: str | None
     meta: Json = field(default_factory=dict)
+    origin: str = ""
     parts: tuple[Region, ...] = ()
 
 
@@ -153,6 +155,7 @@ def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]
             value=value,
             parent=item.get("parentID"),
             meta=item["meta"] if isinstance(item.get("meta"), dict) else {},
+            origin=str(item.get("origin") or ""),
         )
 
 

@@ -14,7 +14,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2n2_backend.labelstudio.contract.polygons import bounds, joined, outlines
+from m2n2_backend.labelstudio.contract.polygons import area_of, bounds, joined, outlines
 from m2n2_backend.labelstudio.export.controls import Emitted
 from m2n2_backend.labelstudio.export.regions import Region
 from m2n2_backend.prompts import Polygon
@@ -100,6 +100,18 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
     if not mask.any():
         raise Empty("it covers no pixel")
     return mask
+
+
+def area_of_region(region: Region) -> float:
+    """Square pixels of a region of one part, as ``contract/response.py`` counts them.
+
+    Raises:
+        Empty: It covers no pixel.
+        ValueError: It cannot be read.
+    """
+    if region.kind in ("brush", "bitmask"):
+        return float(np.count_nonzero(mask_of(region)))
+    return area_of(_ring(region))
 
 
 def _code(region: Region) -> list[int]:
