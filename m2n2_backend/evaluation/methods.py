@@ -27,7 +27,7 @@ from m2n2_backend.m2n2.semantic_distance import MarkovDistance
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.prompts import Click
 
-FRAMEWORK = ("refined", "m2n2", "m2n2-no-flood", "attention-nn", "kl-nn")
+FRAMEWORK = ("m2n2", "refined", "m2n2-no-flood", "attention-nn", "kl-nn")
 """Methods that need a backbone (Sec. 3 and 8)."""
 
 CLASSICS = ("grabcut", "random-walker", "geodesic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from fake_label_studio import BRUSH_CONFIG
 from flask.testing import FlaskClient
 from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
 from waiting import until
@@ -118,7 +119,7 @@ def test_the_percentiles_are_of_the_clicks_that_have_a_mask() -> None:
 def test_setups_that_went_well_are_folded_and_push_no_click_out(client: FlaskClient) -> None:
     client.post("/predict", json=payload(key_point()))
     for _ in range(KEPT + 5):
-        client.post("/setup", json={"project": "1.7", "schema": CONFIG})
+        client.post("/setup", json={"project": "1.7", "schema": BRUSH_CONFIG})
     client.post("/setup", json={"project": "1.7", "schema": "<View>"})
     shown, folded = page(client).split("<details>")
     assert shown.count("POST /predict") == 1
