@@ -122,6 +122,23 @@ def test_prompts_and_doubled_masks_are_not_objects_and_the_parts_of_a_mask_are_o
     assert found.team.figures()["prompts_left_in_annotations"] == 2
 
 
+def test_regions_without_ids_are_objects_each_and_two_labels_are_not_two_objects(
+    studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    studio.projects[1] = label_config("polygon").read_text(encoding="utf-8")
+    imported = [*drawn("polygon", left(), "Person"), *drawn("polygon", right(), "Person")]
+    (both,) = drawn("polygon", left() | right(), "Person", "Vehicle", name="both")[:1]
+    studio.add_task(1, *({key: value for key, value in one.items() if key != "id"} for one in imported), both)
+    found, faults = accepted(studio, tmp_path)
+    assert not faults
+    assert len(found.objects) == 2  # the third is the left one once more
+    studio.tasks.clear()
+    (other,) = drawn("polygon", ~left() & ~right(), "Person", "Vehicle", name="both")[:1]
+    studio.add_task(1, other)
+    found, _ = accepted(studio, tmp_path)
+    assert len(found.objects) == 1
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(studio: FakeLabelStudio, tmp_path: Path) -> None:
     studio.add_task(1, *drawn("brush", left(), "Person"), image="/data/upload/1/gone.png")
     (broken,) = drawn("brush", left(), "Person", name="broken")

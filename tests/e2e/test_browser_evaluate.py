@@ -62,9 +62,7 @@ def test_accepted_masks_are_the_truth_and_tell_their_clicks_and_edits(
     for task in (parts, edited):
         (annotation,) = studio.api.call("GET", f"/api/tasks/{task}/annotations")
         print(json.dumps([{**one, "value": 0} for one in annotation["result"]]))
-    stored = {
-        task: studio.api.call("GET", f"/api/tasks/{task}/annotations")[0]["result"] for task in (parts, edited)
-    }
+    stored = {task: studio.api.call("GET", f"/api/tasks/{task}/annotations")[0]["result"] for task in (parts, edited)}
     first, second = stored[parts]
     assert second["parentID"] == first["id"]
     assert {one["origin"] for one in (first, second, *stored[edited])} == {"manual"}  # also where it was edited

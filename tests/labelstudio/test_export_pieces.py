@@ -72,6 +72,11 @@ def test_polygons_that_a_user_drew_or_gave_another_label_stay_objects_of_their_o
     assert ": 3 objects" in counted(studio, "coco", tmp_path / "out", first, other, wheel)
 
 
+def test_imported_polygons_without_ids_stay_objects_of_their_own(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    loose = [{key: value for key, value in one.items() if key not in ("id", "parentID")} for one in returned()]
+    assert ": 2 objects" in counted(studio, "coco", tmp_path / "out", *loose)
+
+
 def test_a_part_without_an_area_does_not_take_the_others_with_it(studio: FakeLabelStudio, tmp_path: Path) -> None:
     first, second = returned()
     flat = {**second, "value": {**second["value"], "points": [[10, 10], [20, 20]]}}

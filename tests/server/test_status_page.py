@@ -143,7 +143,7 @@ def test_the_projects_title_stands_beside_its_number_once_it_is_known(pool: Disc
         until(lambda: not titles.is_asking)
     client.post("/predict", json={**payload(key_point()), "project": "1.7"})
     assert asked == [1, 2]
-    assert page(client).count("(&lt;b&gt;Street&lt;/b&gt;)") == 2
+    assert page(client).count("&lt;b&gt;Street&lt;/b&gt;: project 1.7") == 2
 
 
 def test_invented_projects_lead_to_a_bounded_number_of_questions() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.clicker import OBJECT
 from m2n2_backend.evaluation.data.datasets import Sample
-from m2n2_backend.evaluation.methods import InteractiveMethod, SegmenterMethod
+from m2n2_backend.evaluation.methods import InteractiveMethod, SegmenterMethod, StartedPhotograph
 from m2n2_backend.evaluation.noc import clicks_per_sample, clicks_to_reach, mean_iou_per_click
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.report import explain as explanation
@@ -160,9 +160,9 @@ def _draw_cases(
         for panel in row[len(part) :]:
             panel.set_axis_off()
         for panel, sample in zip(row, part, strict=False):
-            rgb, label, run = _replay(sample, methods[name], protocol)
+            rgb, label, session, run = _replay(sample, methods[name], protocol)
             clicks = _until_good(run)
-            mask = methods[name].start(rgb).mask(clicks)
+            mask = session.mask(clicks)
             iou = run.ious[len(clicks) - 1]
             reached = "0.90 reached" if iou >= 0.90 else "0.90 never reached"
             title = f"{sample.name}\n{name}: {reached}\nclick {len(clicks)}, IoU {iou:.3f}"
@@ -173,10 +173,11 @@ def _draw_cases(
 
 def _replay(
     sample: Sample, method: InteractiveMethod, protocol: ProtocolName
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], SampleRun]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], StartedPhotograph, SampleRun]:
     rgb = sample.rgb()
     label = sample.label(rgb.shape[:2])
-    return rgb, label, evaluate_sample(method.start(rgb), label, protocol=protocol)
+    session = method.start(rgb)
+    return rgb, label, session, evaluate_sample(session, label, protocol=protocol)
 
 
 def _until_good(run: SampleRun) -> tuple[Click, ...]:
@@ -188,7 +189,7 @@ def _explain(
     sample: Sample, segmenter: Segmenter, protocol: ProtocolName, folder: Path, pictures: _Counter
 ) -> list[Picture]:
     """Draw the maps and scores of one sample's first clicks."""
-    rgb, _, run = _replay(sample, SegmenterMethod(segmenter), protocol)
+    rgb, _, _, run = _replay(sample, SegmenterMethod(segmenter), protocol)
     clicks = _until_good(run)[:EXPLAINED_CLICKS]
     files = explanation.explain(segmenter, rgb, clicks, folder, drawn=pictures.next)
     captions = [f"{sample.name} after {plural(len(clicks), 'click')}"]

@@ -168,5 +168,5 @@ def _newest(task: Json) -> Json | None:
 
 
 def _once(regions: Sequence[Region]) -> list[Region]:
-    """The regions without those of several labels, which stand there once for each."""
-    return list({region.id: region for region in reversed(regions)}.values())[::-1]
+    """Each region once: one with several labels stands there for each of them, with the same value."""
+    return list({id(region.value): region for region in reversed(regions)}.values())[::-1]

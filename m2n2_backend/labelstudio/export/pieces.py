@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from m2n2_backend.labelstudio.contract.polygons import MOST_PARTS
@@ -21,27 +21,18 @@ def whole_objects(regions: Sequence[Region]) -> list[Region]:
     Args:
         regions: Regions of one image in one annotation.
     """
-    parts = [region for region in regions if region.kind == "polygon"]
-    first_of = _firsts(parts)
-    groups: dict[tuple[str, str, str], list[Region]] = {}
-    for part in parts:
-        groups.setdefault(_key(part, first_of), []).append(part)
-    found: list[Region] = []
-    for region in regions:
-        group = groups.pop(_key(region, first_of), None) if region.kind == "polygon" else [region]
-        if group:
-            found.append(replace(group[0], parts=tuple(group)) if len(group) > 1 else group[0])
-    return found
-
-
-def _key(region: Region, first_of: dict[str, str]) -> tuple[str, str, str]:
-    return first_of.get(region.id, region.id), region.control, region.label
+    first_of = _firsts([region for region in regions if region.kind == "polygon"])
+    groups: dict[Hashable, list[Region]] = {}
+    for number, region in enumerate(regions):
+        first = first_of.get(region.id) if region.kind == "polygon" else None
+        groups.setdefault((first, region.control, region.label) if first else number, []).append(region)
+    return [replace(group[0], parts=tuple(group)) if len(group) > 1 else group[0] for group in groups.values()]
 
 
 def _firsts(parts: Iterable[Region]) -> dict[str, str]:
-    """For the id of each further part, the id of the object's first one, which may have been deleted."""
+    """For the id of each part of several, the id of the object's first one, which may have been deleted."""
     ids = {part.id for part in parts}
     firsts = ids | {part.parent for part in parts if part.parent}
-    return {
-        piece: first for first in firsts for index in range(1, MOST_PARTS) if (piece := piece_id(first, index)) in ids
-    }
+    pairs = ((piece_id(first, index), first) for first in firsts for index in range(1, MOST_PARTS))
+    further = {piece: first for piece, first in pairs if piece in ids}
+    return further | {first: first for first in further.values()}
