@@ -207,6 +207,7 @@ def test_one_row_per_backbone_with_a_page_and_the_worst_objects_of_each(
     figures = json.loads((out / "all.json").read_text(encoding="utf-8"))
     assert (figures["project"], figures["title"], figures["method"]) == (1, "project 1", "refined")
     color, vit = figures["backbones"]
+    assert (color["asked"], vit["asked"]) == ("color", f"vit={model}")
     assert color["backbone"].startswith("color and texture only, grid 12")
     assert "layer 2 of 0 to 2, grid 12" in vit["backbone"]
     for result in (color, vit):

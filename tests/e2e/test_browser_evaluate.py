@@ -59,9 +59,6 @@ def test_accepted_masks_are_the_truth_and_tell_their_clicks_and_edits(
     editor.accept()
     drag_corner(editor, "Person", (PLATE[2] - 1, PLATE[3] - 1), (PLATE[2] - 60, PLATE[3] - 60))
     editor.submit()
-    for task in (parts, edited):
-        (annotation,) = studio.api.call("GET", f"/api/tasks/{task}/annotations")
-        print(json.dumps([{**one, "value": 0} for one in annotation["result"]]))
     stored = {task: studio.api.call("GET", f"/api/tasks/{task}/annotations")[0]["result"] for task in (parts, edited)}
     first, second = stored[parts]
     assert second["parentID"] == first["id"]

@@ -71,7 +71,7 @@ def evaluate_project(
     method, told = base.method.name, list(accepted.team.sentences())
     _print(rows, title, method, told)
     if json_file is not None:
-        results = [row.result or {"backbone": row.name, "error": row.error} for row in rows]
+        results = [{"asked": row.name, **(row.result or {"error": row.error})} for row in rows]
         figures = {"project": project, "title": accepted.title, "method": method, "objects": len(samples)}
         write_json(json_file, {**figures, "team": accepted.team.figures(), "backbones": results})
     if report is not None:
