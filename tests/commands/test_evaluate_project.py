@@ -244,6 +244,16 @@ def test_a_backbone_that_fails_has_its_reason_in_its_row_and_the_others_are_meas
     assert "asked for" in done.stdout
 
 
+def test_a_classic_method_has_one_row_under_its_own_name(studio: FakeLabelStudio, tmp_path: Path) -> None:
+    studio.add_task(1, *drawn("brush", left(), "Person"))
+    asked = ["--project", "1", "--method", "geodesic", "--backbone", "color", "--backbone", "sd2"]
+    done = evaluate(studio, *asked, "--json", str(tmp_path / "all.json"))
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["backbones"]
+    assert (row["asked"], row["method"], row["backbone"]) == ("geodesic", "geodesic", None)
+    assert "project 1, project 1: geodesic" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [

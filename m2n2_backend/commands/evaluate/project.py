@@ -56,8 +56,11 @@ def evaluate_project(
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"a limit of {limit} objects leaves nothing to evaluate")
-    for settings in backbones:
-        check_backbone(settings.backbone, model=settings.model)
+    if options["method"].hyperparameters is None:
+        backbones = backbones[:1]  # a classic reads no backbone
+    else:
+        for settings in backbones:
+            check_backbone(settings.backbone, model=settings.model)
     with tempfile.TemporaryDirectory(prefix="m2n2-project-") as temporary:
         folder = Path(temporary)
         accepted = AcceptedMasks(backbones[0], project, folder, limit)
@@ -94,7 +97,9 @@ def _measured(
 ) -> Row:
     """The row of one backbone; one that cannot be loaded has its reason in it."""
     name = settings.backbone + (f"={settings.model}" if settings.model else "")
-    place = re.sub(r"[^\w.-]+", "-", name).strip("-.") or settings.backbone
+    if base.method.hyperparameters is None:
+        name = base.method.name
+    place = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     console.print(f"{name}:", highlight=False, markup=False)
     options = replace(
         base, json=(report or folder) / place / "result.json", report=report / place if report else None

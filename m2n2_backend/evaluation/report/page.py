@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from m2n2_backend.evaluation.report.plots import plural
 from m2n2_backend.evaluation.report.published import COLUMNS, COUNTS, PUBLISHED, TITLES
 
 HISTOGRAMS = ("noc_histogram.png", "noc_histogram_beside.png")
@@ -59,10 +60,10 @@ def render_page(
         title=f"{titles[dataset]}: {' beside '.join(dict.fromkeys(map(_method_title, results)))}",
         result=result,
         noc_head=["method", *(titles[column] for column in columns)],
-        measured=[_measured_cells(each, columns) for each in results],
+        measured=[_measured_cells(each, columns, is_published) for each in results],
         published=[_published_cells(row.method, row.figures) for row in PUBLISHED] if is_published else [],
-        comparability=_comparability(result) if is_published else "",
-        counts=[f"mean IoU after {count}" for count in result["iou_at"]],
+        comparability=_comparability(result) if is_published else f"Protocol of the clicks: {result['protocol']}.",
+        counts=[f"mean IoU after {plural(int(count), 'click')}" for count in result["iou_at"]],
         figure_rows=[_figure_cells(each, list(result["iou_at"])) for each in results],
         curves=curves,
         cases=cases,
@@ -90,10 +91,10 @@ def _comparability(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _measured_cells(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+def _measured_cells(result: Mapping[str, Any], columns: Sequence[str], is_published: bool) -> list[str]:
     """A row of the first table, with the figure under its data set."""
     own = {result["dataset"]: f"{result['noc85']:.2f} / {result['noc90']:.2f}"}
-    name = f"{_method_title(result)} (measured, protocol {result['protocol']})"
+    name = _method_title(result) + (f" (measured, protocol {result['protocol']})" if is_published else "")
     return [name, *(own.get(column, "") for column in columns)]
 
 
