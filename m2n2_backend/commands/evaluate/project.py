@@ -74,13 +74,17 @@ def evaluate_project(
     method, told = base.method.name, list(accepted.team.sentences())
     _print(rows, title, method, told)
     if json_file is not None:
-        results = [{"asked": row.name, **(row.result or {"error": row.error})} for row in rows]
         figures = {"project": project, "title": accepted.title, "method": method, "objects": len(samples)}
-        write_json(json_file, {**figures, "team": accepted.team.figures(), "backbones": results})
+        figures |= {"team": accepted.team.figures(), "backbones": [_as_json(row) for row in rows]}
+        write_json(json_file, figures)
     if report is not None:
         page = write_comparison(report, title, method, rows, told)
         console.print(f"page written: {page}", soft_wrap=True, highlight=False, markup=False)
     return not states["failed"] and not any(row.error for row in rows)
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    return {"asked": row.name, **(row.result or {"error": row.error})}
 
 
 def _counted(states: Counter[State]) -> str:
