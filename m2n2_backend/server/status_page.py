@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from m2n2_backend import __version__
 from m2n2_backend.server.titles import ProjectTitles
@@ -129,13 +130,7 @@ class StatusPage:
     """The template of the page, ``templates/status.html``; all that is put into it is escaped."""
 
     def __init__(self) -> None:
-        environment = Environment(
-            loader=PackageLoader("m2n2_backend.server"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-        )
-        environment.filters["size"] = _size
-        environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
-        environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
-        self._template = environment.get_template("status.html")
+        self._template = _template()
 
     def render(
         self,
@@ -158,3 +153,15 @@ class StatusPage:
 
 def _size(count: int) -> str:
     return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
+
+
+@functools.cache
+def _template() -> Template:
+    """Compiled once in a process."""
+    environment = Environment(
+        loader=PackageLoader("m2n2_backend.server"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["size"] = _size
+    environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
+    environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
+    return environment.get_template("status.html")
