@@ -29,6 +29,7 @@ from m2n2_backend.evaluation import run
 from m2n2_backend.evaluation.fingerprint import code_fingerprint
 from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
+from m2n2_backend.evaluation.workers import in_fresh_process, peak_memory
 
 KEYS = [
     "dataset", "method", "preset", "protocol", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "noc95",
@@ -257,6 +258,16 @@ def interrupting(at: int) -> Callable[[object], str]:
         return ""
 
     return running
+
+
+def test_a_fresh_process_has_its_own_peak_of_memory_and_its_death_is_an_error() -> None:
+    ballast = np.ones(60_000_000)  # half a gigabyte, which a spawned process must not be charged for
+    mine, its = peak_memory()["process"], in_fresh_process(peak_memory)["process"]
+    assert mine is not None
+    assert its is not None
+    assert 10_000_000 < its < mine - ballast.nbytes / 2
+    with pytest.raises(M2N2Error, match="died"):
+        in_fresh_process(os._exit, 1)
 
 
 class Waiting(FakeBackbone):
