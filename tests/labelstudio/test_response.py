@@ -53,6 +53,7 @@ def test_a_brush_region_decodes_to_the_mask_byte_for_byte() -> None:
         "original_height": HEIGHT,
         "image_rotation": 0,
         "score": 0.875,
+        "meta": {"prompts": 1, "area": int(disc().sum()), "parts": 1},
         "value": None,
     }
     assert (region["value"]["format"], region["value"]["brushlabels"]) == ("rle", ["Cat"])
@@ -134,6 +135,20 @@ def test_each_part_is_a_region_of_its_own_and_the_largest_keeps_the_objects_id()
     assert second["id"] not in (first["id"], "")
     assert [region["id"] for region in regions(mask, 0.9, request)] == [first["id"], second["id"]]
     assert min(x for x, _ in second["value"]["points"]) == pytest.approx(100 * 50 / WIDTH, abs=1)
+
+
+def test_further_parts_belong_to_the_first_and_specks_are_not_regions_unless_they_were_clicked() -> None:
+    mask = disc(6)
+    mask[40:46, 50:60] = True
+    mask[2:4, 2:4] = mask[44, 3] = True
+    first, second = regions(mask, 0.5, request_for("PolygonLabels"))
+    assert "parentID" not in first
+    assert second["parentID"] == first["id"]
+    assert [first["meta"]["prompts"], second["meta"]] == [1, {"prompts": 1, "area": 60, "parts": 2}]
+    clicked = request_for("PolygonLabels", x=100 * 3.5 / WIDTH, y=100 * 44.5 / HEIGHT)
+    *_, last = regions(mask, 0.5, clicked)
+    assert filled([np.array(last["value"]["points"]) * (WIDTH / 100, HEIGHT / 100)], mask.shape)[44, 3]
+    assert last["meta"]["area"] == 1
 
 
 def test_a_single_pixel_is_a_polygon_too() -> None:

@@ -51,7 +51,7 @@ def coco(folder: Path, shape: tuple[int, int]) -> Masks:
             assert one["area"] == mask.sum()
         else:
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
-            mask = rasterized(one["segmentation"][0] if one["segmentation"] else corners, shape)
+            mask = np.logical_or.reduce([rasterized(part, shape) for part in one["segmentation"] or [corners]])
         found[Path(image["file_name"]).stem, classes[one["category_id"]]] |= mask
     return dict(found)
 
