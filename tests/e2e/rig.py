@@ -192,4 +192,4 @@ def _fill_in(page: Any, user: str, password: str) -> None:
     page.fill("input[name=email]", user)
     page.fill("input[name=password]", password)
     page.click("button[type=submit]")
-    page.wait_for_url(lambda url: "/user/" not in url)
+    page.wait_for_url(lambda url: "/user/" not in url, wait_until="commit")
