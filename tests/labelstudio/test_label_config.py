@@ -77,6 +77,7 @@ def test_labels_of_the_key_points_own_earn_a_hint_at_the_config_that_spares_keys
     assert '<KeyPointLabels name="keypoint">' in own
     assert f"label_config/{kind}.xml" in own
     assert "Ctrl+click" in box
+    assert "careful_clicks.user.js" in box
     assert parse_label_config(shipped(kind)).hints == (box,)
     assert parse_label_config(config(control("BrushLabels", "Cat"), '<KeyPoint name="kp"/>')).hints == ()
 

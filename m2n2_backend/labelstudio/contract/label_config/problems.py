@@ -68,8 +68,8 @@ def hints_of(images: Sequence[ImageTag]) -> Iterator[str]:
             )
         if {"keypoint", "rectangle"} <= {one.shape for one in image.prompts}:
             yield (
-                f"a click inside a box of {image} selects the box and asks nobody: Ctrl+click adds to the object "
-                "there, and Ctrl+Alt+click removes"
+                f"a click inside a box of {image} selects the box and asks nobody, and Ctrl+click asks about the "
+                "points alone: with label_config/careful_clicks.user.js in the browser, clicks correct a box's mask"
             )
 
 
