@@ -10,14 +10,20 @@
   const annotation = () => window.Htx?.annotationStore?.selected;
   const prompts = () => [...(annotation()?.areas.values() ?? [])].filter((region) => region.dynamic);
   const pending = () => window.Htx?.autoAnnotation && annotation()?.suggestions.size > 0;
-  let before = { of: null, ids: [] };
+  const labels = () => {
+    const groups = [...(annotation()?.names.values() ?? [])].filter((tag) => tag.type === "labels");
+    return groups.flatMap((group) => group.tiedChildren);
+  };
+  let before = { of: null, ids: [], chosen: [] };
 
-  // Undo, Backspace and Delete remove prompts without asking for the mask of the others.
+  // Undo, Backspace and Delete remove prompts without asking for the mask of the others; undo unselects the label too.
   function askAgain() {
     const left = prompts();
     const ids = left.map((region) => region.id);
     const lost = before.of === annotation() && before.ids.some((id) => !ids.includes(id));
-    before = { of: annotation(), ids };
+    const chosen = labels().filter((label) => label.selected);
+    if (lost && !chosen.length) before.chosen.forEach((label) => label.setSelected(true));
+    before = { of: annotation(), ids, chosen: lost ? before.chosen : chosen };
     if (!lost || !pending()) return;
     if (left.length) left[left.length - 1].notifyDrawingFinished();
     else annotation().setSuggestions(null);
@@ -31,11 +37,6 @@
     if (pending()) annotation().acceptAllSuggestions();
   }
 
-  function labelOf(key) {
-    const groups = [...(annotation()?.names.values() ?? [])].filter((tag) => tag.type === "labels");
-    return groups.flatMap((group) => group.children ?? []).find((label) => label.hotkey === key && !label.selected);
-  }
-
   window.addEventListener("click", (event) => {
     const other = event.target.closest?.(".lsf-label:not(.lsf-label_selected)");
     if (other || event.target.closest?.(SUBMITS)) accept();
@@ -43,8 +44,10 @@
   }, true);
 
   window.addEventListener("keydown", (event) => {
-    const submits = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-    if (submits || (!event.ctrlKey && !event.target.matches?.("input, textarea") && labelOf(event.key))) accept();
+    const control = event.ctrlKey || event.metaKey;
+    const isKey = !control && !event.target.matches?.("input, textarea");
+    const other = isKey && labels().some((label) => label.hotkey === event.key && !label.selected);
+    if (other || (control && event.key === "Enter")) accept();
     soon();
   }, true);
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from actions import SIX, Counted, new_config, old_config
-from editor import Editor, iou
+from editor import Editor, OpenEditor, iou
 from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
 from rig import Backend, Studio
 
@@ -129,6 +129,8 @@ def test_without_the_script_undo_and_submit_keep_what_the_readme_says(
     editor.page.keyboard.press("Control+z")
     editor.page.wait_for_function("m2n2.regions().length === 0")
     assert len(editor.page.evaluate("m2n2.suggestions()")) == 1, "the stale mask"
+    assert state(editor)[1] == [], "undo unselects the label too"
+    editor.page.keyboard.press("1")
     click(editor, ON_PLATE)
     editor.submit()
     (annotation,) = studio.api.call("GET", f"/api/tasks/{task}/annotations")
@@ -147,8 +149,10 @@ def test_the_script_asks_again_after_undo_and_drops_the_mask_of_no_points(
         editor.page.keyboard.press("Control+z")
     assert iou(mask_of(info.value.json()["data"]["result"]), disc()) > 0.95
     editor.shown(info.value)
+    assert state(editor) == ("KeyPointTool-dynamic", ["Object"])
     editor.page.keyboard.press("Control+z")
     editor.page.wait_for_function("m2n2.suggestions().length === 0")
+    click(editor, ON_PLATE)
 
 
 @pytest.mark.usefixtures("script")
@@ -232,11 +236,12 @@ def test_points_that_were_forgotten_become_predictions(
 
 
 def test_six_objects_take_fewer_keys_and_clicks_than_with_the_old_config(
-    editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
+    open_editor: OpenEditor, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
     counts = {}
     for name, steps in (("old/brush", old_config), ("brush", new_config)):
         number, (task,) = studio.project(f"six {name}", name, [save_scene(tmp_path)], backend.url)
+        editor = open_editor()
         editor.open(number, task, tool=None)
         counts[name] = Counted(editor)
         steps(counts[name])
