@@ -146,7 +146,7 @@ class _Routes:
         config.require_sound()
         for warning in config.warnings:
             logger.warning("project %s: %s", project, warning)
-        # Label Studio asks with every page that it loads; what is no fault is told once.
+        # Label Studio asks with every page that it loads; hints are logged once.
         with self._hinting:
             new = self._hinted.get(project) != config.hints
             self._hinted[project] = config.hints
