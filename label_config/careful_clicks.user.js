@@ -16,9 +16,11 @@
   };
   let before = { of: null, ids: [], chosen: [] };
 
+  // Points of Alt+clicks look like all others until they are filled.
   // Undo, Backspace and Delete remove prompts without asking for the mask of the others; undo unselects the label too.
   function askAgain() {
     const left = prompts();
+    left.filter((region) => region.negative).forEach((region) => region.shapeRef?.fill("black"));
     const ids = left.map((region) => region.id);
     const lost = before.of === annotation() && before.ids.some((id) => !ids.includes(id));
     const chosen = labels().filter((label) => label.selected);

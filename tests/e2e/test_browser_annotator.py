@@ -9,7 +9,7 @@ import pytest
 from actions import SIX, Counted, new_config, old_config
 from editor import Editor, OpenEditor, iou
 from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
-from rig import Backend, Studio
+from rig import OUT, Backend, Studio
 
 from m2n2_backend.resources import label_config
 
@@ -119,6 +119,7 @@ def test_labels_and_image_are_on_the_first_screen(
         assert box is not None
         assert 0 < box["y"] < editor.page.evaluate("m2n2.view().top")
     assert editor.page.evaluate("m2n2.view().top") < 220
+    editor.page.screenshot(path=OUT / f"annotator_{window[0]}.png")
 
 
 def test_without_the_script_undo_and_submit_keep_what_the_readme_says(
@@ -207,6 +208,10 @@ def test_the_script_lets_clicks_correct_the_mask_of_a_box(
     answer = click(editor, (ON_DISC[0], ON_DISC[1] + 40), "Alt")
     types = [one["type"] for one in answer.request.post_data_json["context"]["result"] if one["type"] != "labels"]
     assert types == ["rectangle", "keypoint"]
+    editor.page.wait_for_function(
+        "[...m2n2.annotation().areas.values()].find(one => one.negative).shapeRef.fill() === 'black'"
+    )
+    editor.page.screenshot(path=OUT / "box_and_alt_click.png")
     editor.accept()
     ((_, mask),) = masks(editor.regions())
     assert not mask[ON_DISC[1] + 40, ON_DISC[0]]
