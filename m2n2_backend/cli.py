@@ -287,6 +287,3 @@ def evaluate(
     result = run.evaluate(options, loader, console=console)
     printed = "dataset method preset protocol n noc85 noc90 noc95 not_reached_90 collapses"
     print(json.dumps({name: result[name] for name in printed.split()}))
-
-
-_PRINTED = ["dataset", "method", "preset", "protocol", "n", "noc85", "noc90", "noc95", "not_reached_90", "collapses"]

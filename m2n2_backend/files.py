@@ -18,9 +18,16 @@ logger = logging.getLogger(__name__)
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file, in the place of an older one if there is one; missing folders are made.
 
+    The file behind a symbolic link is replaced, and the link stays. A pipe or a device such as /dev/stdout is written
+    to instead: there is nothing to replace.
+
     Raises:
         OSError: It cannot be written; the older file is as it was, and no other one is left behind.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     with _draft(path, data) as draft:
         draft.replace(path)
 

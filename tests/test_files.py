@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,28 @@ def test_a_file_that_cannot_be_put_there_leaves_nothing_behind(tmp_path: Path) -
         replace_file(tmp_path / "taken", b"data")
 
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    target, link = tmp_path / "folder" / "target.json", tmp_path / "link.json"
+    replace_file(target, b"first")
+    link.symlink_to(target)
+
+    replace_file(link, b"second")
+
+    assert link.is_symlink()
+    assert target.read_bytes() == b"second"
+
+
+def test_a_pipe_is_written_to_instead_of_being_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(pipe.read_bytes)
+        replace_file(pipe, b"data")
+
+        assert read.result(timeout=60) == b"data"
+    assert pipe.is_fifo()
 
 
 def test_of_many_that_create_a_file_at_once_one_is_the_first(tmp_path: Path) -> None:

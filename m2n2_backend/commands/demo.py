@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,14 @@ CLICKS = (Click(228, 276), Click(228, 205), Click(60, 60, positive=False))
 
 def main() -> None:
     """Run the demonstration; the folder for the pictures is the first argument, ``out`` by default."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
+    parser = argparse.ArgumentParser(
+        description="Start a server, click three times, and save a picture of the answer."
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("out"), help="where the picture goes")
+    folder: Path = parser.parse_args().folder
+    # The server has a process group of its own, which a signal to this one does not reach.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with server() as (base, health):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cache
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -129,9 +131,9 @@ class Hyperparameters:
         """
         if not isinstance(self.scores, Scores):
             raise SettingsError(f"scores={_text(self.scores)}: expected Scores(…)")
-        for name, wanted in hyperparameter_types().items():
+        for name in hyperparameter_types():
             given = attrgetter(name)(self)
-            value = _checked(f"{name}={_text(given)}", given, wanted)
+            value = _checked(name, f"{name}={_text(given)}", given)
             outer, _, inner = name.partition(".")
             object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
@@ -176,23 +178,29 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
         known = hyperparameter_types()
         if not equals or name not in known:
             raise SettingsError(f"{text}: expected NAME=VALUE with one of {', '.join(known)} as NAME")
-        parsed = _checked(text, None if value.lower() == "none" else value, known[name])
+        parsed = _checked(name, text, None if value.lower() == "none" else value)
         outer, _, inner = name.partition(".")
         method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
     return method
 
 
-def hyperparameter_types() -> dict[str, Any]:
+@cache
+def hyperparameter_types() -> Mapping[str, Any]:
     """Types of all hyperparameters by name, with their limits; a field of ``scores`` is named ``scores.edge``."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(Hyperparameters, include_extras=True).items():
         inner = get_type_hints(hint) if is_dataclass(hint) else {}
         types |= {f"{name}.{own}": type_ for own, type_ in inner.items()} or {name: hint}
-    return types
+    return MappingProxyType(types)
 
 
-def _checked(text: str, value: object, wanted: Any) -> Any:
-    """The value of a hyperparameter as Python's own type.
+@cache
+def _validator(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(hyperparameter_types()[name])
+
+
+def _checked(name: str, text: str, value: object) -> Any:
+    """The value of the hyperparameter ``name`` as Python's own type.
 
     Args:
         text: Name and value as a message shows them.
@@ -201,9 +209,9 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
         SettingsError: The value has another type, or is out of its range; the message says why.
     """
     try:
-        return TypeAdapter(wanted).validate_python(value)
+        return _validator(name).validate_python(value)
     except ValidationError as error:
-        reasons = [each.description for each in getattr(wanted, "__metadata__", ())]
+        reasons = [each.description for each in getattr(hyperparameter_types()[name], "__metadata__", ())]
         message = error.errors()[0]["msg"]
         shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
         sentence = f"{shown}: {message[0].lower()}{message[1:]}"

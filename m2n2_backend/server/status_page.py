@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -9,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from m2n2_backend import __version__
 from m2n2_backend.worker.figures import WorkerStats
@@ -72,13 +73,7 @@ class StatusPage:
     """The template of the page, ``templates/status.html``; all that is put into it is escaped."""
 
     def __init__(self) -> None:
-        environment = Environment(
-            loader=PackageLoader("m2n2_backend.server"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-        )
-        environment.filters["size"] = _size
-        environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
-        environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
-        self._template = environment.get_template("status.html")
+        self._template = _template()
 
     def render(self, status: Status, workers: Sequence[WorkerStats], requests: Sequence[Seen]) -> str:
         """The page, self-contained HTML that reloads itself."""
@@ -87,3 +82,15 @@ class StatusPage:
 
 def _size(count: int) -> str:
     return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
+
+
+@functools.cache
+def _template() -> Template:
+    """Compiled once in a process."""
+    environment = Environment(
+        loader=PackageLoader("m2n2_backend.server"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["size"] = _size
+    environment.filters["without_secrets"] = lambda found: without_secrets(str(found))
+    environment.filters["time_of_day"] = lambda at: time.strftime("%H:%M:%S", time.localtime(at))
+    return environment.get_template("status.html")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from processes import is_running, wait_until_ready
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -49,6 +52,18 @@ def test_predict_answers_with_the_mask_that_segment_writes(written: tuple[Path, 
     assert np.array_equal(demo.mask_of(prediction).astype(np.uint8) * 255, picture(written[0] / "mask.png"))
     assert prediction["model_version"] == health["model_version"]
     assert prediction["score"] == pytest.approx(written[1]["score"])
+
+
+def test_a_demo_that_is_ended_by_a_signal_takes_its_server_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "m2n2_backend.commands.demo", str(tmp_path)]
+    with subprocess.Popen(command, env={**os.environ, "M2N2_BACKBONE": "color"}) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_until_ready(process, children.read_text)
+        server = int(children.read_text().split()[0])
+        process.terminate()
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not is_running(server)
 
 
 def test_segment_writes_an_8_bit_mask_of_the_photographs_size(written: tuple[Path, dict]) -> None:
