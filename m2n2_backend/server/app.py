@@ -102,6 +102,8 @@ class _Routes:
         )
         self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
+        self._hinted: LRUCache[str, tuple[str, ...]] = LRUCache(MAX_PROJECTS)
+        self._hinting = threading.Lock()
         self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
 
@@ -162,9 +164,15 @@ class _Routes:
         config.require_sound()
         for warning in config.warnings:
             logger.warning("project %s: %s", project, warning)
+        # Label Studio asks with every page that it loads; hints are logged once.
+        with self._hinting:
+            new = self._hinted.get(project) != config.hints
+            self._hinted[project] = config.hints
+        for hint in config.hints if new else ():
+            logger.info("project %s: %s", project, hint)
         answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
-        if config.warnings:
-            answer["warnings"] = list(config.warnings)
+        answer |= {"warnings": list(config.warnings)} if config.warnings else {}
+        answer |= {"hints": list(config.hints)} if config.hints else {}
         return jsonify(answer)
 
     def predict(self) -> Response:

@@ -194,15 +194,23 @@ def test_a_rectangle_region_is_the_bounding_box() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")]
-)
-def test_a_control_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
-    config = f"""<View><Image name="image" value="$image"/>
+def with_separate_labels(tag: str) -> str:
+    return f"""<View><Image name="image" value="$image"/>
     <Labels name="labels" toName="image">{labels("Cat", "Dog")}</Labels>
     <{tag} name="shape" toName="image" smart="false"/>
     <KeyPointLabels name="kp" toName="image">{labels("Cat", "Dog")}</KeyPointLabels></View>"""
-    shape, label = regions(disc(), 0.5, request_for(config=config))
+
+
+@pytest.mark.parametrize(("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL")])
+def test_a_mask_with_separate_labels_is_one_item_which_the_editor_encodes_once(tag: str, key: str) -> None:
+    (region,) = regions(disc(), 0.5, request_for(config=with_separate_labels(tag)))
+    assert (region["type"], region["from_name"], region["value"]["labels"]) == ("labels", "labels", ["Cat"])
+    assert region["value"][key]
+
+
+@pytest.mark.parametrize(("tag", "key"), [("Polygon", "points"), ("Rectangle", "width")])
+def test_a_shape_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
+    shape, label = regions(disc(), 0.5, request_for(config=with_separate_labels(tag)))
     assert (shape["type"], shape["from_name"]) == (tag.lower(), "shape")
     assert (label["type"], label["from_name"], label["value"]["labels"]) == ("labels", "labels", ["Cat"])
     assert label["id"] == shape["id"]

@@ -173,3 +173,8 @@ def with_labels_control(regions: Sequence[dict[str, Any]], control: str = "label
             {**one, "type": "labels", "from_name": control, "value": {**value, "labels": one["value"][one["type"]]}}
         )
     return both
+
+
+def accepted(regions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as this backend returns them: a brush or bitmask is the item with the labels alone."""
+    return [one for one in with_labels_control(regions) if one["type"] not in ("brush", "bitmask")]

@@ -84,7 +84,10 @@ def _labeled(region: dict[str, Any], target: Target) -> Iterator[dict[str, Any]]
     value = region["value"]
     # An empty list is a region without a label, where the control allows one.
     own = {target.control.type: list(target.labels)} if target.control.holds_labels else {}
-    yield {**region, "value": {**value, **own}}
+    # The editor encodes the mask of a brush once for each item with every click, so one item has to do. It edits
+    # the corners of a polygon through the control of the item that has no labels.
+    if own or not target.separate or target.kind in ("polygon", "rectangle"):
+        yield {**region, "value": {**value, **own}}
     for name, labels in target.separate:
         yield {**region, "from_name": name, "type": "labels", "value": {**value, "labels": list(labels)}}
 
