@@ -45,7 +45,7 @@ mask that is expected to be wrong: 1 - confidence."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class ClickLimits:
     """Most pixels that one more click may change, by what answers it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Limits:
 
 def limits_of(
     circle: float, area: int, *, positive: bool, earlier: int, confidence: float, kappa: float = KAPPA
-) -> Limits:
+) -> ClickLimits:
     """The limits of a click.
 
     Args:
@@ -79,7 +79,7 @@ def limits_of(
         circles, share = REMOVED, doubt if earlier > 1 else SECOND_REMOVED
     part = min(kappa * circle, max(FREE * area, min(circles * circle, share * area)))
     whole = part if positive else min(part, max(FREE * area, REMOVED_WHOLE * circle))
-    return Limits(whole, part, min(part, EDITED * circle))
+    return ClickLimits(whole, part, min(part, EDITED * circle))
 
 
 def connected_with(change: NDArray[np.bool_], place: Place) -> NDArray[np.bool_]:

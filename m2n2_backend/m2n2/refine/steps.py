@@ -28,7 +28,7 @@ from m2n2_backend.m2n2.postprocess import without_specks
 from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
 from m2n2_backend.m2n2.refine.confidence import Calibration, first_confidence, next_confidence
-from m2n2_backend.m2n2.refine.limits import Limits, connected_with, limits_of
+from m2n2_backend.m2n2.refine.limits import ClickLimits, connected_with, limits_of
 from m2n2_backend.rasters import PackedMask
 
 _STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
@@ -207,7 +207,7 @@ def next_step(
 
 
 def _changed(
-    before: NDArray[np.bool_], change: NDArray[np.bool_], click: NewClick, radius: float, limits: Limits
+    before: NDArray[np.bool_], change: NDArray[np.bool_], click: NewClick, radius: float, limits: ClickLimits
 ) -> tuple[NDArray[np.bool_], Bound]:
     """The mask after a click, bool [H, W], and what limited it: see :mod:`m2n2_backend.m2n2.refine.limits`."""
     bound = Bound(radius, limits.whole, int(np.count_nonzero(change)))
