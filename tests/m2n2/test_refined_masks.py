@@ -33,14 +33,15 @@ masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).rando
 
 
 @settings(max_examples=40, deadline=None)
-@given(masks, masks, masks, st.floats(0.0, 3.0))
+@given(masks, masks, masks, st.floats(0.0, 1.0), st.floats(0.0, 3.0))
 def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
-    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_], missed: float
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_], before: float, missed: float
 ) -> None:
-    score = next_confidence(rough, settled, seen, missed, Calibration())
-    assert 0.0 <= score <= next_confidence(settled, settled, seen, missed, Calibration())
-    assert score <= next_confidence(rough, settled, settled, missed, Calibration())
-    assert next_confidence(settled, settled, settled, 0.0, Calibration()) == 1.0
+    score = next_confidence(rough, settled, seen, before, missed, Calibration())
+    assert 0.0 <= score <= next_confidence(settled, settled, seen, before, missed, Calibration())
+    assert score <= next_confidence(rough, settled, settled, before, missed, Calibration())
+    assert score <= next_confidence(rough, settled, seen, 1.0, missed, Calibration())
+    assert next_confidence(settled, settled, settled, 1.0, 0.0, Calibration()) == 1.0
     first = first_confidence(rough, settled, missed, Calibration())
     assert 0.0 <= first <= first_confidence(settled, settled, 0.0, Calibration()) == 1.0
     assert first_confidence(settled, settled, None, Calibration()) < 1.0, "a box alone confirms less"
@@ -51,7 +52,13 @@ def test_an_empty_mask_is_surely_wrong() -> None:
     for rough in (nothing, everything):
         assert first_confidence(rough, nothing, 0.0, Calibration()) == 0.0
         for seen in (nothing, everything):
-            assert next_confidence(rough, nothing, seen, 0.0, Calibration()) == 0.0
+            assert next_confidence(rough, nothing, seen, 1.0, 0.0, Calibration()) == 0.0
+
+
+def test_after_a_doubtful_mask_a_click_that_changes_nothing_does_not_make_it_certain() -> None:
+    mask = np.ones((3, 4), np.bool_)
+    assert next_confidence(mask, mask, mask, 0.2, 0.0, Calibration()) < 0.7
+    assert next_confidence(mask, mask, mask, 0.0, 0.0, Calibration()) > 0.0, "a mask may be good after an empty one"
 
 
 def test_a_threshold_is_ambiguous_if_another_segment_of_another_area_has_edges_as_good() -> None:

@@ -22,10 +22,14 @@ APART = 1.5
 BOXED = 0.95
 """Confidence in the answer to boxes alone is at most this share of the agreement between attention and color."""
 
-CHANGE = 0.5
+CHANGE = 0.3
 """Exponent of the IoU with the mask before the last click."""
 
-MISSED = 0.29
+MEMORY = 0.3
+"""Exponent of the confidence before the last click, which counts as a twentieth at least: a click that changes little
+has not shown that the rest is right."""
+
+MISSED = 0.23
 """Share of the confidence that is lost where the last click was about an error as large as the object."""
 
 
@@ -40,7 +44,7 @@ class Calibration:
     """
 
     first: float = 1.16
-    agreement: float = 0.8
+    agreement: float = 0.6
 
 
 def first_confidence(
@@ -66,6 +70,7 @@ def next_confidence(
     rough: NDArray[np.bool_],
     settled: NDArray[np.bool_],
     seen: NDArray[np.bool_],
+    before: float,
     missed: float,
     calibration: Calibration,
 ) -> float:
@@ -75,13 +80,15 @@ def next_confidence(
         rough: The mask before color, bool [H, W].
         settled: The mask, bool [H, W].
         seen: The mask before the click, bool [H, W].
+        before: Confidence in that mask.
         missed: The click's circle as a share of the mask before it, the circle included where it was missing.
     """
     if not settled.any():
         return 0.0
     agreement: float = iou(rough, settled) ** calibration.agreement
     change: float = iou(seen, settled) ** CHANGE
-    return agreement * change * (1.0 - MISSED * min(missed, 1.0))
+    memory: float = max(before, 0.05) ** MEMORY
+    return agreement * change * memory * (1.0 - MISSED * min(missed, 1.0))
 
 
 def ambiguity_of(own: Profile, level: int, least_area: float) -> float:

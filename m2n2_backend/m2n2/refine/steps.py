@@ -202,7 +202,7 @@ def next_step(
     around[disc(previous.rough.shape, place, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
     missed = circle / (area + circle if positive else area)
-    score = next_confidence(rough, settled, seen, missed, calibration)
+    score = next_confidence(rough, settled, seen, previous.score, missed, calibration)
     return Refinement(PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, score, bound)
 
 
