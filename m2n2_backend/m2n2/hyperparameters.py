@@ -22,6 +22,9 @@ LEAST_CELLS = 4.0
 DESPECKLE = 1e-4
 """``despeckle`` of the service, and of ``refined`` in an evaluation."""
 
+VIEWED_FROM = 1024
+"""``views`` of ``refined`` in an evaluation; the service's is its working size."""
+
 RelationName = Literal["markov", "attention", "kl"]
 
 PHOTOGRAPH_SIZE = 1 << 16
@@ -70,6 +73,8 @@ class Hyperparameters:
             and at the edge; False follows the paper.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
+        views: A photograph with a longer side, in pixels, is also looked at in views (``m2n2.views``), for objects that
+            are small in it; 0 looks at the whole alone. Only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
@@ -112,6 +117,7 @@ class Hyperparameters:
     refine: bool = False
     kappa: Annotated[float, _number("it is a number of circles that fit into a photograph", gt=0, le=1e6)] = KAPPA
     cut: bool = True
+    views: Annotated[int, _count("photographs have no longer side", ge=0, le=PHOTOGRAPH_SIZE)] = 0
     band: Annotated[float | None, _number("every pixel in the band is decided on its own", ge=0, le=4)] = None
     start: Literal["cell", "bilinear"] = "cell"
     crossing: Literal["interpolated", "released"] = "interpolated"
@@ -135,6 +141,8 @@ class Hyperparameters:
             outer, _, inner = name.partition(".")
             object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
+        if self.views and not self.refine:
+            raise SettingsError("views go with refine alone: set refine=true, or views=0")
         if self.rules == "released" and lacking:
             raise SettingsError(
                 f"rules=released does not go with {', '.join(lacking)}: the released code has nothing like it"

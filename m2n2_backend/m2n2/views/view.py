@@ -1,0 +1,196 @@
+"""A view, the window of a photograph that is encoded for itself, and the small set that views come from.
+
+Objects near each other share a view, and caches find it again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, Scribble
+from m2n2_backend.rasters import Window
+
+LEAST_SIDE = 440
+"""Longest side of the smallest view, in pixels of the photograph. Below it the model sees enlarged blur only: of
+photographs of 640 × 480 with small objects, views of 320 × 240 found fewer by one click (mean IoU 0.41, whole 0.50)."""
+
+BOX_LEAST_SIDE = 240
+"""The same for a view that a box chooses, which knows the object's size."""
+
+AROUND_BOX = 2.0
+"""Sides of a box's view, in sides of the box. Mean IoU with 1.4, 2 and 3 times the box: 0.77, 0.805 and 0.66."""
+
+AROUND_STROKE = 1.5
+"""Sides of the object, in sides of a stroke on it: people draw strokes inside of the object."""
+
+_STRIDES = 2  # positions of a click's view within its own side, so that its click is in its middle half
+_BOX_STRIDES = 8  # positions of a box's view likewise: the box stays near its center
+_BOX_SIZES = 2  # sizes of a box's view to a factor of 2
+
+
+@dataclass(frozen=True, order=True)
+class View:
+    """A window of the photograph, in its pixels.
+
+    Attributes:
+        top: First row.
+        left: First column.
+        height: Rows.
+        width: Columns.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @staticmethod
+    def whole(size: tuple[int, int]) -> View:
+        """All of a photograph of (H, W) pixels."""
+        return View(0, 0, *size)
+
+    def __str__(self) -> str:
+        """Left and top corner and size, as caches name it: ``480,0-962x642``."""
+        return f"{self.left},{self.top}-{self.width}x{self.height}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the view."""
+        return self.height, self.width
+
+    @property
+    def window(self) -> Window:
+        """Its rows and columns in the photograph."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def crop(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Its pixels of a photograph, uint8 [H, W, 3]."""
+        return np.ascontiguousarray(rgb[self.window])
+
+    def placed(self, mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """A mask of the view, bool [h, w], in a photograph of (H, W) pixels; nothing is foreground elsewhere."""
+        if mask.shape == size:
+            return mask
+        full = np.zeros(size, np.bool_)
+        full[self.window] = mask
+        return full
+
+    def holds(self, bounds: Bounds) -> bool:
+        """Whether a prompt lies in it."""
+        return (
+            self.left <= bounds.left
+            and self.top <= bounds.top
+            and bounds.right <= self.left + self.width
+            and bounds.bottom <= self.top + self.height
+        )
+
+    def prompts(self, prompts: Prompts) -> Prompts:
+        """The prompts in pixels of the view, without the parts that lie outside of it."""
+        clicks = tuple(moved for each in prompts.clicks if (moved := self.click(each)) is not None)
+        return Prompts(clicks, tuple(self._region(each) for each in prompts.boxes))
+
+    def click(self, prompt: PointPrompt) -> PointPrompt | None:
+        """A click or scribble in pixels of the view, without what lies outside of it; None if nothing is left."""
+        if isinstance(prompt, Click):
+            inside = self.holds(bounds_of(prompt))
+            return Click(prompt.x - self.left, prompt.y - self.top, prompt.positive) if inside else None
+        rows, cols = prompt.pixels()
+        rows, cols = rows - self.top, cols - self.left
+        inside = (rows >= 0) & (rows < self.height) & (cols >= 0) & (cols < self.width)
+        if not inside.any():
+            return None
+        mask = np.zeros(self.size, np.bool_)
+        mask[rows[inside], cols[inside]] = True
+        return Scribble.of(mask, prompt.positive)
+
+    def _region(self, region: Region) -> Region:
+        if isinstance(region, Box):
+            left, top = max(region.x0 - self.left, 0), max(region.y0 - self.top, 0)
+            return Box(left, top, min(region.x1 - self.left, self.width), min(region.y1 - self.top, self.height))
+        return type(region)(tuple((x - self.left, y - self.top) for x, y in region.points))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The box about something in the photograph, in its pixels; right and bottom are exclusive."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def joined(self, other: Bounds) -> Bounds:
+        """The box about both."""
+        return Bounds(
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def widened(self, factor: float) -> Bounds:
+        """A box with the same center and ``factor`` times the sides."""
+        x, y = (factor - 1.0) / 2 * (self.right - self.left), (factor - 1.0) / 2 * (self.bottom - self.top)
+        return Bounds(self.left - x, self.top - y, self.right + x, self.bottom + y)
+
+
+def bounds_of(prompt: PointPrompt | Region) -> Bounds:
+    """The box about a prompt."""
+    if isinstance(prompt, Click):
+        return Bounds(prompt.x, prompt.y, prompt.x + 1, prompt.y + 1)
+    if isinstance(prompt, Scribble):
+        return Bounds(prompt.x0, prompt.y0, prompt.x0 + prompt.width, prompt.y0 + prompt.height)
+    if isinstance(prompt, Box):
+        return Bounds(prompt.x0, prompt.y0, prompt.x1, prompt.y1)
+    xs, ys = np.array(prompt.points).T
+    return Bounds(float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
+
+
+def joined(prompts: Sequence[PointPrompt | Region], size: tuple[int, int]) -> Bounds:
+    """The box about some prompts, at least one, within a photograph of (H, W) pixels."""
+    first, *others = (bounds_of(each) for each in prompts)
+    for each in others:
+        first = first.joined(each)
+    return Bounds(max(first.left, 0), max(first.top, 0), min(first.right, size[1]), min(first.bottom, size[0]))
+
+
+def finest_level(size: tuple[int, int]) -> int:
+    """The last level at which views have at least ``LEAST_SIDE`` pixels; level l has 1/2^l of the photograph's sides."""
+    return max(0, math.floor(math.log2(max(size) / LEAST_SIDE)))
+
+
+def view_about(size: tuple[int, int], bounds: Bounds, level: int) -> View:
+    """The view of a level in whose middle a prompt lies best; the whole photograph at level 0."""
+    return _view(size, bounds, 2.0**-level, _STRIDES)
+
+
+def view_of_box(size: tuple[int, int], bounds: Bounds) -> View:
+    """The view for an object in a box: about twice its sides, of one of a few sizes and positions."""
+    share = max((bounds.right - bounds.left) / size[1], (bounds.bottom - bounds.top) / size[0])
+    wanted = max(AROUND_BOX * share, BOX_LEAST_SIDE / max(size))
+    if wanted >= 1.0:
+        return View.whole(size)
+    return _view(size, bounds, 2.0 ** (round(_BOX_SIZES * math.log2(wanted)) / _BOX_SIZES), _BOX_STRIDES)
+
+
+def view_of_stroke(size: tuple[int, int], bounds: Bounds) -> View:
+    """The view for an object on which a stroke lies: the stroke is a part of it."""
+    return view_of_box(size, bounds.widened(AROUND_STROKE))
+
+
+def _view(size: tuple[int, int], bounds: Bounds, share: float, strides: int) -> View:
+    height, width = (max(1, round(share * side)) for side in size)
+    top = _nearest((bounds.top + bounds.bottom) / 2, height, size[0], strides)
+    left = _nearest((bounds.left + bounds.right) / 2, width, size[1], strides)
+    return View(top, left, height, width)
+
+
+def _nearest(center: float, side: int, whole: int, strides: int) -> int:
+    """Where the side begins whose middle is nearest to a point, among the positions."""
+    stride = side / strides
+    return int(min(max(0, round(round((center - side / 2) / stride) * stride)), whole - side))
