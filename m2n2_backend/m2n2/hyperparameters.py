@@ -73,8 +73,8 @@ class Hyperparameters:
             and at the edge; False follows the paper.
         kappa: A click may change this many times the area of its circle (``click_radius``).
         cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
-        views: A photograph with a longer side, in pixels, is also looked at in views (``m2n2.views``), for objects that
-            are small in it; 0 looks at the whole alone. Only with ``refine``.
+        views: A photograph with a longer side, in pixels, is also looked at in views (``m2n2.views``), for objects
+            that are small in it; 0 looks at the whole alone. Only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with

@@ -159,7 +159,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment_views(self, views: Views, prompts: Prompts, *, pause: Callable[[], bool] = never) -> Segmentation:
-        """The same for a photograph whose states are kept by somebody else; it raises what ``views.state_of`` raises."""
+        """The same for a photograph whose states somebody else keeps; it raises what ``views.state_of`` raises."""
         if not isinstance(self._rule, RefinedRule):
             raise ValueError("only a method that refines has views")
         prompts.validate(views.size[1], views.size[0])

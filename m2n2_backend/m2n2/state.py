@@ -18,7 +18,7 @@ from m2n2_backend.m2n2.places import Point, Start
 from m2n2_backend.m2n2.refine.object_cut import CoarseGraph
 from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.semantic_distance import SemanticDistance
-from m2n2_backend.m2n2.views.looks import Choice
+from m2n2_backend.m2n2.views.looks import Look
 from m2n2_backend.m2n2.views.view import View
 
 StartRule: TypeAlias = Callable[[Point, tuple[int, int], tuple[int, int]], Start]
@@ -79,8 +79,8 @@ STEP_BYTES = 16 * 1024**2
 """Bytes of one image's refined masks, two bits a pixel for each prefix of clicks: 85 prefixes at 1024×768."""
 
 
-CHOICE_BYTES = 256 * 1024
-"""Bytes of one photograph's choices of views, about 1 kB for each object."""
+LOOK_BYTES = 256 * 1024
+"""Bytes of what was seen in one photograph's views: about 1 kB for each object."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class Views:
     Attributes:
         size: (H, W) of the photograph.
         state_of: The state of a view, from a memory of its own or made now. It may raise any error of its maker.
-        choices: Memo of the views that were chosen, by the first prompts.
+        looks: Memo of what was seen, by view and first prompts: all that the choice of a view needs.
     """
 
     size: tuple[int, int]
     state_of: Callable[[View], ImageState]
-    choices: ByteCache[Choice] = field(default_factory=lambda: ByteCache(CHOICE_BYTES))
+    looks: ByteCache[Look] = field(default_factory=lambda: ByteCache(LOOK_BYTES))
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,42 @@
 """Which view answers some prompts: a function of the prompts alone, kept in the photograph's memo.
 
-PLACEHOLDER
+The first click is answered in the finest view. Its mask must look like a whole object there: of middling size, not
+ending at the view's border, with one edge that is clearly the best. Otherwise the next coarser view and the whole
+photograph are asked too, and the most convincing mask wins. The evaluation's README has the figures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.m2n2.paper.threshold import PRIOR, Profile
+from m2n2_backend.m2n2.prompt_maps import place_of, prompt_maps
 from m2n2_backend.m2n2.refine.rule import RefinedRule
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.state import Views
+from m2n2_backend.m2n2.strategy import least_area
 from m2n2_backend.m2n2.views.looks import Choice, Look
 from m2n2_backend.m2n2.views.view import View, finest_level, joined, view_about, view_of_box, view_of_stroke
-from m2n2_backend.prompts import Click, Prompts
+from m2n2_backend.prompts import Click, PointPrompt, Prompts
 
-LEAST_SHARE, MOST_SHARE = 0.06, 0.45
-"""Share of the view that a mask of a whole object covers. A smaller one is more often a part of the object, or of
+LEAST_SHARE, MOST_SHARE = 0.04, 0.3
+"""Share of the view that the mask of a whole object covers. A smaller one is more often a part of the object, or of
 something else; a larger one is more often what holds it."""
 
 CUT = 0.6
-"""A mask that ends at the view's border counts as one whose share is too small or large by a factor of e^0.6."""
+"""Doubt about a mask that ends at the view's border: as much as about a share that is wrong by a factor of e^0.6."""
 
+CLEAR, UNCLEAR = 0.8, 2.0
+"""Ambiguity up to which there is no doubt, and doubt for each further 1. Ambiguity is how good an edge of a clearly
+smaller or larger segment would be, as a share of the chosen one's."""
 
+_CLEARLY = 1.5  # times as large, or as small
 _EDGE = 2  # pixels of the view's border
 
 
@@ -72,32 +81,50 @@ class ViewRule:
             return Choice(view_of_box(size, joined(prompts.boxes, size)), "about the box")
         if not isinstance(last[0], Click):
             return Choice(view_of_stroke(size, joined(last, size)), "about the stroke")
-        key = hashlib.sha256(repr(prompts).encode()).digest()
-        choice = views.choices.get(key)
-        if choice is None:
-            choice = self._of_click(views, prompts)
-            views.choices.put(key, choice)
-        return choice
+        return self._of_click(views, prompts)
 
     def _of_click(self, views: Views, prompts: Prompts) -> Choice:
         """The finest view in which the first answer looks like a whole object, else the one where it does most."""
         looks: list[Look] = []
         for view in _candidates(views.size, prompts.clicks[-1:]):
-            looks.append(self._look(views, view, prompts))
-            if looks[-1].doubt == 0.0:
+            key = hashlib.sha256(f"{view} {prompts}".encode()).digest()
+            look = views.looks.get(key) or self._look(views, view, prompts)
+            views.looks.put(key, look)
+            looks.append(look)
+            if look.doubt == 0.0:
                 return Choice(view, "the finest view that shows a whole object", tuple(looks))
-        best = min(looks, key=lambda look: look.doubt)
+        best = min(looks, key=lambda each: each.doubt)
         return Choice(best.view, "no view surely shows a whole object, this one most likely", tuple(looks))
 
     def _look(self, views: Views, view: View, prompts: Prompts) -> Look:
-        mask = self.rule.refinement(views.state_of(view), view.prompts(prompts)).settled.unpacked()
-        share = float(mask.mean())
-        is_cut = _is_cut(mask, view, views.size)
-        doubt = max(0.0, math.log(LEAST_SHARE / share), math.log(share / MOST_SHARE)) + CUT * is_cut
-        return Look(view, share, is_cut, doubt)
+        state, own = views.state_of(view), view.prompts(prompts)
+        step = self.rule.refinement(state, own)
+        mask = step.settled.unpacked()
+        share, is_cut = float(mask.mean()), _is_cut(mask, view, views.size)
+        (click,) = prompt_maps(self.rule.method, state, [place_of(state, own.clicks[-1])])
+        least = least_area(self.rule.method, state)
+        ambiguity = _ambiguity(click.profile, round(step.thresholds[-1] / click.step), least)
+        doubt = max(0.0, math.log(LEAST_SHARE / share), math.log(share / MOST_SHARE))
+        doubt += CUT * is_cut + UNCLEAR * max(0.0, ambiguity - CLEAR)
+        return Look(view, share, ambiguity, is_cut, doubt)
 
 
-def _candidates(size: tuple[int, int], clicks: tuple[Click, ...]) -> Iterator[View]:
+def _ambiguity(own: Profile, chosen: int, least: float) -> float:
+    """The best edge of a segment that is clearly smaller or larger than the chosen one, as a share of that one's.
+
+    Args:
+        own: Profile of the click.
+        chosen: Its threshold, in levels.
+        least: Share of the view below which a segment is not a candidate.
+    """
+    area = float(own.area[chosen])
+    start, low, stop = (int(each) for each in np.searchsorted(own.area, (least, area / _CLEARLY, PRIOR)))
+    high = int(np.searchsorted(own.area, area * _CLEARLY, side="right"))
+    others = [float(part.max()) for part in (own.edge[start:low], own.edge[high:stop]) if part.size]
+    return max(others, default=0.0) / max(float(own.edge[chosen]), 1e-9)
+
+
+def _candidates(size: tuple[int, int], clicks: Sequence[PointPrompt]) -> Iterator[View]:
     """The two finest views about a click, and the whole photograph, which is encoded in any case."""
     finest = finest_level(size)
     for level in sorted({finest, max(0, finest - 1), 0}, reverse=True):
@@ -105,7 +132,7 @@ def _candidates(size: tuple[int, int], clicks: tuple[Click, ...]) -> Iterator[Vi
 
 
 def _is_cut(mask: NDArray[np.bool_], view: View, size: tuple[int, int]) -> bool:
-    """Whether a mask, bool [h, w], ends at the view's border, beyond which the photograph of (H, W) pixels goes on."""
+    """Whether a mask, bool [h, w], ends at the view's border where the photograph, of (H, W) pixels, goes on."""
     return bool(
         (view.top > 0 and mask[:_EDGE].any())
         or (view.left > 0 and mask[:, :_EDGE].any())
@@ -115,7 +142,7 @@ def _is_cut(mask: NDArray[np.bool_], view: View, size: tuple[int, int]) -> bool:
 
 
 def _widened(size: tuple[int, int], choice: Choice, prompts: Prompts) -> Choice:
-    """The choice before the last click, or the finest wider view if this is a foreground click outside of the view."""
+    """The choice before the last click, or the finest wider view if that is a foreground click outside of it."""
     last = prompts.clicks[-1]
     if not last.positive or choice.view.holds(joined([last], size)):
         return choice

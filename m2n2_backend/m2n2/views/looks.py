@@ -14,14 +14,21 @@ class Look:
     Attributes:
         view: The view.
         share: Share of the view that the mask covers.
+        ambiguity: How good an edge of a clearly smaller or larger mask would be, as a share of this one's.
         is_cut: Whether the mask ends at the view's border, beyond which the photograph goes on.
         doubt: How far the mask is from looking like a whole object, ≥ 0; see ``views.choice``.
     """
 
     view: View
     share: float
+    ambiguity: float
     is_cut: bool
     doubt: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the objects."""
+        return 512
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,3 @@ class Choice:
     view: View
     why: str
     looks: tuple[Look, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the objects."""
-        return 512 + 512 * len(self.looks)

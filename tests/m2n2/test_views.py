@@ -1,0 +1,173 @@
+"""Small objects in large photographs: which window of the photograph answers, and that it stays the same."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from m2n2_backend.backbones.color import ColorAffinity
+from m2n2_backend.errors import SettingsError
+from m2n2_backend.m2n2.hyperparameters import Hyperparameters
+from m2n2_backend.m2n2.paper.attention import AttentionFeatures
+from m2n2_backend.m2n2.segmenter import Segmenter
+from m2n2_backend.m2n2.state import ImageState
+from m2n2_backend.m2n2.views.view import Bounds, View, finest_level, view_about, view_of_box
+from m2n2_backend.prompts import Box, Click, Polygon, Scribble
+
+REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4, views=1024)
+SIZE = (1200, 1800)
+OBJECTS = ((300, 500), (900, 1500), (850, 300))  # (row, col) of disks with a radius of 60
+
+
+class Counting(ColorAffinity):
+    """Counts the photographs and views that it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__(grid=24)
+        self.sizes: list[tuple[int, int]] = []
+
+    def features(self, rgb: NDArray[np.uint8]) -> AttentionFeatures:
+        self.sizes.append((rgb.shape[0], rgb.shape[1]))
+        return super().features(rgb)
+
+
+def disk(row: int, col: int, radius: int = 60) -> NDArray[np.bool_]:
+    rows, cols = np.ogrid[: SIZE[0], : SIZE[1]]
+    return np.asarray((rows - row) ** 2 + (cols - col) ** 2 <= radius**2)
+
+
+def photograph() -> NDArray[np.uint8]:
+    """Small disks of one color on a ground of many shades."""
+    shades = np.random.default_rng(0).integers(60, 110, (SIZE[0] // 40, SIZE[1] // 40, 1), np.uint8)
+    rgb = np.kron(shades, np.ones((40, 40, 3), np.uint8)) + np.random.default_rng(1).integers(
+        0, 12, (*SIZE, 3), np.uint8
+    )
+    for row, col in OBJECTS:
+        rgb[disk(row, col)] = (220, 90, 40)
+    return rgb
+
+
+def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(Counting(), REFINED)
+
+
+@pytest.fixture(scope="module")
+def state(segmenter: Segmenter) -> ImageState:
+    return segmenter.encode(photograph())
+
+
+def test_a_small_object_in_a_large_photograph_is_found_by_one_click(segmenter: Segmenter, state: ImageState) -> None:
+    for row, col in OBJECTS:
+        found = segmenter.segment(state, Click(col, row))
+        assert found.mask.shape == SIZE
+        assert iou(found.mask, disk(row, col)) > 0.9
+        assert found.choice is not None and found.choice.view.size < SIZE
+
+
+@pytest.mark.parametrize(
+    "region",
+    [Box(440, 240, 561, 361), Polygon(((440, 300), (500, 240), (561, 300), (500, 361)))],
+    ids=["box", "polygon"],
+)
+def test_a_region_chooses_a_view_of_about_twice_its_size(
+    segmenter: Segmenter, state: ImageState, region: Box | Polygon
+) -> None:
+    found = segmenter.segment(state, (), region)
+    assert found.choice is not None
+    assert 1.6 < found.choice.view.height / 121 < 2.5
+    assert iou(found.mask, disk(300, 500)) > 0.6
+
+
+def test_clicks_after_a_box_stay_in_its_view(segmenter: Segmenter, state: ImageState) -> None:
+    box = Box(440, 240, 561, 361)
+    alone = segmenter.segment(state, (), box).choice
+    clicked = segmenter.segment(state, [Click(500, 300), Click(470, 270), Click(1700, 20, positive=False)], box)
+    assert alone is not None and clicked.choice is not None
+    assert clicked.choice.view == alone.view
+    assert len(clicked.thresholds) == 3, "also of the click outside of the view"
+
+
+def test_a_stroke_chooses_a_view_by_its_own_size(segmenter: Segmenter, state: ImageState) -> None:
+    found = segmenter.segment(state, Scribble.along([(470, 300), (530, 300)], 9))
+    assert found.choice is not None and found.choice.view.width < SIZE[1] / 2
+    assert iou(found.mask, disk(300, 500)) > 0.8
+
+
+def test_further_clicks_stay_in_the_view_and_undoing_them_gives_the_earlier_masks(segmenter: Segmenter) -> None:
+    state = segmenter.encode(photograph())
+    clicks = [Click(500, 300), Click(500, 345), Click(520, 380, positive=False), Click(1600, 50, positive=False)]
+    masks = [segmenter.segment(state, clicks[:count]) for count in range(1, 5)]
+    for earlier, later in pairwise(masks):
+        assert earlier.choice is not None and later.choice is not None
+        assert earlier.choice.view == later.choice.view
+    for count in (3, 2, 1):
+        again = segmenter.segment(segmenter.encode(photograph()), clicks[:count])
+        assert np.array_equal(again.mask, masks[count - 1].mask), "also in a state that has seen nothing else"
+
+
+def test_a_foreground_click_outside_of_the_view_widens_it(segmenter: Segmenter, state: ImageState) -> None:
+    first = segmenter.segment(state, Click(500, 300))
+    both = segmenter.segment(state, [Click(500, 300), Click(1500, 900)])
+    assert first.choice is not None and both.choice is not None
+    assert both.choice.view.height > first.choice.view.height
+    assert both.mask[300, 500] and both.mask[900, 1500]
+
+
+def test_a_view_is_encoded_once_and_neighbors_share_it() -> None:
+    backbone = Counting()
+    segmenter = Segmenter(backbone, REFINED)
+    state = segmenter.encode(photograph())
+    assert backbone.sizes == [SIZE], "the first encoding is of the whole alone"
+    segmenter.segment(state, Click(500, 300))
+    after = len(backbone.sizes)
+    segmenter.segment(state, [Click(500, 300), Click(520, 310)])
+    segmenter.segment(state, Click(505, 290))
+    assert len(backbone.sizes) == after <= 3, "at most two more than for the whole"
+
+
+def test_a_photograph_that_is_not_larger_than_the_limit_has_the_same_masks_as_without_views() -> None:
+    rgb = np.ascontiguousarray(photograph()[:700, :1024])
+    clicks = [Click(500, 300), Click(540, 320), Click(100, 100, positive=False)]
+    plain = Segmenter(ColorAffinity(grid=24), Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4))
+    viewed = Segmenter(ColorAffinity(grid=24), REFINED)
+    for box in (None, Box(440, 240, 561, 361)):
+        expected, found = (each.segment(each.encode(rgb), clicks, box) for each in (plain, viewed))
+        assert np.array_equal(expected.mask, found.mask)
+        assert expected.score == found.score and found.choice is None
+
+
+def test_views_without_refining_are_refused() -> None:
+    with pytest.raises(SettingsError, match="refine"):
+        Hyperparameters(views=1024)
+
+
+def test_views_lie_inside_the_photograph_and_hold_their_prompt() -> None:
+    for size in ((1200, 1800), (6000, 4000), (2049, 1025)):
+        for row in range(0, size[0], 131):
+            for col in range(0, size[1], 173):
+                point = Bounds(col, row, col + 1, row + 1)
+                for level in range(finest_level(size) + 1):
+                    view = view_about(size, point, level)
+                    assert view.holds(point)
+                    assert View.whole(size).holds(Bounds(view.left, view.top, view.left + view.width, view.top + view.height))
+
+
+def test_a_box_lies_well_inside_of_its_view() -> None:
+    size = (3000, 4000)
+    for side in (20, 100, 333, 700, 1900):
+        for left in range(0, size[1] - side, 271):
+            box = Bounds(left, 500, left + side, 500 + side)
+            assert view_of_box(size, box).holds(box)
+
+
+def test_neighboring_boxes_of_like_size_share_views() -> None:
+    views = {view_of_box((3000, 4000), Bounds(x, 1000, x + 300, 1300)) for x in range(1000, 1200, 5)}
+    assert len(views) <= 4
