@@ -268,6 +268,9 @@ def evaluate(
     beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
+    mosaic: Annotated[
+        int, typer.Option(help="Make large photographs, of so many in a row and a column, with the object in one.")
+    ] = 1,
     values: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, such as tau=0.4; may be repeated."),
@@ -281,7 +284,7 @@ def evaluate(
 
     chosen = methods.MethodChoice.of(method, values or (), preset)
     options = run.EvaluationOptions(
-        dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain, beside
+        dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain, beside, mosaic
     )
     loader = backbone_loader(settings, fixed_grid=True, released=preset == "released")
     result = run.evaluate(options, loader, console=console)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint, load_samples
+from m2n2_backend.evaluation.data.mosaic import mosaics
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
 from m2n2_backend.evaluation.journal import FinishedSample, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
@@ -49,6 +50,7 @@ class EvaluationOptions:
         report: Folder of the HTML page; None for no page.
         explain: Sample whose maps and score curves the page shows; the median one by default.
         beside: JSON of another method on the same samples, which the page shows too.
+        mosaic: Photographs in a row and a column of the large ones that are evaluated instead; 1 for the set's own.
     """
 
     dataset: str
@@ -62,6 +64,7 @@ class EvaluationOptions:
     report: Path | None = None
     explain: str | None = None
     beside: Path | None = None
+    mosaic: int = 1
 
 
 def evaluate(
@@ -93,7 +96,7 @@ def evaluate(
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
     if options.protocol not in PROTOCOLS:
         raise SettingsError(f"unknown protocol {options.protocol}: there are {', '.join(PROTOCOLS)}")
-    samples = load_samples(options.dataset, options.root, options.limit, options.protocol)
+    samples = _samples(options)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
         raise SettingsError(f"there is no sample {options.explain} to explain")
@@ -101,6 +104,13 @@ def evaluate(
         _read_beside(options, samples)  # before hours of work
     with one_torch_thread():
         return _run(options, samples, load_backbone, console or Console(stderr=True))
+
+
+def _samples(options: EvaluationOptions) -> list[Sample]:
+    """The samples of the data set, or of mosaics of it."""
+    if options.mosaic == 1:
+        return load_samples(options.dataset, options.root, options.limit, options.protocol)
+    return mosaics(load_samples(options.dataset, options.root, None, options.protocol), options.mosaic, options.limit)
 
 
 def _run(
@@ -112,7 +122,7 @@ def _run(
     """Run an evaluation whose options are valid."""
     backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
     loaded = (lambda: backbone) if backbone is not None else None
-    fingerprint = make_fingerprint(options.dataset, options.method, options.protocol, samples, backbone)
+    fingerprint = make_fingerprint(_name(options), options.method, options.protocol, samples, backbone)
     journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
@@ -141,6 +151,11 @@ def _run(
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Replace the file in one step: it is never seen half written."""
     replace_file(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _name(options: EvaluationOptions) -> str:
+    """The data set in words."""
+    return options.dataset if options.mosaic == 1 else f"{options.dataset}, mosaics {options.mosaic}x{options.mosaic}"
 
 
 def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple[dict[str, Any], MethodChoice]:
@@ -219,7 +234,7 @@ def _result(
     encodes = [entry.encode_seconds for entry in done if entry.encode_seconds is not None]
     residuals = [entry.ipf_residual for entry in done if entry.ipf_residual is not None]
     return {
-        "dataset": options.dataset,
+        "dataset": _name(options),
         "method": options.method.name,
         "preset": options.method.preset,
         "protocol": options.protocol,

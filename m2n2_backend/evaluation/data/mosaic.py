@@ -1,4 +1,4 @@
-"""Large photographs with small objects, made of a data set's own: n × n side by side, with the object in one of them."""
+"""Large photographs with small objects, made of a data set's own: n × n side by side, the object in one of them."""
 
 from __future__ import annotations
 

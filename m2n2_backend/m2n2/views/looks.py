@@ -44,3 +44,8 @@ class Choice:
     view: View
     why: str
     looks: tuple[Look, ...] = ()
+
+    def __str__(self) -> str:
+        """View and reason, as the log shows them."""
+        view = self.view
+        return f"view {view.width}x{view.height} at {view.left},{view.top} ({self.why})"

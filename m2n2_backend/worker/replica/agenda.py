@@ -135,7 +135,9 @@ class Agenda:
         held = {
             key
             for key, photo in self.photos.items()
-            if photo.rgb is not None or photo.pixels is not None or (photo.busy and self._engine.step(photo) is Step.LOAD)
+            if photo.rgb is not None
+            or photo.pixels is not None
+            or (photo.busy and self._engine.step(photo) is Step.LOAD)
         }
         if job.work.is_prefetch:
             return not held

@@ -100,6 +100,7 @@ class Replica:
         self._agenda = Agenda(engine, self._queue, self._writer, self._finish)
         self._in_work: dict[int, tuple[Task, float]] = {}  # by thread, and since when
         self._closed = False
+        self._view = ""
         warm, model = frozenset({Step.PREPARED}), frozenset({Step.ENCODE})
         clicks = warm | {Step.READY}
         kinds = [frozenset({Step.LOAD})] * _LOADERS + [frozenset({Step.TABLE})]
@@ -136,6 +137,7 @@ class Replica:
                 age=max((now - since for _, since in self._in_work.values()), default=0.0),
                 hang_seconds=max(HANG_LEAST_SECONDS, HANG_FACTOR * engine.encoder.slowest_seconds),
                 rss=resident_bytes(),
+                view=self._view,
                 tiers=engine.tiers,
             )
 
@@ -230,7 +232,8 @@ class Replica:
             rle = brush_rle(mask)
             spent["rle"] = 1000.0 * (time.perf_counter() - encoding)
         timings = {"wait": max(0.0, waited), **spent}
-        return Done(PackedMask.of(mask), segmentation.score, timings, rle)
+        self._view = str(segmentation.choice or "")
+        return Done(PackedMask.of(mask), segmentation.score, timings, rle, self._view)
 
     def _should_pause(self, job: Job, started: float) -> bool:
         """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""

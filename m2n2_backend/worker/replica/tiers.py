@@ -88,7 +88,7 @@ class MemoryTiers:
 
     def is_prepared(self, image: str) -> bool:
         """Whether the first tier has an image, or a view of it."""
-        return any(key == image or str(key).startswith(image + VIEW_MARK) for key in self.states.keys())
+        return any(key == image or str(key).startswith(image + VIEW_MARK) for key in self.states.all_keys())
 
     def keep_state(self, key: str, state: ImageState) -> None:
         """Keep a prepared image; others make room if the maps of clicks take too much of the host's memory."""
