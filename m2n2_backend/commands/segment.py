@@ -42,7 +42,7 @@ def segment_file(
     Returns:
         ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``grid``,
         ``timings_ms``: ``encode``, ``clicks`` (one new map each) and ``combine`` (thresholds to mask); ``view``: left,
-        top, width and height of the view that answered, in pixels, or None if views were not thought of.
+        top, width and height of the view that answered, in pixels, or None without views.
 
     Raises:
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.

@@ -166,6 +166,13 @@ def test_views_lie_inside_the_photograph_and_hold_their_prompt() -> None:
                     )
 
 
+def test_a_view_of_a_panorama_is_no_thin_strip() -> None:
+    size = (500, 20_000)
+    view = view_about(size, Bounds(9000, 250, 9001, 251), finest_level(size))
+    assert view.width < 1000
+    assert view.height >= view.width / 2 - 1
+
+
 def test_a_box_lies_well_inside_of_its_view() -> None:
     size = (3000, 4000)
     for side in (20, 100, 333, 700, 1900):

@@ -16,20 +16,24 @@ from m2n2_backend.prompts import Box, Click, PointPrompt, Prompts, Region, Scrib
 from m2n2_backend.rasters import Window
 
 LEAST_SIDE = 440
-"""Longest side of the smallest view that a click chooses, in pixels of the photograph; below it the model sees enlarged
-blur only. On small objects in photographs of 640 × 480 the first mask has a mean IoU of 0.50, in halves of them 0.41."""
+"""Longest side of the smallest view that a click chooses, in pixels of the photograph; below it the model sees
+enlarged blur only. The first mask of small objects in photographs of 640 × 480 has a mean IoU of 0.50, in views of half
+the side 0.41."""
 
 BOX_LEAST_SIDE = 240
 """Least sides of a view that a box chooses, which knows the object's size."""
 
 AROUND_BOX = 1.7
-"""Sides of a box's view, in sides of the box, before they are snapped. MEASURED"""
+"""Sides of a box's view, in sides of the box, before they are snapped, which changes them by a fifth at most. Mean IoU
+of the boxes in mosaics (see the evaluation's README): 0.909, without views 0.722; a view of the photograph's shape and
+twice the box's longer side 0.845."""
 
 AROUND_STROKE = 1.5
 """Sides of the object, in sides of a stroke on it: people draw strokes inside of the object."""
 
 _STRIDES = 2  # positions of a click's view within its own side, so that its click is in its middle half
 _BOX_STRIDES = 8  # positions of a box's view likewise: the box stays near its center
+_THINNEST_CLICK = 1 / 2  # shorter side of a click's view, in longer sides, unless the photograph ends there
 _THINNEST = 1 / 3  # shorter side of a box's view, in longer sides
 _BOX_SIZES = 2  # sizes of a box's view to a factor of 2
 
@@ -167,7 +171,9 @@ def finest_level(size: tuple[int, int]) -> int:
 
 def view_about(size: tuple[int, int], bounds: Bounds, level: int) -> View:
     """The view of a level in whose middle a prompt lies best; the whole photograph at level 0."""
-    height, width = (max(1, round(2.0**-level * side)) for side in size)
+    long = 2.0**-level * max(size)
+    # Of a panorama a view is less elongated than the whole: the model would see a strip.
+    height, width = (min(side, round(max(2.0**-level * side, _THINNEST_CLICK * long))) for side in size)
     top = _nearest((bounds.top + bounds.bottom) / 2, height, size[0], _STRIDES)
     left = _nearest((bounds.left + bounds.right) / 2, width, size[1], _STRIDES)
     return View(top, left, height, width)
