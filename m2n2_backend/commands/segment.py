@@ -41,8 +41,8 @@ def segment_file(
 
     Returns:
         ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``grid``,
-        ``timings_ms``: ``encode``, ``clicks`` (one new map each) and ``combine`` (thresholds to mask); ``view``: left,
-        top, width and height of the view that answered, in pixels, or None without views.
+        ``timings_ms``: ``encode``, ``clicks`` (one new map each) and ``combine`` (thresholds to mask), ``view``:
+        left, top, width and height in pixels of the view that answered, None where there are none.
 
     Raises:
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.

@@ -141,8 +141,6 @@ class Hyperparameters:
             outer, _, inner = name.partition(".")
             object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
-        if self.views and not self.refine:
-            raise SettingsError("views go with refine alone: set refine=true, or views=0")
         if self.rules == "released" and lacking:
             raise SettingsError(
                 f"rules=released does not go with {', '.join(lacking)}: the released code has nothing like it"

@@ -79,7 +79,7 @@ class Segmenter:
 
     def is_viewed(self, size: tuple[int, int]) -> bool:
         """Whether a photograph of (H, W) pixels is also looked at in views."""
-        return 0 < self.method.views < max(size) and finest_level(size) > 0
+        return self.method.refine and 0 < self.method.views < max(size) and finest_level(size) > 0
 
     def extract(self, picture: Any) -> EncodedImage:
         """Run the model: the part of ``encode`` that is worth keeping on disk.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from m2n2_backend.backbones.color import ColorAffinity
-from m2n2_backend.errors import SettingsError
+from m2n2_backend.commands.segment import segment_file
+from m2n2_backend.evaluation.report.explain import explain
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.attention import AttentionFeatures
 from m2n2_backend.m2n2.segmentation import Segmentation
@@ -17,6 +20,7 @@ from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import ImageState
 from m2n2_backend.m2n2.views.view import Bounds, View, finest_level, view_about, view_of_box
 from m2n2_backend.prompts import Box, Click, Polygon, Scribble
+from m2n2_backend.settings import load_settings
 
 REFINED = Hyperparameters(refine=True, least_cells=4.0, despeckle=1e-4, views=1024)
 SIZE = (1200, 1800)
@@ -148,9 +152,10 @@ def test_a_photograph_that_is_not_larger_than_the_limit_has_the_same_masks_as_wi
         assert found.choice is None
 
 
-def test_views_without_refining_are_refused() -> None:
-    with pytest.raises(SettingsError, match="refine"):
-        Hyperparameters(views=1024)
+def test_the_papers_method_looks_at_the_whole_alone() -> None:
+    backbone = Counting()
+    state = Segmenter(backbone, Hyperparameters(views=1024)).encode(photograph())
+    assert state.views is None
 
 
 def test_views_lie_inside_the_photograph_and_hold_their_prompt() -> None:
@@ -184,3 +189,24 @@ def test_a_box_lies_well_inside_of_its_view() -> None:
 def test_neighboring_boxes_of_like_size_share_views() -> None:
     views = {view_of_box((3000, 4000), Bounds(x, 1000, x + 300, 1300)) for x in range(1000, 1200, 5)}
     assert len(views) <= 4
+
+
+def test_the_views_and_the_clicks_in_the_chosen_one_are_explained(segmenter: Segmenter, tmp_path: Path) -> None:
+    clicks = [Click(500, 300), Click(520, 380, positive=False), Click(1700, 20, positive=False)]
+    paths = explain(segmenter, photograph(), clicks, tmp_path)
+    assert [path.name for path in paths] == ["result.png", "views.png", "click_01.png", "click_02.png"]
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_the_command_tells_which_view_answered(tmp_path: Path) -> None:
+    Image.fromarray(photograph()).save(tmp_path / "large.png", compress_level=1)
+    Image.fromarray(photograph()[:400, :600]).save(tmp_path / "small.png", compress_level=1)
+    settings = load_settings(backbone="color", grid=24, device="cpu", cache_dir=tmp_path)
+    told = [
+        segment_file(settings, tmp_path / name, [Click(500, 300)], [], out=tmp_path / "mask.png")
+        for name in ("large.png", "small.png")
+    ]
+    left, top, width, height = told[0]["view"]
+    assert left <= 500 < left + width < SIZE[1]
+    assert top <= 300 < top + height < SIZE[0]
+    assert told[1]["view"] is None

@@ -1,15 +1,15 @@
 """Which view answers some prompts: a function of the prompts alone, kept in the photograph's memo.
 
-The first click is answered in the finest view. Its mask must look like a whole object there: of middling size, not
-ending at the view's border, with one edge that is clearly the best. Otherwise the next coarser view and the whole
-photograph are asked too, and the most convincing mask wins. The evaluation's README has the figures.
+The first click or stroke is answered in the finest view. Its mask must look like a whole object there: of middling
+size, not ending at the view's border, with one edge that is clearly the best. Otherwise the next coarser view and the
+whole photograph are asked too, and the most convincing mask wins. The evaluation's README has the figures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,15 @@ from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.state import Views
 from m2n2_backend.m2n2.strategy import least_area
 from m2n2_backend.m2n2.views.looks import Choice, Look
-from m2n2_backend.m2n2.views.view import View, finest_level, joined, view_about, view_of_box, view_of_stroke
+from m2n2_backend.m2n2.views.view import (
+    AROUND_STROKE,
+    View,
+    finest_level,
+    joined,
+    view_about,
+    view_of_box,
+    view_of_stroke,
+)
 from m2n2_backend.prompts import Click, PointPrompt, Prompts
 
 LEAST_SHARE, MOST_SHARE = 0.04, 0.3
@@ -63,7 +71,7 @@ class ViewRule:
     def choice(self, views: Views, prompts: Prompts) -> Choice:
         """The view that answers all prompts.
 
-        Boxes, polygons and strokes know the size of the object; a first click looks for it. Further clicks stay in
+        Boxes and polygons know the size of the object; a first click or stroke looks for it. Further clicks stay in
         the view, until a foreground click outside of it widens the view.
 
         Args:
@@ -76,17 +84,11 @@ class ViewRule:
         return choice
 
     def _of_first(self, views: Views, prompts: Prompts) -> Choice:
-        size, last = views.size, prompts.clicks[-1:]
+        """Boxes' own view, or the finest in which the first answer looks like a whole object, or most like one."""
         if prompts.boxes:
-            return Choice(view_of_box(size, joined(prompts.boxes, size)), "about the box")
-        if not isinstance(last[0], Click):
-            return Choice(view_of_stroke(size, joined(last, size)), "about the stroke")
-        return self._of_click(views, prompts)
-
-    def _of_click(self, views: Views, prompts: Prompts) -> Choice:
-        """The finest view in which the first answer looks like a whole object, else the one where it does most."""
+            return Choice(view_of_box(views.size, joined(prompts.boxes, views.size)), "about the box")
         looks: list[Look] = []
-        for view in _candidates(views.size, prompts.clicks[-1:]):
+        for view in _candidates(views.size, prompts.clicks[-1]):
             key = hashlib.sha256(f"{view} {prompts}".encode()).digest()
             look = views.looks.get(key) or self._look(views, view, prompts)
             views.looks.put(key, look)
@@ -124,11 +126,15 @@ def _ambiguity(own: Profile, chosen: int, least: float) -> float:
     return max(others, default=0.0) / max(float(own.edge[chosen]), 1e-9)
 
 
-def _candidates(size: tuple[int, int], clicks: Sequence[PointPrompt]) -> Iterator[View]:
-    """The two finest views about a click, and the whole photograph, which is encoded in any case."""
-    finest = finest_level(size)
-    for level in sorted({finest, max(0, finest - 1), 0}, reverse=True):
-        yield view_about(size, joined(clicks, size), level)
+def _candidates(size: tuple[int, int], prompt: PointPrompt) -> list[View]:
+    """Two views about a click or stroke, and the whole photograph, which is encoded in any case."""
+    bounds = joined([prompt], size)
+    if isinstance(prompt, Click):
+        finest = finest_level(size)
+        views = [view_about(size, bounds, level) for level in (finest, finest - 1)]
+    else:
+        views = [view_of_stroke(size, bounds, factor * AROUND_STROKE) for factor in (1, 2)]
+    return list(dict.fromkeys([*views, View.whole(size)]))
 
 
 def _is_cut(mask: NDArray[np.bool_], view: View, size: tuple[int, int]) -> bool:

@@ -17,16 +17,16 @@ from m2n2_backend.rasters import Window
 
 LEAST_SIDE = 440
 """Longest side of the smallest view that a click chooses, in pixels of the photograph; below it the model sees
-enlarged blur only. The first mask of small objects in photographs of 640 × 480 has a mean IoU of 0.50, in views of half
-the side 0.41."""
+enlarged blur only. The first mask of small objects in photographs of 640 × 480 has a mean IoU of 0.50, in views of
+half the side 0.41."""
 
 BOX_LEAST_SIDE = 240
 """Least sides of a view that a box chooses, which knows the object's size."""
 
 AROUND_BOX = 1.7
-"""Sides of a box's view, in sides of the box, before they are snapped, which changes them by a fifth at most. Mean IoU
-of the boxes in mosaics (see the evaluation's README): 0.909, without views 0.722; a view of the photograph's shape and
-twice the box's longer side 0.845."""
+"""Sides of a box's view, in sides of the box, before they are snapped, which changes them by a fifth at most. Mean
+IoU of the boxes in mosaics (see the evaluation's README): 0.909, without views 0.722; with a view of the photograph's
+shape and twice the box's longer side 0.845."""
 
 AROUND_STROKE = 1.5
 """Sides of the object, in sides of a stroke on it: people draw strokes inside of the object."""
@@ -45,8 +45,8 @@ class View:
     Attributes:
         top: First row.
         left: First column.
-        height: Rows.
-        width: Columns.
+        height: Number of rows.
+        width: Number of columns.
     """
 
     top: int
@@ -172,7 +172,7 @@ def finest_level(size: tuple[int, int]) -> int:
 def view_about(size: tuple[int, int], bounds: Bounds, level: int) -> View:
     """The view of a level in whose middle a prompt lies best; the whole photograph at level 0."""
     long = 2.0**-level * max(size)
-    # Of a panorama a view is less elongated than the whole: the model would see a strip.
+    # A view of a panorama is less elongated than the whole: the model would see a strip.
     height, width = (min(side, round(max(2.0**-level * side, _THINNEST_CLICK * long))) for side in size)
     top = _nearest((bounds.top + bounds.bottom) / 2, height, size[0], _STRIDES)
     left = _nearest((bounds.left + bounds.right) / 2, width, size[1], _STRIDES)
@@ -192,15 +192,16 @@ def view_of_box(size: tuple[int, int], bounds: Bounds) -> View:
 def _snapped(wanted: float, whole: int) -> int:
     """The side of a box's view that is nearest to the wanted one, in pixels."""
     steps = max(0, round(_BOX_SIZES * math.log2(whole / wanted)))
-    return max(1, round(whole * 2.0 ** (-steps / _BOX_SIZES)))
+    return max(1, int(round(whole * math.pow(2.0, -steps / _BOX_SIZES))))
 
 
-def view_of_stroke(size: tuple[int, int], bounds: Bounds) -> View:
-    """The view for an object on which a stroke lies: the stroke is a part of it."""
-    return view_of_box(size, bounds.widened(AROUND_STROKE))
+def view_of_stroke(size: tuple[int, int], bounds: Bounds, factor: float = AROUND_STROKE) -> View:
+    """The view for an object that has ``factor`` times the sides of a stroke on it."""
+    return view_of_box(size, bounds.widened(factor))
 
 
 def _nearest(center: float, side: int, whole: int, strides: int) -> int:
     """Where the side begins whose middle is nearest to a point, among the positions."""
     stride = side / strides
-    return int(min(max(0, round(round((center - side / 2) / stride) * stride)), whole - side))
+    first = round(round((center - side / 2) / stride) * stride)
+    return min(max(0, first), whole - side)

@@ -17,7 +17,7 @@ from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
-from m2n2_backend.m2n2.strategy import Paused, never
+from m2n2_backend.m2n2.strategy import never
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.figures import Tier
@@ -25,7 +25,7 @@ from m2n2_backend.worker.interface import SourceImage
 from m2n2_backend.worker.replica.encoder import Encoder
 from m2n2_backend.worker.replica.photo import Photo, Step, Timings
 from m2n2_backend.worker.replica.tiers import MemoryTiers
-from m2n2_backend.worker.replica.views import SEEN_BYTES, NotAtHand, SeenViews, StatesAtHand
+from m2n2_backend.worker.replica.views import SEEN_BYTES, SeenViews, StatesAtHand
 from m2n2_backend.worker.store.features import Claims, open_store
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Engine:
         memory: The tiers on the device and in memory.
         disk: The tier on disk. Callers of ``advance`` write to it when it suits them.
         encoder: Runs the model.
+        view: See :class:`~m2n2_backend.worker.interface.Answer`; that of the latest answer.
     """
 
     def __init__(self, backbone: Backbone, settings: Settings, claims: Claims | None = None) -> None:
@@ -56,7 +57,8 @@ class Engine:
         self._segmenter = Segmenter(backbone, settings.method())
         self.encoder = Encoder(self._segmenter, self.memory)
         self._max_pixels = settings.max_image_pixels
-        self._looks = ByteCache[SeenViews](SEEN_BYTES)
+        self.view = ""
+        self._seen = ByteCache[SeenViews](SEEN_BYTES)
         self._kernels: AbstractContextManager[object] = nullcontext()
 
     @property
@@ -202,21 +204,11 @@ class Engine:
             memory.next_state = max(memory.next_state, memory.size_of_state(state))
             memory.states.put(photo.key, state)
         photo.state = None
-        states, segmentation = StatesAtHand(photo, state, memory, self._looks), None
+        states = StatesAtHand(photo, state, memory, self._seen)
         with photo.timing("segment"), self._kernels, memory.room.step():
-            try:
-                views = states.views(self._segmenter)
-                if views is None:
-                    whole = states.whole()
-                    segmentation = self._segmenter.segment(whole, prompts.clicks, prompts.boxes, pause=pause)
-                else:
-                    segmentation = self._segmenter.segment_views(views, prompts, pause=pause)
-                    photo.turn_to(None)
-            except Paused:
-                states.pause()
-            except NotAtHand as missed:
-                photo.turn_to(missed.view, is_missed=True)
+            segmentation = states.segment(self._segmenter, prompts, pause)
         states.keep()  # again: it has grown by the new maps
+        self.view = str(segmentation.choice or "") if segmentation else self.view
         return segmentation
 
     @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from m2n2_backend.m2n2.cache import ByteCache
+from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import LOOK_BYTES, ImageState, Views
+from m2n2_backend.m2n2.strategy import Paused
 from m2n2_backend.m2n2.views.looks import Look
 from m2n2_backend.m2n2.views.view import View
+from m2n2_backend.prompts import Prompts
 from m2n2_backend.worker.replica.photo import Photo, key_of
 from m2n2_backend.worker.replica.tiers import MemoryTiers
 
@@ -54,6 +58,21 @@ class StatesAtHand:
         self._memory = memory
         self._seen = seen
 
+    def segment(self, segmenter: Segmenter, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation | None:
+        """The answer; None if it was paused, or if it needs a state to which the photo then turns."""
+        try:
+            views = self.views(segmenter)
+            if views is None:
+                return segmenter.segment(self.whole(), prompts.clicks, prompts.boxes, pause=pause)
+            segmentation = segmenter.segment_views(views, prompts, pause=pause)
+            self._photo.turn_to(None)
+            return segmentation
+        except Paused:
+            self._pause()
+        except NotAtHand as missed:
+            self._photo.turn_to(missed.view, is_missed=True)
+        return None
+
     def views(self, segmenter: Segmenter) -> Views | None:
         """The views of a large photograph; None if the photograph is only looked at as a whole.
 
@@ -79,7 +98,7 @@ class StatesAtHand:
         """
         return self._of(None)
 
-    def pause(self) -> None:
+    def _pause(self) -> None:
         """Keep the state that was used last for the rest of a long request."""
         if self._state is not None:
             self._memory.pause(self._photo, self._state)
