@@ -77,8 +77,9 @@ class Segmenter:
 
         return replace(state, views=Views(size, state_of))
 
-    def is_viewed(self, size: tuple[int, int]) -> bool:
-        """Whether a photograph of (H, W) pixels is also looked at in views."""
+    def is_viewed(self, shape: tuple[int, ...]) -> bool:
+        """Whether a photograph, [H, W] or [H, W, 3], is also looked at in views."""
+        size = shape[0], shape[1]
         return self.method.refine and 0 < self.method.views < max(size) and finest_level(size) > 0
 
     def extract(self, picture: Any) -> EncodedImage:

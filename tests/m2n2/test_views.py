@@ -188,7 +188,7 @@ def test_a_box_lies_well_inside_of_its_view() -> None:
 
 def test_neighboring_boxes_of_like_size_share_views() -> None:
     views = {view_of_box((3000, 4000), Bounds(x, 1000, x + 300, 1300)) for x in range(1000, 1200, 5)}
-    assert len(views) <= 4
+    assert len(views) <= 5, "of 40 boxes"
 
 
 def test_the_views_and_the_clicks_in_the_chosen_one_are_explained(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def explain(
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
     If the method refines, each click has a second row, which shows what the click's radius and the band did. If
-    the photograph is large, ``views.png`` shows the views that were looked at; clicks are explained in the chosen one.
+    the photograph is large, ``views.png`` shows which views were looked at; the chosen one explains the clicks.
 
     Args:
         segmenter: The segmenter whose mask is explained.

@@ -192,7 +192,7 @@ def view_of_box(size: tuple[int, int], bounds: Bounds) -> View:
 def _snapped(wanted: float, whole: int) -> int:
     """The side of a box's view that is nearest to the wanted one, in pixels."""
     steps = max(0, round(_BOX_SIZES * math.log2(whole / wanted)))
-    return max(1, int(round(whole * math.pow(2.0, -steps / _BOX_SIZES))))
+    return max(1, round(whole * math.pow(2.0, -steps / _BOX_SIZES)))
 
 
 def view_of_stroke(size: tuple[int, int], bounds: Bounds, factor: float = AROUND_STROKE) -> View:

@@ -54,7 +54,7 @@ class Agenda:
             self.photos[job.key] = Photo(work.image)
         elif photo.image.data is None:
             photo.image = work.image  # of two requests about one image one may have brought its file
-        job.is_cold |= not self._engine.is_in_memory(job.key)
+        job.is_cold |= not self._engine.memory.is_in_memory(job.key)
         return job
 
     def take_most_urgent(self, steps: frozenset[Step]) -> Task | None:

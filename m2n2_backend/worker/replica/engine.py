@@ -120,10 +120,6 @@ class Engine:
         """Whether a click on an image costs its own map only."""
         return self.memory.is_prepared(key)
 
-    def is_in_memory(self, key: str) -> bool:
-        """Whether an image needs neither its file nor the model."""
-        return self.is_prepared(key) or key in self.memory.features
-
     def step(self, photo: Photo) -> Step:
         """What the image needs next. What memory has of a new image is put into the photo here."""
         key, memory = photo.key, self.memory
@@ -208,7 +204,8 @@ class Engine:
         with photo.timing("segment"), self._kernels, memory.room.step():
             segmentation = states.segment(self._segmenter, prompts, pause)
         states.keep()  # again: it has grown by the new maps
-        self.view = str(segmentation.choice or "") if segmentation else self.view
+        if segmentation is not None:
+            self.view = str(segmentation.choice or "")
         return segmentation
 
     @contextmanager
@@ -226,7 +223,7 @@ class Engine:
             if data is None:
                 raise ImageNeeded("no cache has the image; its file is needed")
             pixels = self.memory.with_room(lambda: decode_image(data, max_pixels=self._max_pixels))
-        photo.pixels = pixels if self._segmenter.is_viewed((pixels.shape[0], pixels.shape[1])) else None
+        photo.pixels = pixels if self._segmenter.is_viewed(pixels.shape) else None
         photo.rgb = pixels if photo.view is None else photo.view.crop(pixels)
 
     def _warm_up_clicks(self, encoded: EncodedImage) -> None:

@@ -90,6 +90,10 @@ class MemoryTiers:
         """Whether the first tier has an image, or a view of it."""
         return any(key == image or str(key).startswith(image + VIEW_MARK) for key in self.states.all_keys())
 
+    def is_in_memory(self, image: str) -> bool:
+        """Whether an image needs neither its file nor the model, unless another view of it is wanted."""
+        return self.is_prepared(image) or image in self.features
+
     def keep_state(self, key: str, state: ImageState) -> None:
         """Keep a prepared image; others make room if the maps of clicks take too much of the host's memory."""
         self.states.put(key, state)
