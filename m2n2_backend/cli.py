@@ -280,6 +280,9 @@ def evaluate(
     beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
+    mosaic: Annotated[
+        int, typer.Option(help="Photographs in a row and a column of each large one made of them.")
+    ] = 1,
     values: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, such as tau=0.4; may be repeated."),
@@ -294,5 +297,5 @@ def evaluate(
     return run_evaluation(
         settings, backbone or (), project, console, json_file, dataset=dataset, root=root,
         method=MethodChoice.of(method, values or (), preset), protocol=protocol, limit=limit, jobs=jobs,
-        fresh=fresh, report=report, explain=explain, beside=beside,
+        fresh=fresh, report=report, explain=explain, beside=beside, mosaic=mosaic,
     )  # fmt: skip

@@ -21,25 +21,30 @@ Window: TypeAlias = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class PackedMask:
-    """A mask, bool [H, W], with eight pixels to a byte: those of all rows in turn.
+    """A mask, bool [H, W], with eight pixels to a byte: those of the rows between which the foreground lies.
 
     Attributes:
-        packed: uint8 [ceil(H·W / 8)], the first pixel in the highest bit.
+        packed: uint8 [ceil(n·W / 8)] of the n rows, the first pixel in the highest bit.
         shape: (H, W).
+        rows: These rows.
     """
 
     packed: NDArray[np.uint8]
     shape: tuple[int, int]
+    rows: slice
 
     @staticmethod
     def of(mask: NDArray[np.bool_]) -> PackedMask:
         """Pack bool [H, W]."""
-        return PackedMask(np.packbits(mask), (mask.shape[0], mask.shape[1]))
+        rows = rows_of(mask)
+        return PackedMask(np.packbits(mask[rows]), (mask.shape[0], mask.shape[1]), rows)
 
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, a new bool [H, W]."""
-        height, width = self.shape
-        return np.unpackbits(self.packed, count=height * width).view(np.bool_).reshape(height, width)
+        count, width = self.rows.stop - self.rows.start, self.shape[1]
+        mask = np.zeros(self.shape, np.bool_)
+        mask[self.rows] = np.unpackbits(self.packed, count=count * width).view(np.bool_).reshape(count, width)
+        return mask
 
 
 def cell_of(pixel: Any, pixels: int, cells: int) -> Any:
@@ -100,12 +105,17 @@ def enlarged(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_
     return np.asarray(soft > 0.5)
 
 
+def rows_of(mask: NDArray[np.bool_]) -> slice:
+    """The rows of a mask, bool [H, W], from the first to the last with foreground; none if it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)
+
+
 def window_around(mask: NDArray[np.bool_], margin: float = 0.0) -> Window | None:
     """The bounding box of a mask, bool [H, W], with a margin in pixels; None if the mask is empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
+    down = rows_of(mask)
+    if down.start == down.stop:
         return None
-    down = slice(int(rows[0]), int(rows[-1]) + 1)
     cols = np.flatnonzero(mask[down].any(axis=0))
     return widened((down, slice(int(cols[0]), int(cols[-1]) + 1)), margin)
 

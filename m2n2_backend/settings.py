@@ -153,6 +153,7 @@ class Settings(BaseSettings):
             despeckle=self.despeckle,
             least_cells=self.least_cells,
             refine=self.refine,
+            views=self.working_size,
         )
 
     @field_validator("layers", mode="before")

@@ -42,7 +42,8 @@ def segment_file(
     Returns:
         ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``reads``
         (model and layers, in words), ``grid``, ``timings_ms``: ``encode``, ``clicks`` (one new map each) and
-        ``combine`` (thresholds to mask), ``written`` (paths).
+        ``combine`` (thresholds to mask), ``view`` (left, top, width and height in pixels of the view that answered,
+        None where there are none), ``written`` (paths).
 
     Raises:
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.
@@ -52,6 +53,7 @@ def segment_file(
     segmenter = Segmenter(backbone_loader(settings)(), settings.method())
     result, grid, timings = _segmented(segmenter, rgb, clicks, boxes)
     _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
+    view = result.choice.view if result.choice else None
     if overlay is not None:
         _write_png(overlay, result.overlay(rgb))
     if explain is not None:
@@ -68,6 +70,7 @@ def segment_file(
         "reads": segmenter.backbone.description,
         "grid": grid,
         "timings_ms": timings,
+        "view": [view.left, view.top, view.width, view.height] if view else None,
         "written": [str(path) for path in (out, overlay, explain) if path is not None],
     }
 
@@ -114,8 +117,11 @@ def _segmented(
     with memory_advice(getattr(backbone, "grid", 128), backbone.device):
         state = segmenter.encode(rgb)
         marks.append(time.perf_counter())
-        for click in clicks:
-            segmenter.prompt_map(state, click)
+        for index, click in enumerate(clicks):
+            if state.views is None:
+                segmenter.prompt_map(state, click)
+            elif boxes or any(each.positive for each in clicks[: index + 1]):
+                segmenter.segment(state, clicks[: index + 1], boxes)
             marks.append(time.perf_counter())
         result = segmenter.segment(state, clicks, boxes)
     marks.append(time.perf_counter())

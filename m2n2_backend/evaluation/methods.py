@@ -17,6 +17,7 @@ from m2n2_backend.m2n2.hyperparameters import (
     DESPECKLE,
     LEAST_CELLS,
     PHOTOGRAPH_SIZE,
+    VIEWED_FROM,
     Hyperparameters,
     RelationName,
     with_values,
@@ -121,7 +122,7 @@ class MethodChoice:
         if preset == "released":
             base = replace(Hyperparameters.released(), flood_fill=flooded)
         if name == "refined":
-            base = replace(base, refine=True, least_cells=LEAST_CELLS, despeckle=DESPECKLE)
+            base = replace(base, refine=True, least_cells=LEAST_CELLS, despeckle=DESPECKLE, views=VIEWED_FROM)
         chosen = with_values(base, values)
         if chosen.relation != relation:
             raise SettingsError(f"the method decides the relation: choose among {', '.join(FRAMEWORK)}")

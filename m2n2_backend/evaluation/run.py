@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.evaluation.data.datasets import Sample, data_fingerprint, load_samples
+from m2n2_backend.evaluation.data.mosaic import mosaics
 from m2n2_backend.evaluation.fingerprint import identity, make_fingerprint
 from m2n2_backend.evaluation.journal import FinishedSample, Journal
 from m2n2_backend.evaluation.methods import MethodChoice, start_method
@@ -61,6 +62,7 @@ class EvaluationOptions:
         beside: JSON of another method on the same samples, which the page shows too.
         title: What the page calls the data set; a folder's name by default.
         worst: Number of samples that the page shows as worst; None is its default.
+        mosaic: Photographs in a row and a column of the large ones that are evaluated instead; 1 for the set's own.
     """
 
     dataset: str
@@ -76,6 +78,7 @@ class EvaluationOptions:
     beside: Path | None = None
     title: str | None = None
     worst: int | None = None
+    mosaic: int = 1
 
 
 def evaluate(
@@ -113,7 +116,7 @@ def evaluate(
     console = console or Console(stderr=True)
     if samples is None:
         with console.status(f"finding the objects of {options.root}"):  # SBD's are in thousands of files
-            samples = load_samples(options.dataset, options.root, options.limit, options.protocol)
+            samples = _samples(options)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
         raise SettingsError(f"there is no sample {options.explain} to explain")
@@ -121,6 +124,13 @@ def evaluate(
         _read_beside(options, samples)  # before hours of work
     with one_torch_thread():
         return _run(options, samples, load_backbone, console)
+
+
+def _samples(options: EvaluationOptions) -> list[Sample]:
+    """The samples of the data set, or of mosaics of it."""
+    if options.mosaic == 1:
+        return load_samples(options.dataset, options.root, options.limit, options.protocol)
+    return mosaics(load_samples(options.dataset, options.root, None, options.protocol), options.mosaic, options.limit)
 
 
 def _run(
@@ -135,7 +145,7 @@ def _run(
         with console.status("loading the model"):
             backbone = load_backbone()
     loaded = (lambda: backbone) if backbone is not None else None
-    fingerprint = make_fingerprint(options.dataset, options.method, options.protocol, samples, backbone)
+    fingerprint = make_fingerprint(_name(options), options.method, options.protocol, samples, backbone)
     journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
     with closing(journal):
         groups = group_by_photograph([sample for sample in samples if sample.name not in journal.entries])
@@ -189,6 +199,11 @@ def _write_page(
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Replace the file in one step: it is never seen half written."""
     replace_file(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _name(options: EvaluationOptions) -> str:
+    """The data set in words."""
+    return options.dataset if options.mosaic == 1 else f"{options.dataset}, mosaics {options.mosaic}x{options.mosaic}"
 
 
 def _read_beside(options: EvaluationOptions, samples: Sequence[Sample]) -> tuple[dict[str, Any], MethodChoice]:
@@ -259,7 +274,7 @@ def _result(
     encodes = [entry.encode_seconds for entry in done if entry.encode_seconds is not None]
     residuals = [entry.ipf_residual for entry in done if entry.ipf_residual is not None]
     return {
-        "dataset": options.dataset,
+        "dataset": _name(options),
         "method": options.method.name,
         "preset": options.method.preset,
         "protocol": options.protocol,

@@ -58,7 +58,7 @@ def one_torch_thread() -> Iterator[None]:
 
 def group_by_photograph(samples: Sequence[Sample]) -> list[Group]:
     """Group neighbors in the list that share their photograph."""
-    return [tuple(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image)]
+    return [tuple(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.photograph)]
 
 
 def evaluate_group(method: InteractiveMethod, group: Group, protocol: ProtocolName = "ritm") -> list[FinishedSample]:

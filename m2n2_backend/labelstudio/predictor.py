@@ -109,7 +109,8 @@ class Predictor:
         segmented = time.monotonic()
         result = prediction(answer, request)
         logger.info(
-            "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms",
+            "project %s, task %s: %d clicks, %d boxes, score %.2f, read %.0f ms, model %.0f ms (%s), answer %.0f ms"
+            "%s",
             request.project,
             request.task_id,
             len(prompts.clicks),
@@ -119,6 +120,7 @@ class Predictor:
             1000 * (segmented - read),
             ", ".join(f"{name} {milliseconds:.0f}" for name, milliseconds in answer.timings_ms.items()),
             1000 * (time.monotonic() - segmented),
+            f", {answer.view}" if answer.view else "",
         )
         return result
 

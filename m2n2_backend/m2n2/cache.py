@@ -100,6 +100,11 @@ class ByteCache(Generic[V]):
         with self._lock:
             self._drop(next(chain(self._once, self._again)))
 
+    def all_keys(self) -> list[Key]:
+        """All keys; this does not count as a use."""
+        with self._lock:
+            return list(chain(self._once, self._again))
+
     def values(self) -> list[V]:
         """All entries; this does not count as a use."""
         with self._lock:

@@ -24,6 +24,9 @@ LEAST_CELLS = 4.0
 DESPECKLE = 1e-4
 """``despeckle`` of the service, and of ``refined`` in an evaluation."""
 
+VIEWED_FROM = 1024
+"""``views`` of ``refined`` in an evaluation; the service's is its working size."""
+
 RelationName = Literal["markov", "attention", "kl"]
 
 PHOTOGRAPH_SIZE = 1 << 16
@@ -72,6 +75,8 @@ class Hyperparameters:
             and at the edge; False follows the paper.
         kappa: No click changes more than this many times the area of its circle (``refine.limits``).
         cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
+        views: A photograph with a longer side, in pixels, is also looked at in views (``m2n2.views``), for objects
+            that are small in it; 0 looks at the whole alone. Only with ``refine``.
         band: Width on either side of the mask's edge in which color decides, in cells; 0 leaves the edge as it is.
             None is the backbone's own ``band``, or half a cell where it has none.
         start: Where the chain starts: in the cell that holds the click, or in the four cells around it with
@@ -114,6 +119,7 @@ class Hyperparameters:
     refine: bool = False
     kappa: Annotated[float, _number("it is a number of circles that fit into a photograph", gt=0, le=1e6)] = KAPPA
     cut: bool = True
+    views: Annotated[int, _count("photographs have no longer side", ge=0, le=PHOTOGRAPH_SIZE)] = 0
     band: Annotated[float | None, _number("every pixel in the band is decided on its own", ge=0, le=4)] = None
     start: Literal["cell", "bilinear"] = "cell"
     crossing: Literal["interpolated", "released"] = "interpolated"

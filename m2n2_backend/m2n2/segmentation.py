@@ -12,6 +12,7 @@ from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
 from m2n2_backend.m2n2.postprocess import resize_distance
 from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
+from m2n2_backend.m2n2.views.looks import Choice
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click, Prompts, Scribble
 
@@ -28,6 +29,8 @@ class Segmentation:
         score: Confidence in the mask, in [0, 1]: close to its expected IoU, see ``refine.confidence``. Without
             refining, the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
         prompts: The prompts that it answers.
+        choice: The view in which the mask was computed, and why; None if views were not thought of. The mask is empty
+            outside of it, ``distance`` is the view's, and a click outside of it has the threshold 0.
     """
 
     mask: NDArray[np.bool_]
@@ -35,6 +38,7 @@ class Segmentation:
     thresholds: tuple[float, ...]
     score: float
     prompts: Prompts
+    choice: Choice | None = None
 
     def overlay(self, picture: Any) -> NDArray[np.uint8]:
         """The photograph that was encoded → a new image, uint8 [H, W, 3], with object and prompts drawn over it."""

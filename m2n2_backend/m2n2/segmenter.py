@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.images import rgb_of
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
@@ -22,10 +24,15 @@ from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.released.strategy import ReleasedRule, with_released_steps
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.semantic_distance import semantic_distance_of
-from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap
+from m2n2_backend.m2n2.state import EncodedImage, ImageState, PromptMap, Views
 from m2n2_backend.m2n2.strategy import EarlySteps, PaperRule, Rule, least_area, never, transition_of
+from m2n2_backend.m2n2.views.choice import ViewRule
+from m2n2_backend.m2n2.views.view import View, finest_level
 from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
 from m2n2_backend.rasters import reduced
+
+VIEW_BYTES = 256 * 1024**2
+"""Bytes of the states of one photograph's views that ``encode`` keeps: about ten at grid 40."""
 
 
 class Segmenter:
@@ -54,7 +61,28 @@ class Segmenter:
         Raises:
             InvalidImage: It is not a photograph.
         """
-        return self.prepare(self.extract(picture))
+        rgb = rgb_of(picture)
+        state = self.prepare(self.extract(rgb))
+        size = state.size
+        if not self.is_viewed(size):
+            return state
+        whole, kept = View.whole(size), ByteCache[ImageState](VIEW_BYTES)
+
+        def state_of(view: View) -> ImageState:
+            if view == whole:
+                return state
+            own = kept.get(str(view))
+            if own is None:
+                own = self.prepare(self.extract(view.crop(rgb)))
+            kept.put(str(view), own)  # again: it has grown by the maps of its clicks
+            return own
+
+        return replace(state, views=Views(size, state_of))
+
+    def is_viewed(self, shape: tuple[int, ...]) -> bool:
+        """Whether a photograph, [H, W] or [H, W, 3], is also looked at in views."""
+        size = shape[0], shape[1]
+        return self.method.refine and 0 < self.method.views < max(size) and finest_level(size) > 0
 
     def extract(self, picture: Any) -> EncodedImage:
         """Run the model: the part of ``encode`` that is worth keeping on disk.
@@ -128,7 +156,17 @@ class Segmenter:
         boxes = (box,) if isinstance(box, Region) else tuple(box or ())
         prompts = Prompts(tuple(clicks), boxes)
         prompts.validate(state.size[1], state.size[0])
+        if state.views is not None:
+            return self.segment_views(state.views, prompts, pause=pause)
         return self._rule.segment(state, prompts, pause)
+
+    @torch.inference_mode()
+    def segment_views(self, views: Views, prompts: Prompts, *, pause: Callable[[], bool] = never) -> Segmentation:
+        """The same for a photograph whose states somebody else keeps; it raises what ``views.state_of`` raises."""
+        if not isinstance(self._rule, RefinedRule):
+            raise ValueError("only a method that refines has views")
+        prompts.validate(views.size[1], views.size[0])
+        return ViewRule(self._rule).segment(views, prompts, pause)
 
     @torch.inference_mode()
     def refined_step(self, state: ImageState, prompts: Prompts) -> Refinement:

@@ -18,6 +18,8 @@ from m2n2_backend.m2n2.places import Point, Start
 from m2n2_backend.m2n2.refine.object_cut import CoarseGraph
 from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.semantic_distance import SemanticDistance
+from m2n2_backend.m2n2.views.looks import Look
+from m2n2_backend.m2n2.views.view import View
 
 StartRule: TypeAlias = Callable[[Point, tuple[int, int], tuple[int, int]], Start]
 """A click's pixel, working size (H, W) and grid (h, w) → where its chain starts."""
@@ -77,6 +79,25 @@ STEP_BYTES = 16 * 1024**2
 """Bytes of one image's refined masks, two bits a pixel for each prefix of clicks: 85 prefixes at 1024×768."""
 
 
+LOOK_BYTES = 256 * 1024
+"""Bytes of what was seen in one photograph's views: about 1 kB for each object."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a photograph in which an object may be small.
+
+    Attributes:
+        size: (H, W) of the photograph.
+        state_of: The state of a view, from a memory of its own or made now. It may raise any error of its maker.
+        looks: Memo of what was seen, by view and first prompts: all that the choice of a view needs.
+    """
+
+    size: tuple[int, int]
+    state_of: Callable[[View], ImageState]
+    looks: ByteCache[Look] = field(default_factory=lambda: ByteCache(LOOK_BYTES))
+
+
 @dataclass(frozen=True)
 class ImageState:
     """Everything about one photograph that does not depend on clicks, and memos of what does.
@@ -92,6 +113,7 @@ class ImageState:
         cells: Memo of h×w maps by where their chain starts; all memos have the keys of ``places``.
         clicks: Memo of each click's contribution by place: a ``PromptMap``, or what another rule makes of the map.
         steps: Memo of the refined masks by the prompts in their order.
+        views: Windows that are encoded for themselves; None if the photograph is only looked at as a whole.
     """
 
     size: tuple[int, int]
@@ -105,6 +127,7 @@ class ImageState:
     cells: ByteCache[NDArray[np.float32]] = field(default_factory=lambda: ByteCache(CELL_BYTES))
     clicks: ByteCache[Any] = field(default_factory=lambda: ByteCache(MAP_BYTES))
     steps: ByteCache[Refinement] = field(default_factory=lambda: ByteCache(STEP_BYTES))
+    views: Views | None = None
 
     @property
     def working_size(self) -> tuple[int, int]:

@@ -78,6 +78,7 @@ class Figures:
         hang_seconds: A step that takes longer than this has hung.
         rss: Resident memory of the process in bytes; 0 if the system does not tell.
         tiers: The caches ``device``, ``memory`` and ``disk``.
+        view: See :class:`~m2n2_backend.worker.interface.Answer`; that of the latest answer.
     """
 
     waiting: int = 0
@@ -89,6 +90,7 @@ class Figures:
     hang_seconds: float = math.inf
     rss: int = 0
     tiers: Mapping[str, Tier] = field(default_factory=dict)
+    view: str = ""
 
     def after(self, earlier: Figures) -> Figures:
         """These figures with the counters of an earlier process of the same worker added."""

@@ -107,6 +107,7 @@ class Answer:
         timings_ms: Wall time of the parts that ran, by name: ``wait`` (queue), ``load`` (disk or file), ``encode``
             (the model), ``prepare`` (matrix and table), ``segment``, ``rle``.
         rle: Label Studio's brush RLE of the mask if it was asked for.
+        view: The part of a large photograph that was looked at, and why, in words; empty if there are no views.
     """
 
     mask: NDArray[np.bool_]
@@ -114,6 +115,7 @@ class Answer:
     model_version: str
     timings_ms: Mapping[str, float]
     rle: bytes | None = None
+    view: str = ""
 
 
 @dataclass(frozen=True)

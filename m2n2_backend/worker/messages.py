@@ -22,12 +22,14 @@ class Done:
         score: See :class:`~m2n2_backend.worker.interface.Answer`.
         timings_ms: See :class:`~m2n2_backend.worker.interface.Answer`.
         rle: Label Studio's brush RLE of the mask if it was asked for.
+        view: See :class:`~m2n2_backend.worker.interface.Answer`.
     """
 
     mask: PackedMask | None
     score: float
     timings_ms: Mapping[str, float]
     rle: bytes | None = None
+    view: str = ""
 
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, bool [H, W]."""

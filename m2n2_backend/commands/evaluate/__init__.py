@@ -50,6 +50,8 @@ def run_evaluation(
             raise SettingsError("--project measures a project's own masks: leave out --dataset and --root")
         if options["beside"] is not None or options["explain"] is not None:
             raise SettingsError("--beside and --explain belong to --dataset: --project compares with --backbone")
+        if options.pop("mosaic") > 1:
+            raise SettingsError("--mosaic belongs to --dataset: a project is measured on its own photographs")
         if options["method"].preset != "ours":
             raise SettingsError("--preset belongs to --dataset: --project measures as the service answers")
         return evaluate_project(chosen, project, console, json_file=json_file, **options)

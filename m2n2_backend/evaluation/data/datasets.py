@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -70,6 +70,11 @@ class Sample:
     mask: Path
     rule: MaskRule
     instance: int = 0
+
+    @property
+    def photograph(self) -> Hashable:
+        """Equal for the objects of one photograph, and for no others."""
+        return self.image
 
     def rgb(self) -> NDArray[np.uint8]:
         """Read the photograph, uint8 [H, W, 3]; raises ``DatasetError`` if that fails."""

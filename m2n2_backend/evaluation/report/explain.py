@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.report.explain_refined import draw_refined
+from m2n2_backend.evaluation.report.explain_views import draw_views
 from m2n2_backend.evaluation.report.plots import TITLE_WIDTH, draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
@@ -53,7 +54,8 @@ def explain(
 ) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
-    If the method refines, each click has a second row, which shows what the click's radius and the band did.
+    If the method refines, each click has a second row, which shows what the click's radius and the band did. If
+    the photograph is large, ``views.png`` shows which views were looked at; the chosen one explains the clicks.
 
     Args:
         segmenter: The segmenter whose mask is explained.
@@ -76,9 +78,16 @@ def explain(
     paths = [out_dir / "result.png"]
     _draw_result(rgb, segmentation, clicks, paths[0])
     drawn()
-    for index in range(len(clicks)):
+    thresholds = segmentation.thresholds
+    if state.views is not None and (choice := segmentation.choice) is not None:
+        paths.append(out_dir / "views.png")
+        draw_views(segmentation.overlay(rgb), choice, paths[-1])
+        inside = [choice.view.click(each) is not None for each in clicks]
+        thresholds = tuple(each for each, is_inside in zip(thresholds, inside, strict=True) if is_inside)
+        state, rgb, prompts = state.views.state_of(choice.view), choice.view.crop(rgb), choice.view.prompts(prompts)
+    for index in range(len(prompts.clicks)):
         paths.append(out_dir / f"click_{index + 1:02d}.png")
-        _draw_click(segmenter, state, rgb, prompts, index, segmentation.thresholds[index], paths[-1])
+        _draw_click(segmenter, state, rgb, prompts, index, thresholds[index], paths[-1])
         drawn()
     return paths
 

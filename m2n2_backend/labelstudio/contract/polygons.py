@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.rasters import window_around
+
 TOLERANCE = 0.5
 """Largest distance in pixels between a simplified outline and the mask's border."""
 
@@ -26,8 +28,10 @@ MOST_PARTS = 200
 
 def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a mask, bool [H, W] and not empty, in pixels; right and bottom are exclusive."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    window = window_around(mask)
+    assert window is not None, "the mask is not empty"
+    down, across = window
+    return across.start, down.start, across.stop, down.stop
 
 
 def outlines(

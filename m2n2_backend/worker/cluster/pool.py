@@ -188,7 +188,7 @@ def _answer(reply: Reply, fingerprint: str) -> Answer:
     done = reply.result
     if not isinstance(done, Done):
         raise done
-    return Answer(done.unpacked(), done.score, model_version(fingerprint), done.timings_ms, done.rle)
+    return Answer(done.unpacked(), done.score, model_version(fingerprint), done.timings_ms, done.rle, done.view)
 
 
 def loading_of(generation: Deployed | None, now: float) -> str:

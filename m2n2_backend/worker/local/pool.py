@@ -94,7 +94,7 @@ class ProcessPool:
                 # Or the error would hold itself, and with it the image, until the next collection.
                 del result, job
         assert isinstance(result, Done), "clicks are answered with a mask"
-        return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle)
+        return Answer(result.unpacked(), result.score, self._version(), result.timings_ms, result.rle, result.view)
 
     def prefetch(self, image: SourceImage) -> bool:
         """See :meth:`m2n2_backend.worker.interface.Pool.prefetch`."""

@@ -54,7 +54,7 @@ class Agenda:
             self.photos[job.key] = Photo(work.image)
         elif photo.image.data is None:
             photo.image = work.image  # of two requests about one image one may have brought its file
-        job.is_cold |= not self._engine.is_in_memory(job.key)
+        job.is_cold |= not self._engine.memory.is_in_memory(job.key)
         return job
 
     def take_most_urgent(self, steps: frozenset[Step]) -> Task | None:
@@ -135,7 +135,9 @@ class Agenda:
         held = {
             key
             for key, photo in self.photos.items()
-            if photo.rgb is not None or (photo.busy and self._engine.step(photo) is Step.LOAD)
+            if photo.rgb is not None
+            or photo.pixels is not None
+            or (photo.busy and self._engine.step(photo) is Step.LOAD)
         }
         if job.work.is_prefetch:
             return not held

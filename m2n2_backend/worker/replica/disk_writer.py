@@ -40,7 +40,7 @@ class DiskWriter:
 
     def put(self, photo: Photo) -> None:
         """Let the features of an image be written, unless too many wait already. Never blocks."""
-        key = photo.image.key
+        key = photo.key
         assert photo.encoded is not None, "what is written"
         with self._changed:
             self.unwritten.add(key)

@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numba
-import numpy as np
-from numpy.typing import NDArray
 
 from m2n2_backend.backbones.device.memory import memory_advice
 from m2n2_backend.errors import ImageNeeded
 from m2n2_backend.images import decode_image
+from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.paper.attention import Backbone
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.m2n2.state import EncodedImage
-from m2n2_backend.m2n2.strategy import Paused, never
+from m2n2_backend.m2n2.strategy import never
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.figures import Tier
@@ -26,6 +25,7 @@ from m2n2_backend.worker.interface import SourceImage
 from m2n2_backend.worker.replica.encoder import Encoder
 from m2n2_backend.worker.replica.photo import Photo, Step, Timings
 from m2n2_backend.worker.replica.tiers import MemoryTiers
+from m2n2_backend.worker.replica.views import SEEN_BYTES, SeenViews, StatesAtHand
 from m2n2_backend.worker.store.features import Claims, open_store
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Engine:
         memory: The tiers on the device and in memory.
         disk: The tier on disk. Callers of ``advance`` write to it when it suits them.
         encoder: Runs the model.
+        view: See :class:`~m2n2_backend.worker.interface.Answer`; that of the latest answer.
     """
 
     def __init__(self, backbone: Backbone, settings: Settings, claims: Claims | None = None) -> None:
@@ -56,6 +57,8 @@ class Engine:
         self._segmenter = Segmenter(backbone, settings.method())
         self.encoder = Encoder(self._segmenter, self.memory)
         self._max_pixels = settings.max_image_pixels
+        self.view = ""
+        self._seen = ByteCache[SeenViews](SEEN_BYTES)
         self._kernels: AbstractContextManager[object] = nullcontext()
 
     @property
@@ -109,22 +112,20 @@ class Engine:
             while not (step := self.step(photo)).is_click:
                 self.advance(photo, step)
                 if step is Step.ENCODE and photo.encoded is not None:
-                    self.disk.put(image.key, photo.encoded)
+                    self.disk.put(photo.key, photo.encoded)
             segmentation = self.answer(photo, prompts)
         return segmentation, photo.timings
 
     def is_prepared(self, key: str) -> bool:
         """Whether a click on an image costs its own map only."""
-        return key in self.memory.states
-
-    def is_in_memory(self, key: str) -> bool:
-        """Whether an image needs neither its file nor the model."""
-        return key in self.memory.states or key in self.memory.features
+        return self.memory.is_prepared(key)
 
     def step(self, photo: Photo) -> Step:
         """What the image needs next. What memory has of a new image is put into the photo here."""
-        key, memory = photo.image.key, self.memory
-        if photo.state is not None or self.is_prepared(key):
+        key, memory = photo.key, self.memory
+        if photo.state is not None or key in memory.states:
+            return Step.PREPARED
+        if not photo.is_missed and self.is_prepared(photo.image.key):
             return Step.PREPARED
         if photo.encoded is None and photo.rgb is None and key in memory.features:
             # Also of an image that was prepared a moment ago: it is not as cold as one that must be decoded.
@@ -142,7 +143,7 @@ class Engine:
             ImageTooLarge: The image has too many pixels.
             BackboneUnavailable: Memory is too small, or the model gives values that are not finite.
         """
-        key = photo.image.key
+        key = photo.key
         if step is Step.LOAD:
             with photo.timing("load"):
                 # Without its file the image cannot be encoded here, so there is nothing to claim.
@@ -150,7 +151,7 @@ class Engine:
                 photo.encoded = self.memory.features.get(key) or look(key)
                 if photo.encoded is None:
                     with self._claimed(photo):
-                        photo.rgb = self._decode(photo)
+                        self._decode(photo)
                 else:
                     self.memory.features.put(key, photo.encoded)
         elif step is Step.ENCODE:
@@ -168,7 +169,7 @@ class Engine:
 
     def abandon(self, photo: Photo) -> None:
         """Let others encode an image that was loaded for the model and is not wanted, or not written, any more."""
-        self.disk.abandon(photo.image.key)
+        self.disk.abandon(photo.key)
 
     def answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool] = never) -> Segmentation | None:
         """Segment one object of an image that is ready.
@@ -189,24 +190,22 @@ class Engine:
         return self.memory.with_room(lambda: self._answer(photo, prompts, pause))
 
     def _answer(self, photo: Photo, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation | None:
-        key, memory = photo.image.key, self.memory
-        state = photo.state or memory.states.get(key)
-        if state is None:
-            if photo.encoded is None or photo.table is None:
-                return None
+        memory = self.memory
+        state = photo.state or memory.states.get(photo.key)
+        if state is None and photo.encoded is not None and photo.table is not None:
             with photo.timing("prepare"), self._kernels:
                 memory.make_room(memory.next_state)  # before the new one is built, or both need memory
                 with memory.room.step():
                     state = self._segmenter.prepare(photo.encoded, photo.table)
             memory.next_state = max(memory.next_state, memory.size_of_state(state))
-            memory.states.put(key, state)
-        segmentation, photo.state = None, None
+            memory.states.put(photo.key, state)
+        photo.state = None
+        states = StatesAtHand(photo, state, memory, self._seen)
         with photo.timing("segment"), self._kernels, memory.room.step():
-            try:
-                segmentation = self._segmenter.segment(state, prompts.clicks, prompts.boxes, pause=pause)
-            except Paused:
-                memory.pause(photo, state)
-        memory.keep_state(key, state)  # again: it has grown by the new maps
+            segmentation = states.segment(self._segmenter, prompts, pause)
+        states.keep()  # again: it has grown by the new maps
+        if segmentation is not None:
+            self.view = str(segmentation.choice or "")
         return segmentation
 
     @contextmanager
@@ -218,11 +217,14 @@ class Engine:
             self.abandon(photo)
             raise
 
-    def _decode(self, photo: Photo) -> NDArray[np.uint8]:
-        data = photo.image.data
-        if data is None:
-            raise ImageNeeded("no cache has the image; its file is needed")
-        return self.memory.with_room(lambda: decode_image(data, max_pixels=self._max_pixels))
+    def _decode(self, photo: Photo) -> None:
+        data, pixels = photo.image.data, photo.pixels
+        if pixels is None:
+            if data is None:
+                raise ImageNeeded("no cache has the image; its file is needed")
+            pixels = self.memory.with_room(lambda: decode_image(data, max_pixels=self._max_pixels))
+        photo.pixels = pixels if self._segmenter.is_viewed(pixels.shape) else None
+        photo.rgb = pixels if photo.view is None else photo.view.crop(pixels)
 
     def _warm_up_clicks(self, encoded: EncodedImage) -> None:
         with self.memory.room.step():

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
+from m2n2_backend.m2n2.views.view import View
 from m2n2_backend.worker.interface import SourceImage
 
 Timings = dict[str, float]
+
+VIEW_MARK = "@"
+"""Between a photograph's hash and a view."""
 
 
 class Step(IntEnum):
@@ -33,13 +37,21 @@ class Step(IntEnum):
         return self >= Step.READY
 
 
+def key_of(image: str, view: View | None) -> str:
+    """The key of a view in every tier; that of the whole photograph is its file's hash."""
+    return image if view is None else f"{image}{VIEW_MARK}{view}"
+
+
 @dataclass(eq=False)
 class Photo:
-    """What is known of one photograph between its steps.
+    """What is known of one photograph, or of its view that is wanted now, between the steps.
 
     Attributes:
         image: The photograph, perhaps without its file.
-        rgb: uint8 [H, W, 3] between loading and encoding.
+        view: The view that the fields below are about; None is the whole photograph.
+        is_missed: Whether an answer needs this view, and not only any that is prepared.
+        pixels: The decoded photograph, uint8 [H, W, 3], if views of it may be wanted.
+        rgb: uint8 [h, w, 3] between loading and encoding.
         encoded: The model's features.
         table: The JBU operator.
         state: What the first clicks of a long request made, while the rest waits.
@@ -48,12 +60,26 @@ class Photo:
     """
 
     image: SourceImage
+    view: View | None = None
+    is_missed: bool = False
+    pixels: NDArray[np.uint8] | None = None
     rgb: NDArray[np.uint8] | None = None
     encoded: EncodedImage | None = None
     table: JointBilateral | None = None
     state: ImageState | None = None
     timings: Timings = field(default_factory=dict)
     busy: bool = False
+
+    @property
+    def key(self) -> str:
+        """Under which every tier keeps what it has of the photograph, or of the view."""
+        return key_of(self.image.key, self.view)
+
+    def turn_to(self, view: View | None, *, is_missed: bool = False) -> None:
+        """Be about a view; of another one than before nothing is here yet."""
+        self.is_missed = is_missed
+        if view != self.view:
+            self.view, self.encoded, self.table, self.state = view, None, None, None
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from m2n2_backend.rasters import rows_of
+
 _CHANNELS = 4  # the mask stands in R, G, B and A
 _SIZES = (3, 4, 8, 16)  # bits of a run's length, of which each run names one
 _LONGEST = 1 << 16
@@ -20,8 +22,10 @@ def brush_rle(mask: NDArray[np.bool_]) -> bytes:
     Args:
         mask: bool [H, W].
     """
-    flat = mask.ravel()
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    rows, width, flat = rows_of(mask), mask.shape[1], mask.ravel()
+    first = max(0, rows.start * width - 1)  # nothing changes before the pixel that precedes the mask's rows
+    part = flat[first : rows.stop * width + 1]
+    ends = np.append(first + np.flatnonzero(part[1:] != part[:-1]) + 1, flat.size)
     lengths = _CHANNELS * np.diff(ends, prepend=0)
     bits = [f"{_CHANNELS * flat.size:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in _SIZES)]
     value = bool(flat[0])

@@ -136,6 +136,7 @@ class Replica:
                 age=max((now - since for _, since in self._in_work.values()), default=0.0),
                 hang_seconds=max(HANG_LEAST_SECONDS, HANG_FACTOR * engine.encoder.slowest_seconds),
                 rss=resident_bytes(),
+                view=engine.view,
                 tiers=engine.tiers,
             )
 
@@ -223,14 +224,13 @@ class Replica:
             photo.timings.update(spent)
             return None
         waited = 1000.0 * (started - job.queued_at) - sum(before.values())
-        mask = segmentation.mask
-        rle = None
+        mask, rle, view = segmentation.mask, None, str(segmentation.choice or "")
         if job.work.rle:
             encoding = time.perf_counter()
             rle = brush_rle(mask)
             spent["rle"] = 1000.0 * (time.perf_counter() - encoding)
         timings = {"wait": max(0.0, waited), **spent}
-        return Done(PackedMask.of(mask), segmentation.score, timings, rle)
+        return Done(PackedMask.of(mask), segmentation.score, timings, rle, view)
 
     def _should_pause(self, job: Job, started: float) -> bool:
         """Whether the rest of a request's prompts is not wanted any more, or can wait for somebody's click."""

@@ -17,7 +17,7 @@ from m2n2_backend.m2n2.paper.upsample import JointBilateral
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.figures import Tier
-from m2n2_backend.worker.replica.photo import Photo
+from m2n2_backend.worker.replica.photo import VIEW_MARK, Photo
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,14 @@ class MemoryTiers:
     def size_of_state(self, state: ImageState) -> int:
         """Bytes that a prepared image takes of the first tier."""
         return ENTRY_BYTES + state.nbytes if self.on_cpu else state.device_bytes
+
+    def is_prepared(self, image: str) -> bool:
+        """Whether the first tier has an image, or a view of it."""
+        return any(key == image or str(key).startswith(image + VIEW_MARK) for key in self.states.all_keys())
+
+    def is_in_memory(self, image: str) -> bool:
+        """Whether an image needs neither its file nor the model, unless another view of it is wanted."""
+        return self.is_prepared(image) or image in self.features
 
     def keep_state(self, key: str, state: ImageState) -> None:
         """Keep a prepared image; others make room if the maps of clicks take too much of the host's memory."""

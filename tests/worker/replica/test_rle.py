@@ -23,3 +23,12 @@ def test_runs_around_the_lengths_that_need_more_bits_equal_the_sdks(pixels: int)
     mask[0, 7 : 7 + pixels] = True
 
     assert list(brush_rle(mask)) == mask2rle(mask.astype(np.uint8) * 255)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(20, 21), slice(37, 40), slice(0, 40)])
+@pytest.mark.parametrize("cols", [slice(0, 61), slice(10, 20), slice(60, 61)])
+def test_masks_of_a_few_rows_equal_the_sdks(rows: slice, cols: slice) -> None:
+    mask = np.zeros((40, 61), bool)
+    mask[rows, cols] = True
+
+    assert list(brush_rle(mask)) == mask2rle(mask.astype(np.uint8) * 255)

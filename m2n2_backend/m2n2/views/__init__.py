@@ -1,0 +1,1 @@
+"""Views: windows of a large photograph that are encoded for themselves, for objects that are small in it."""
