@@ -28,34 +28,32 @@ needs_davis = pytest.mark.skipif(
 
 circles = st.floats(1.0, 1e6)
 areas = st.integers(0, 10**6)
-confidences = st.floats(0.0, 1.0)
+trusts = st.floats(0.0, 1.0)
 
 
-@given(circles, areas, st.booleans(), st.integers(1, 30), confidences)
+@given(circles, areas, st.booleans(), st.integers(1, 30), trusts)
 def test_no_click_changes_more_than_kappa_circles_and_each_fallback_changes_less(
-    circle: float, area: int, positive: bool, earlier: int, confidence: float
+    circle: float, area: int, positive: bool, earlier: int, trust: float
 ) -> None:
-    limits = limits_of(circle, area, positive=positive, earlier=earlier, confidence=confidence)
+    limits = limits_of(circle, area, positive=positive, earlier=earlier, trust=trust)
     assert limits.edit <= limits.part <= KAPPA * circle
     assert limits.whole <= limits.part
 
 
-@given(circles, areas, st.integers(3, 30), st.booleans(), confidences, confidences)
+@given(circles, areas, st.integers(3, 30), st.booleans(), trusts, trusts)
 def test_the_more_a_mask_of_several_clicks_is_trusted_the_less_of_it_may_change(
     circle: float, area: int, earlier: int, positive: bool, one: float, other: float
 ) -> None:
     low, high = sorted((one, other))
-    doubted = limits_of(circle, area, positive=positive, earlier=earlier, confidence=low)
-    trusted = limits_of(circle, area, positive=positive, earlier=earlier, confidence=high)
+    doubted = limits_of(circle, area, positive=positive, earlier=earlier, trust=low)
+    trusted = limits_of(circle, area, positive=positive, earlier=earlier, trust=high)
     assert trusted.part <= doubted.part
-    assert limits_of(circle, area, positive=positive, earlier=earlier, confidence=1.0).part <= FREE * area + 1e-6
+    assert limits_of(circle, area, positive=positive, earlier=earlier, trust=1.0).part <= FREE * area + 1e-6
 
 
-@given(circles, areas, confidences)
-def test_a_second_click_never_removes_nearly_all_of_a_mask(circle: float, area: int, confidence: float) -> None:
-    assert (
-        limits_of(circle, area, positive=False, earlier=1, confidence=confidence).part <= SECOND_REMOVED * area + 1e-6
-    )
+@given(circles, areas, trusts)
+def test_a_second_click_never_removes_nearly_all_of_a_mask(circle: float, area: int, trust: float) -> None:
+    assert limits_of(circle, area, positive=False, earlier=1, trust=trust).part <= SECOND_REMOVED * area + 1e-6
 
 
 def test_the_part_of_a_change_that_is_connected_with_a_click_or_scribble_is_found() -> None:

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
-from m2n2_backend.m2n2.refine.confidence import Calibration, ambiguity_of, first_confidence, next_confidence
+from m2n2_backend.m2n2.refine.confidence import (
+    Calibration,
+    ambiguity_of,
+    first_confidence,
+    next_confidence,
+    next_trust,
+)
 from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
 from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.prompts import Click, Prompts
@@ -20,7 +26,7 @@ def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
     factor, radius = 6, 20
     y, x = np.mgrid[:60, :64]
     small = (y - 30) ** 2 + (x - 32) ** 2 <= radius**2
-    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0)
+    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0, trust=1.0)
     size = (60 * factor, 64 * factor)
     mask = refined_segmentation(size, step, Prompts((Click(32 * factor, 30 * factor),))).mask
     y, x = np.mgrid[: size[0], : size[1]]
@@ -37,11 +43,11 @@ masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).rando
 def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
     rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_], before: float, missed: float
 ) -> None:
-    score = next_confidence(rough, settled, seen, before, missed, Calibration())
-    assert 0.0 <= score <= next_confidence(settled, settled, seen, before, missed, Calibration())
-    assert score <= next_confidence(rough, settled, settled, before, missed, Calibration())
-    assert score <= next_confidence(rough, settled, seen, 1.0, missed, Calibration())
-    assert next_confidence(settled, settled, settled, 1.0, 0.0, Calibration()) == 1.0
+    trust = next_trust(rough, settled, seen, missed, Calibration())
+    assert 0.0 <= trust <= next_trust(settled, settled, seen, missed, Calibration())
+    assert trust <= next_trust(rough, settled, settled, missed, Calibration())
+    assert next_trust(settled, settled, settled, 0.0, Calibration()) == 1.0
+    assert 0.0 <= next_confidence(trust, before) <= next_confidence(1.0, before) <= next_confidence(1.0, 1.0) == 1.0
     first = first_confidence(rough, settled, missed, Calibration())
     assert 0.0 <= first <= first_confidence(settled, settled, 0.0, Calibration()) == 1.0
     assert first_confidence(settled, settled, None, Calibration()) < 1.0, "a box alone confirms less"
@@ -52,13 +58,12 @@ def test_an_empty_mask_is_surely_wrong() -> None:
     for rough in (nothing, everything):
         assert first_confidence(rough, nothing, 0.0, Calibration()) == 0.0
         for seen in (nothing, everything):
-            assert next_confidence(rough, nothing, seen, 1.0, 0.0, Calibration()) == 0.0
+            assert next_confidence(next_trust(rough, nothing, seen, 0.0, Calibration()), 1.0) == 0.0
 
 
-def test_after_a_doubtful_mask_a_click_that_changes_nothing_does_not_make_it_certain() -> None:
-    mask = np.ones((3, 4), np.bool_)
-    assert next_confidence(mask, mask, mask, 0.2, 0.0, Calibration()) < 0.7
-    assert next_confidence(mask, mask, mask, 0.0, 0.0, Calibration()) > 0.0, "a mask may be good after an empty one"
+def test_after_a_doubtful_mask_a_click_that_changes_little_does_not_make_it_certain() -> None:
+    assert next_confidence(1.0, 0.2) < 0.7
+    assert next_confidence(1.0, 0.0) > 0.0, "a mask may be good after an empty one"
 
 
 def test_a_threshold_is_ambiguous_if_another_segment_of_another_area_has_edges_as_good() -> None:

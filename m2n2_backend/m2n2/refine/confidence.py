@@ -22,15 +22,15 @@ APART = 1.5
 BOXED = 0.95
 """Confidence in the answer to boxes alone is at most this share of the agreement between attention and color."""
 
-CHANGE = 0.3
+CHANGE = 0.5
 """Exponent of the IoU with the mask before the last click."""
 
-MEMORY = 0.3
-"""Exponent of the confidence before the last click, which counts as a twentieth at least: a click that changes little
-has not shown that the rest is right."""
+MISSED = 0.29
+"""Share of the trust that is lost where the last click was about an error as large as the object."""
 
-MISSED = 0.23
-"""Share of the confidence that is lost where the last click was about an error as large as the object."""
+NOW, BEFORE = 0.65, 0.3
+"""Exponents of the trust in a mask and of the confidence before it: a click that changes little has not shown that
+the rest is right."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Calibration:
     """
 
     first: float = 1.16
-    agreement: float = 0.6
+    agreement: float = 0.8
 
 
 def first_confidence(
@@ -66,29 +66,37 @@ def first_confidence(
     return min(1.0, share * iou(rough, settled))
 
 
-def next_confidence(
+def next_confidence(trust: float, before: float) -> float:
+    """Confidence in a mask after one more click, in [0, 1].
+
+    Args:
+        trust: See :func:`next_trust`.
+        before: Confidence before the click; an empty mask, which is certainly wrong, counts as a twentieth.
+    """
+    confidence: float = trust**NOW * max(before, 0.05) ** BEFORE
+    return confidence
+
+
+def next_trust(
     rough: NDArray[np.bool_],
     settled: NDArray[np.bool_],
     seen: NDArray[np.bool_],
-    before: float,
     missed: float,
     calibration: Calibration,
 ) -> float:
-    """Confidence in a mask after one more click that did not agree with it, in [0, 1]; 0 for an empty mask.
+    """How far color and a click that did not agree with the mask before confirm the new one, in [0, 1]; 0 if empty.
 
     Args:
         rough: The mask before color, bool [H, W].
         settled: The mask, bool [H, W].
         seen: The mask before the click, bool [H, W].
-        before: Confidence in that mask.
         missed: The click's circle as a share of the mask before it, the circle included where it was missing.
     """
     if not settled.any():
         return 0.0
     agreement: float = iou(rough, settled) ** calibration.agreement
     change: float = iou(seen, settled) ** CHANGE
-    memory: float = max(before, 0.05) ** MEMORY
-    return agreement * change * memory * (1.0 - MISSED * min(missed, 1.0))
+    return agreement * change * (1.0 - MISSED * min(missed, 1.0))
 
 
 def ambiguity_of(own: Profile, level: int, least_area: float) -> float:

@@ -41,7 +41,7 @@ SECOND_REMOVED = 0.8
 
 DOUBT = 2.0
 """From the third prompt on, the fourth for foreground clicks, a change is limited to this many times the share of the
-mask that is expected to be wrong: 1 - confidence."""
+mask that is not confirmed: 1 - trust."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ClickLimits:
 
 
 def limits_of(
-    circle: float, area: int, *, positive: bool, earlier: int, confidence: float, kappa: float = KAPPA
+    circle: float, area: int, *, positive: bool, earlier: int, trust: float, kappa: float = KAPPA
 ) -> ClickLimits:
     """The limits of a click.
 
@@ -69,10 +69,10 @@ def limits_of(
         area: Pixels of the mask before the click.
         positive: Whether the click is foreground.
         earlier: Number of prompts before it.
-        confidence: Score of the mask before it, in [0, 1].
+        trust: How far color and the click before it confirm the mask, in [0, 1].
         kappa: Circles that no click exceeds.
     """
-    doubt = max(FREE, DOUBT * (1.0 - confidence))
+    doubt = max(FREE, DOUBT * (1.0 - trust))
     if positive:
         circles, share = kappa, doubt if earlier > 2 else math.inf
     else:

@@ -27,7 +27,7 @@ from m2n2_backend.m2n2.places import Place, Placed, Stroke, index_of
 from m2n2_backend.m2n2.postprocess import without_specks
 from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
-from m2n2_backend.m2n2.refine.confidence import Calibration, first_confidence, next_confidence
+from m2n2_backend.m2n2.refine.confidence import Calibration, first_confidence, next_confidence, next_trust
 from m2n2_backend.m2n2.refine.limits import ClickLimits, connected_with, limits_of
 from m2n2_backend.rasters import PackedMask
 
@@ -78,6 +78,7 @@ class Refinement:
         discs: The pinned pixels of all clicks; where two overlap, the later one wins except at the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
         score: Confidence in the mask, in [0, 1], see :mod:`m2n2_backend.m2n2.refine.confidence`.
+        trust: How far color and the last click confirm the mask, in [0, 1]; it limits what the next click may change.
         bound: The limit of the last click; None for the first prompts.
     """
 
@@ -86,6 +87,7 @@ class Refinement:
     discs: tuple[PinnedPixels, ...]
     thresholds: tuple[float, ...]
     score: float
+    trust: float
     bound: Bound | None = None
 
     @property
@@ -157,7 +159,7 @@ def first_step(
     if not settled.any():
         settled = answer  # color may not remove the last pixels of an object
     score = first_confidence(answer, settled, ambiguity, calibration)
-    return Refinement(PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, score)
+    return Refinement(PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, score, score)
 
 
 def next_step(
@@ -189,10 +191,11 @@ def next_step(
         bound = Bound(0.0, 0.0, int(np.count_nonzero(change)))
         before[index_of(place)] = positive  # where color alone gave the label, no later click takes it
         # Nothing was learned about the rest of the mask, so the score is the one that it had.
-        return Refinement(PackedMask.of(before), previous.settled, discs, thresholds, previous.score, bound)
+        packed = PackedMask.of(before)
+        return replace(previous, rough=packed, discs=discs, thresholds=thresholds, bound=bound)
     circle, area = area_about(seen, place, positive, max(radius, edge.cell / 2)), int(np.count_nonzero(seen))
     limits = limits_of(
-        circle, area, positive=positive, earlier=len(previous.discs), confidence=previous.score, kappa=kappa
+        circle, area, positive=positive, earlier=len(previous.discs), trust=previous.trust, kappa=kappa
     )
     rough, bound = _changed(before, change, click, radius, limits)
     fixed = _fixed(rough.shape, discs)
@@ -202,8 +205,9 @@ def next_step(
     around[disc(previous.rough.shape, place, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
     missed = circle / (area + circle if positive else area)
-    score = next_confidence(rough, settled, seen, previous.score, missed, calibration)
-    return Refinement(PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, score, bound)
+    trust = next_trust(rough, settled, seen, missed, calibration)
+    score = next_confidence(trust, previous.score)
+    return Refinement(PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, score, trust, bound)
 
 
 def _changed(
