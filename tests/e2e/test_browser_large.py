@@ -1,4 +1,4 @@
-"""Ten small objects in a photograph of more than twelve megapixels: each by one rectangle, and by at most three clicks."""
+"""Ten small objects in a photograph of twelve megapixels: each by one rectangle, and by at most three clicks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from editor import Editor, iou
 from numpy.typing import NDArray
-from PIL import Image
 from pictures import mask_of
+from PIL import Image
 from rig import OUT, Backend, Studio
 
 SIZE = (2900, 4350)
