@@ -42,6 +42,7 @@ def test_the_page_tells_backbone_device_and_cache_fill(client: FlaskClient) -> N
         "5 hits",
         "1 restarts",
         "on a step for 2 s",
+        "latest answer from view 481x321 at 962,0 (about the box)",
     ):
         assert part in text
 

@@ -135,6 +135,7 @@ class DiscPool:
             age=1.5,
             rss=8000,
             tiers=tiers,
+            view="view 481x321 at 962,0 (about the box)",
         )
         return [WorkerStats("paper", self.state == "ready", figures, restarts=1, timed_out=3, silence=0.5)]
 

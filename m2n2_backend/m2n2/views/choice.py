@@ -61,9 +61,11 @@ class ViewRule:
         """
         choice = self.choice(views, prompts)
         view = choice.view
-        part = self.rule.segment(views.state_of(view), view.prompts(prompts), pause)
+        moved = [view.click(each) for each in prompts.clicks]
+        own = Prompts(tuple(each for each in moved if each is not None), view.regions(prompts.boxes))
+        part = self.rule.segment(views.state_of(view), own, pause)
         kept = iter(part.thresholds)
-        thresholds = tuple(0.0 if view.click(each) is None else next(kept) for each in prompts.clicks)
+        thresholds = tuple(0.0 if each is None else next(kept) for each in moved)
         mask = view.placed(part.mask, views.size)
         return replace(part, mask=mask, thresholds=thresholds, prompts=prompts, choice=choice)
 

@@ -95,15 +95,21 @@ class View:
         )
 
     def prompts(self, prompts: Prompts) -> Prompts:
-        """The prompts in pixels of the view, without the parts that lie outside of it."""
-        clicks = tuple(moved for each in prompts.clicks if (moved := self.click(each)) is not None)
-        return Prompts(clicks, tuple(self._region(each) for each in prompts.boxes))
+        """The prompts in pixels of the view, without the clicks and pixels that lie outside of it."""
+        moved = (self.click(each) for each in prompts.clicks)
+        return Prompts(tuple(each for each in moved if each is not None), self.regions(prompts.boxes))
+
+    def regions(self, regions: Sequence[Region]) -> tuple[Region, ...]:
+        """Boxes, cut off at the view's border, and polygons in pixels of the view."""
+        return tuple(self._region(each) for each in regions)
 
     def click(self, prompt: PointPrompt) -> PointPrompt | None:
         """A click or scribble in pixels of the view, without what lies outside of it; None if nothing is left."""
         if isinstance(prompt, Click):
             inside = self.holds(bounds_of(prompt))
             return Click(prompt.x - self.left, prompt.y - self.top, prompt.positive) if inside else None
+        if (self.top, self.left) == (0, 0) and self.holds(bounds_of(prompt)):
+            return prompt
         rows, cols = prompt.pixels()
         rows, cols = rows - self.top, cols - self.left
         mask = np.zeros(self.size, np.bool_)
