@@ -20,7 +20,7 @@ from m2n2_backend.cli import app
 from m2n2_backend.errors import ClusterUnavailable, SettingsError
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.server.metrics import Metrics
-from m2n2_backend.server.status_page import StatusPage
+from m2n2_backend.server.status_page import RecentRequests, StatusPage
 from m2n2_backend.settings import load_settings
 from m2n2_backend.worker.cluster.board import FORGOTTEN_SECONDS, LONGEST_CLAIM_SECONDS, STALE_SECONDS, Board, Report
 from m2n2_backend.worker.cluster.claims import BoardClaims
@@ -285,7 +285,7 @@ def test_metrics_and_status_page_show_each_replica_by_name_with_node_and_age() -
     assert 'm2n2_worker_encoded_total{worker="abcd1234"} 7.0' in metrics
     assert 'm2n2_worker_silence{worker="abcd1234"} 1.5' in metrics
     assert 'm2n2_cache_bytes{tier="memory",worker="abcd1234"} 3.0' in metrics
-    page = StatusPage().render(pool.status(), pool.stats(), [])
+    page = StatusPage().render(pool.status(), pool.stats(), RecentRequests())
     assert "H200 abcd1234 on 192.0.2.7, 2 s ago" in page
 
 
