@@ -79,6 +79,10 @@ class Settings(BaseSettings):
         True,
         description="Bound each click by its radius, let color decide in doubt and at the edge; off = the paper's",
     )
+    views: bool = Field(
+        True,
+        description="Encode windows of large photographs too, for small objects; up to two for a first click",
+    )
     device_cache: int | None = Field(
         None,
         ge=0,
@@ -153,7 +157,7 @@ class Settings(BaseSettings):
             despeckle=self.despeckle,
             least_cells=self.least_cells,
             refine=self.refine,
-            views=self.working_size,
+            views=self.working_size if self.views else 0,
         )
 
     @field_validator("layers", mode="before")

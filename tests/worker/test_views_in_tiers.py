@@ -98,6 +98,12 @@ def test_a_further_click_in_a_view_needs_neither_model_nor_file(tmp_path: Path) 
     assert runs(made) == before <= 3, "at most two more than for the whole"
 
 
+def test_without_views_a_large_photograph_is_encoded_once(tmp_path: Path) -> None:
+    made = engine(tmp_path, views=False)
+    assert answer(made, source(), CLICK).choice is None
+    assert runs(made) == 1
+
+
 def test_a_view_that_was_evicted_comes_from_disk(tmp_path: Path) -> None:
     answer(engine(tmp_path), source(), BOX)
     again = engine(tmp_path)
