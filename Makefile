@@ -10,6 +10,8 @@ CLUSTER_VENV ?= .venv-cluster
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 # Packages of Debian that `make compose-test` needs.
 PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
+# At most four processes with one thread each; one that is done takes over tests of another.
+IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 # Options for `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
 
@@ -18,13 +20,15 @@ STUDIO ?=
 demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out
 
-test: check e2e  ## style, types, all tests
+test: $(VENV)/installed  ## style, types, all tests; Label Studio and Chromium are installed meanwhile
+	$(MAKE) --jobs 2 check $(STUDIO_VENV)/installed chromium
+	$(MAKE) e2e
 
-check: $(VENV)/installed
+check: $(VENV)/installed  ## style, types, all tests but those in a browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) --ignore tests/e2e
 
 test-gpu: $(VENV)/installed  ## the tests that need a CUDA device and are skipped without one
 	$(BIN)/python -m pytest -m gpu
@@ -43,7 +47,7 @@ compose-test: podman  ## images and compose.yaml with podman, as root on Debian;
 	docker/compose_test.sh
 
 cluster-test: $(CLUSTER_VENV)/installed  ## replicas on Ray, killed and scaled, a bucket, a load; about ten minutes, out/cluster.json
-	$(CLUSTER_VENV)/bin/python -m pytest tests/worker/test_store.py tests/worker/test_cluster.py tests/cluster
+	$(CLUSTER_VENV)/bin/python -m pytest tests/worker/store/test_store.py tests/worker/cluster/test_cluster.py tests/cluster
 	$(CLUSTER_VENV)/bin/python tests/cluster/load.py out/cluster.json
 
 podman:

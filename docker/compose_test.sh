@@ -141,15 +141,15 @@ elif what == "connect":
     call("POST", "/api/ml", {"project": 1, "url": rest[0], "title": "other"})
 else:
     width, height, x, y = map(int, rest)
-    percent = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.3, "keypointlabels": ["Object"]}
-    point = {"id": "point", "type": "keypointlabels", "from_name": "keypoint", "to_name": "image", "is_positive": True, "value": percent,
+    percent = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.3, "labels": ["Object"]}
+    point = {"id": "point", "type": "keypoint", "from_name": "keypoint", "to_name": "image", "is_positive": True, "value": percent,
              "original_width": width, "original_height": height, "image_rotation": 0, "origin": "manual"}
     began = time.monotonic()
     answer = call("POST", "/api/ml/1/interactive-annotating", {"task": 1, "context": {"result": [point]}})
     if answer.get("errors"):
         sys.exit(f"no mask: {answer['errors']}")
     (region,) = answer["data"]["result"]
-    assert region["type"] == "brushlabels" and region["value"]["format"] == "rle", region
+    assert region["type"] == "labels" and region["value"]["format"] == "rle", region
     print(f"{time.monotonic() - began:.2f} s, {answer['data']['model_version']}, score {answer['data']['score']:.2f}", file=sys.stderr)
     print(json.dumps(region["value"]["rle"]))
 PYTHON

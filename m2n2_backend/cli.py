@@ -56,6 +56,7 @@ def segment(
     figures = command.segment_file(
         settings, image, [*clicks, *scribbles], [*boxes, *polygons], out=out, overlay=overlay, explain=explain
     )
+    console.print(command.summary(figures), soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print(json.dumps(figures))
 
@@ -245,15 +246,26 @@ def prepare_data(
 
 
 @app.command()
-@with_settings(*BACKBONE)
+@with_settings("model", "layers", "grid", "device")
 def evaluate(
-    dataset: Annotated[str, typer.Option(help="grabcut, berkeley, davis, sbd, coco_mval or folder.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    json_file: Annotated[Path, typer.Option("--json", help="File for the results.")],
+    dataset: Annotated[str | None, typer.Option(help="grabcut, berkeley, davis, sbd, coco_mval or folder.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    project: Annotated[int | None, typer.Option(help="Label Studio's project whose masks are the truth.")] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="auto, sd2, sd1, dinov2, vit or color. With --project it may be repeated, also as NAME=MODEL; "
+            "--model and --layers then belong to vit, --grid and --device to all."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the results.")] = None,
     method: Annotated[
-        str,
-        typer.Option(help="m2n2, refined, m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic."),
-    ] = "m2n2",
+        str | None,
+        typer.Option(
+            help="refined (served; the default), m2n2 (the paper's; the default with --preset released), "
+            "m2n2-no-flood, attention-nn, kl-nn, grabcut, random-walker or geodesic."
+        ),
+    ] = None,
     preset: Annotated[
         Literal["ours", "released"],
         typer.Option(help="What the paper leaves open: as chosen here, or as the authors' released code does it."),
@@ -262,31 +274,26 @@ def evaluate(
         Literal["ritm", "released"],
         typer.Option(help="Labels and simulated user: of most papers, or of the released code and the paper."),
     ] = "ritm",
-    limit: Annotated[int | None, typer.Option(help="Number of samples, from the first on; all by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of objects, from the first on; all by default.")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for a page with tables and pictures.")] = None,
     explain: Annotated[str | None, typer.Option(help="Sample whose maps the page shows.")] = None,
     beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
-    mosaic: Annotated[
-        int, typer.Option(help="Make large photographs, of so many in a row and a column, with the object in one.")
-    ] = 1,
+    mosaic: Annotated[int, typer.Option(help="Evaluate photographs of N times N, with the object in one.")] = 1,
     values: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, such as tau=0.4; may be repeated."),
     ] = None,
     *,
     settings: Settings,
-) -> None:
-    """Measure the number of clicks (NoC) on a data set, as the paper does."""
-    from m2n2_backend.backbones.registry import backbone_loader
-    from m2n2_backend.evaluation import methods, run
+) -> bool:
+    """Measure the number of clicks (NoC) on a data set, or on what the annotators of a project accepted."""
+    from m2n2_backend.commands.evaluate import run_evaluation
+    from m2n2_backend.evaluation.methods import MethodChoice
 
-    chosen = methods.MethodChoice.of(method, values or (), preset)
-    options = run.EvaluationOptions(
-        dataset, root, json_file, chosen, protocol, limit, jobs, fresh, report, explain, beside, mosaic
-    )
-    loader = backbone_loader(settings, fixed_grid=True, released=preset == "released")
-    result = run.evaluate(options, loader, console=console)
-    printed = "dataset method preset protocol n noc85 noc90 noc95 not_reached_90 collapses"
-    print(json.dumps({name: result[name] for name in printed.split()}))
+    return run_evaluation(
+        settings, backbone or (), project, console, json_file, dataset=dataset, root=root,
+        method=MethodChoice.of(method, values or (), preset), protocol=protocol, limit=limit, jobs=jobs,
+        fresh=fresh, report=report, explain=explain, beside=beside, mosaic=mosaic,
+    )  # fmt: skip

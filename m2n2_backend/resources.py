@@ -21,7 +21,7 @@ def label_config(name: str) -> Path:
     """A labeling config to paste into Label Studio.
 
     Args:
-        name: ``brush``, ``polygon``, ``bitmask`` or ``shapes``.
+        name: ``brush``, ``polygon``, ``bitmask`` or ``shapes``; ``old/brush``, … are those that were shipped before.
     """
     # In the wheel the folder lies inside the package, in a source tree beside it.
     inside = _PACKAGE / "label_config"

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     backbone: BackboneName = Field("auto", description="Which attention to read")
     model: str | None = Field(None, description="Hub id or folder of the weights; the backbone's own if unset")
     layers: Annotated[tuple[int, ...] | None, NoDecode] = Field(
-        None, description="ViT layers, comma separated, counted from 0; the last one if unset"
+        None, description="ViT layers, comma separated, counted from 0; the middle one if unset, of DINOv2 the last"
     )
     grid: int | None = Field(
         None, ge=8, le=160, description="Side of the attention grid; the backbone's own if unset"

@@ -6,6 +6,7 @@ backend that hostile addresses are sent to.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 # Deadlines would fail on a busy machine; in CI, Hypothesis' own profile draws the same examples each time.
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_collection_finish() -> None:
+    """Let no later ``gc.collect()`` look through the million objects of the libraries that are imported by now."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT
+from waiting import LAST_RESORT_SECONDS
 
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.files import cache_home, is_temporary, settle_cache_home
@@ -26,7 +27,9 @@ def as_stranger(tmp_path: Path, *arguments: str, **variables: str) -> subprocess
     environment = {name: value for name, value in os.environ.items() if name not in NAMED}
     environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "COLUMNS": "300", **variables}
     command = [*STRANGER, sys.executable, "-m", "m2n2_backend", *arguments]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LAST_RESORT_SECONDS
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from docker_files import DOCKER, ROOT
 from kubernetes_services import services
 from processes import free_port, wait_until_ready
 from typer.testing import CliRunner
+from waiting import LAST_RESORT_SECONDS
 
 from m2n2_backend.cli import app
 from m2n2_backend.settings import Settings, load_settings
@@ -325,7 +326,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             yield environment
         finally:
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=60)
+            _, log = process.communicate(timeout=LAST_RESORT_SECONDS)
     assert process.returncode == 0, log
     assert "Traceback" not in log
 
@@ -333,7 +334,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 def health(environment: dict[str, str]) -> str | None:
     """What the image's health check says; None for healthy."""
     command = [sys.executable, str(DOCKER / "health.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LAST_RESORT_SECONDS)
     return None if done.returncode == 0 else done.stderr.strip()
 
 

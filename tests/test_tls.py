@@ -17,6 +17,7 @@ from fake_label_studio import LEGACY, FakeLabelStudio
 from label_studio_fakes import settings
 from local_hub import Hub, running_hub
 from rich.console import Console
+from waiting import LAST_RESORT_SECONDS
 
 from m2n2_backend.commands.prepare_data.download import download
 from m2n2_backend.errors import DatasetError, ImageUnavailable, LabelStudioUnavailable, SettingsError
@@ -72,7 +73,9 @@ def named(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in NAMES} | variables
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=LAST_RESORT_SECONDS
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)

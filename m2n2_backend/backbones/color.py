@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.attention import AttentionBlock, AttentionFeatures
+from m2n2_backend.m2n2.refine.confidence import Calibration
 
 GRID = 40
 """Cells per side where none is asked for."""
@@ -26,6 +27,10 @@ exactly than a network's attention. Clicks for 90 %, photographs of half the siz
 one, with 0.5: 6.60 / 17.09; 1.0: 5.00 / 16.57; 1.5: 5.00 / 15.96, but twice the collapses; 2.0: 5.48."""
 
 
+CALIBRATION = Calibration(first=0.81, agreement=0.5)
+"""First answers are less often right than a network's, and the wider band changes more of them."""
+
+
 class ColorAffinity:
     """Cells attend to cells of like color and texture: those nearby with one head, those anywhere with another.
 
@@ -40,6 +45,7 @@ class ColorAffinity:
     def __init__(self, *, grid: int | None = None, device: torch.device | None = None) -> None:
         self.grid = grid or GRID
         self.band = BAND
+        self.calibration = CALIBRATION
         self.device = device or torch.device("cpu")
         self.fingerprint = f"color-2-g{self.grid}"
         self.description = f"color and texture only, grid {self.grid}: no neural network, weak on complex scenes"

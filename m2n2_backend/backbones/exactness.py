@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -53,7 +53,7 @@ def check_tokens(run: Run, name: str, *, grid: int, patch: int) -> int:
 def check_layers(
     run: Run,
     name: str,
-    layers: Sequence[int] | None,
+    choose: Callable[[int], list[int]],
     *,
     special: int,
     patch: int,
@@ -62,13 +62,13 @@ def check_layers(
     """Find out whether the layers that are wanted can be read exactly, and no random number has a part in them.
 
     Args:
-        layers: Counted from 0, negative from the end; None is the last.
+        choose: Given the number of layers, returns those that are wanted, counted from 0, ascending.
         special: Tokens that are not patches.
         patch: Pixels per side of a cell.
         missing: Tensors of the model that its file lacks, by their names.
 
     Returns:
-        The layers from 0, ascending, and how many the model has.
+        The wanted layers, and how many the model has.
 
     Raises:
         BackboneUnavailable: The model lacks a layer or a tensor that is needed, or computes another attention.
@@ -76,10 +76,7 @@ def check_layers(
     with _runs(name, _GRID * patch):
         watched = watch(lambda: run(_noise(_GRID * patch)))
     count = len(watched.layers)
-    wanted = [count - 1] if layers is None else [layer % count for layer in layers if -count <= layer < count]
-    if not wanted or (layers is not None and len(wanted) != len(layers)):
-        raise BackboneUnavailable(f"{name} has layers 0 to {count - 1}; asked for {list(layers or [])}")
-    wanted = sorted(set(wanted))
+    wanted = choose(count)
     needed = {key for key, tensor in missing.items() if watched.used.get(id(tensor), count) <= wanted[-1]}
     refuse_missing(name, needed)
     for layer in wanted:

@@ -110,7 +110,7 @@ def load_backbone(
 
     Args:
         model: Hub id or folder of other weights of the same kind; ``vit`` has none of its own.
-        layers: Layers of a ViT, counted from 0; None is the last.
+        layers: Layers of a ViT, counted from 0; None is the middle one, of DINOv2 the last.
         grid: Cells per side; None is the backbone's own. Stable Diffusion's on an accelerator is what memory was free
             for when these weights were first loaded on such a device; ``cache_dir`` keeps this choice, so that all
             processes that share the folder have the same.

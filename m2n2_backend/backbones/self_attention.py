@@ -57,7 +57,7 @@ def read_layers(run: Callable[[], object], wanted: Sequence[int]) -> list[SelfAt
         One for each wanted layer; fewer where the network has fewer.
     """
     reader = _Reader(wanted)
-    with suppress(PassEnded), reader:
+    with suppress(_PassEnded), reader:
         run()
     return reader.layers
 
@@ -70,14 +70,14 @@ def watch(run: Callable[[], object]) -> Watched:
     return Watched(watcher.layers, watcher.moved, watcher.used)
 
 
-class PassEnded(Exception):
+class _PassEnded(Exception):
     """Everything wanted of a network's pass has been read; the rest of it need not run."""
 
 
 class _Calls(TorchFunctionMode):
     """Sees each call of a function of PyTorch in this thread.
 
-    The models of transformers leave their attention to ``scaled_dot_product_attention``.
+    The models of transformers and diffusers leave their attention to ``scaled_dot_product_attention``.
     """
 
     def __torch_function__(
@@ -110,7 +110,7 @@ class _Reader(_Calls):
         if self._number in self._wanted:
             self.layers.append(_read(call))
         if self._number == self._wanted[-1]:
-            raise PassEnded
+            raise _PassEnded
         self._number += 1
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from m2n2_backend.backbones.attention_capture import (
-    capture,
+from m2n2_backend.backbones.attention_blocks import (
+    layer_numbers,
     normalized_weights,
     top_attentions,
     weights_label,
@@ -24,6 +24,7 @@ from m2n2_backend.backbones.device.errors import is_out_of_memory
 from m2n2_backend.backbones.device.memory import default_grid, memory_advice, refuse_large_scores
 from m2n2_backend.backbones.empty_prompt import empty_prompt_embedding
 from m2n2_backend.backbones.loading import loading, quiet_diffusers, refuse_missing
+from m2n2_backend.backbones.self_attention import read_layers
 from m2n2_backend.backbones.square import squash
 from m2n2_backend.backbones.weights.sources import loading_options, revision_of
 from m2n2_backend.errors import BackboneUnavailable
@@ -87,7 +88,9 @@ class StableDiffusion:
         """
         self._weights = normalized_weights(weights)
         attentions = top_attentions(unet)
-        self._attentions = [attentions[block] for block in self._weights]
+        self._scales = [float(attentions[block].scale) for block in self._weights]
+        numbers = layer_numbers(unet)
+        self._layers = [numbers[block] for block in self._weights]
         refuse_large_scores(device, max(attention.heads for attention in attentions.values()), grid)
         for part in _UNUSED_OF_VAE:
             if hasattr(vae, part):
@@ -174,8 +177,8 @@ class StableDiffusion:
         # Outside of inference mode, so that the stored tensors are ordinary ones.
         weights = self._weights.values()
         blocks = tuple(
-            AttentionBlock(_stored(pair[0]), _stored(pair[1]), float(attention.scale), weight)
-            for pair, attention, weight in zip(captured, self._attentions, weights, strict=True)
+            AttentionBlock(_stored(pair[0]), _stored(pair[1]), scale, weight)
+            for pair, scale, weight in zip(captured, self._scales, weights, strict=True)
         )
         return AttentionFeatures(blocks, self.grid, self.grid)
 
@@ -188,9 +191,11 @@ class StableDiffusion:
     def _attend(self, latents: torch.Tensor) -> list[torch.Tensor]:
         """Per wanted block [2, heads, grid², d]: queries and keys."""
         dtype = self._unet.dtype
-        with capture(self._attentions) as captured:
-            self._unet(latents.to(dtype), TIMESTEP, encoder_hidden_states=self._embedding.to(dtype))
-        return captured
+        layers = read_layers(
+            lambda: self._unet(latents.to(dtype), TIMESTEP, encoder_hidden_states=self._embedding.to(dtype)),
+            self._layers,
+        )
+        return [torch.stack((layer.queries[0], layer.keys[0])) for layer in layers]
 
     def _in_range(self, part: torch.nn.Module, run: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
         """Result of a part of the model; one that overflows in 16-bit is widened and stays so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class VisionTransformer:
         Args:
             model: A transformers vision model without head, on the CPU.
             revision: Identifies the weights; part of the fingerprint.
-            layers: Counted from 0, negative from the end; None is the last. All count equally.
+            layers: Counted from 0, negative from the end; None is :func:`chosen_layers`' own. All count equally.
             grid: Cells per side; the input is ``grid * patch_size`` pixels.
             mean: Per channel, of RGB in [0, 1], as is ``std``.
             released: Resize the image and cut the special tokens as the released code does.
@@ -72,17 +73,17 @@ class VisionTransformer:
         self.device = torch.device("cpu")
         with torch.inference_mode():
             special = check_tokens(self._run, kind, grid=grid, patch=self._patch)
+            choose = partial(chosen_layers, kind, str(model.config.model_type), layers)
             self._layers, count = check_layers(
-                self._run, kind, layers, special=special, patch=self._patch, missing=missing or {}
+                self._run, kind, choose, special=special, patch=self._patch, missing=missing or {}
             )
         self.device = device
         self._model.to(device)
         self._released = released
         precision = str(self._dtype).removeprefix("torch.")
-        numbers = [str(layer) for layer in self._layers]
         ending = "-released" if released else ""
-        self.fingerprint = f"vit-{revision}-{precision}-l{'.'.join(numbers)}-g{grid}{ending}"
-        self.description = f"{name} layer {', '.join(numbers)} of {count}, grid {grid}"
+        self.fingerprint = f"vit-{revision}-{precision}-l{'.'.join(map(str, self._layers))}-g{grid}{ending}"
+        self.description = f"{name}, {layers_in_words(self._layers, count)}, grid {grid}"
 
     @classmethod
     def load(
@@ -101,7 +102,7 @@ class VisionTransformer:
 
         Args:
             revision: Identifies the weights; part of the fingerprint.
-            layers: Counted from 0, negative from the end; None is the last.
+            layers: Counted from 0, negative from the end; None is :func:`chosen_layers`' own.
             dtype: The type of weights and computation, whatever the file holds; part of the fingerprint.
 
         Raises:
@@ -151,6 +152,47 @@ class VisionTransformer:
     def _run(self, pixels: torch.Tensor) -> None:
         options = {"interpolate_pos_encoding": True} if self._resizes else {}  # others do it without being asked
         self._model(pixels.to(self.device, self._dtype), **options)
+
+
+def chosen_layers(name: str, model_type: str, asked: Sequence[int] | None, count: int) -> list[int]:
+    """The layers to read of a model with ``count`` layers, counted from 0, ascending.
+
+    Where none is asked for, it is the middle layer: on a supervised ViT-Tiny the last one takes more than four times
+    the clicks (see the evaluation's README). Of DINOv2 it is the last one, as in the paper (Sec. 13).
+
+    Args:
+        name: The model, for messages.
+        model_type: Its kind, as transformers calls it.
+        asked: Counted from 0, negative from the end.
+
+    Raises:
+        BackboneUnavailable: The model does not have these layers.
+    """
+    if asked is None:
+        return [count - 1 if model_type.startswith("dinov2") else count // 2]
+    if not asked or not all(-count <= layer < count for layer in asked):
+        raise BackboneUnavailable(f"{name} has layers 0 to {count - 1}; asked for {list(asked)}")
+    return sorted({layer % count for layer in asked})
+
+
+def layers_in_words(layers: Sequence[int], count: int) -> str:
+    """``layer 6 of 0 to 11``."""
+    return f"layer {', '.join(map(str, layers))} of 0 to {count - 1}"
+
+
+def described_layers(folder: Path, name: str, asked: Sequence[int] | None) -> str:
+    """The layers that would be read of the model in a folder, in words; its weights are not loaded.
+
+    Raises:
+        BackboneUnavailable: As for :func:`chosen_layers`, or ``config.json`` does not tell the number of layers.
+    """
+    import transformers
+
+    with loading(f"{name} in {folder}"):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = getattr(config, "vision_config", config)
+        kind, count = str(config.model_type), int(config.num_hidden_layers)
+    return layers_in_words(chosen_layers(name, kind, asked, count), count)
 
 
 def _stored(tokens: torch.Tensor) -> torch.Tensor:

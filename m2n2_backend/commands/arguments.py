@@ -28,7 +28,10 @@ BACKBONE = ("backbone", "model", "layers", "grid", "device")
 _OPTIONS = {
     "backbone": Annotated[BackboneName | None, typer.Option(help="auto, sd2, sd1, dinov2, vit or color.")],
     "model": Annotated[str | None, typer.Option(help="Hub id or folder of the weights.")],
-    "layers": Annotated[str | None, typer.Option(help="Layers of a ViT, such as 6 or 6,7; the last by default.")],
+    "layers": Annotated[
+        str | None,
+        typer.Option(help="Layers of a ViT, such as 6 or 6,7; the middle one by default, of DINOv2 the last."),
+    ],
     "grid": Annotated[int | None, typer.Option(help="Cells per side of the attention grid.")],
     "device": Annotated[DeviceName | None, typer.Option(help="auto, cpu, cuda or mps.")],
     "host": Annotated[str | None, typer.Option(help="Address to bind; 127.0.0.1 by default.")],

@@ -85,7 +85,7 @@ def predict(base: str, clicks: Sequence[Click]) -> dict[str, Any]:
     prompts = [
         {
             "id": f"click{index}",
-            "type": "keypointlabels",
+            "type": "keypoint",
             "from_name": "keypoint",
             "to_name": "image",
             "original_width": width,
@@ -96,7 +96,7 @@ def predict(base: str, clicks: Sequence[Click]) -> dict[str, Any]:
                 "x": 100 * (click.x + 0.5) / width,
                 "y": 100 * (click.y + 0.5) / height,
                 "width": 0.3,
-                "keypointlabels": ["Person"],
+                "labels": ["Person"],
             },
         }
         for index, click in enumerate(clicks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from m2n2_backend.errors import ImageUnavailable, InvalidPrompt, SettingsError
 from m2n2_backend.images import decode_image
 from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
-from m2n2_backend.prompts import Box, Click, PointPrompt, Polygon, Prompts, Region, Scribble
+from m2n2_backend.prompts import MAX_PROMPTS, Box, Click, PointPrompt, Polygon, Prompts, Region, Scribble
 from m2n2_backend.settings import Settings
 
 
@@ -40,19 +40,18 @@ def segment_file(
         explain: Folder for pictures of the maps and score curves of every click.
 
     Returns:
-        ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``grid``,
-        ``timings_ms``: ``encode``, ``clicks`` (one new map each) and ``combine`` (thresholds to mask), ``view``:
-        left, top, width and height in pixels of the view that answered, None where there are none.
+        ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``reads``
+        (model and layers, in words), ``grid``, ``timings_ms``: ``encode``, ``clicks`` (one new map each) and
+        ``combine`` (thresholds to mask), ``view`` (left, top, width, height in pixels, or None), ``written`` (paths).
 
     Raises:
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.
     """
     rgb = decode_image(_read(image), max_pixels=settings.max_image_pixels)
-    Prompts(tuple(clicks), tuple(boxes)).validate(rgb.shape[1], rgb.shape[0])  # before the model is loaded
+    _check(clicks, boxes, rgb.shape[1], rgb.shape[0])  # before the model is loaded
     segmenter = Segmenter(backbone_loader(settings)(), settings.method())
     result, grid, timings = _segmented(segmenter, rgb, clicks, boxes)
     _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
-    view = result.choice.view if result.choice else None
     if overlay is not None:
         _write_png(overlay, result.overlay(rgb))
     if explain is not None:
@@ -66,10 +65,46 @@ def segment_file(
         "score": result.score,
         "thresholds": list(result.thresholds),
         "backbone": segmenter.backbone.fingerprint,
+        "reads": segmenter.backbone.description,
         "grid": grid,
         "timings_ms": timings,
-        "view": [view.left, view.top, view.width, view.height] if view else None,
+        "view": result.choice.view.corner_and_size if result.choice else None,
+        "written": [str(path) for path in (out, overlay, explain) if path is not None],
     }
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    """A sentence about what :func:`segment_file` returned, and one about the files that it wrote."""
+    share = figures["area"] / (figures["width"] * figures["height"])
+    return (
+        f"{figures['area']:,} of {figures['width']}x{figures['height']} pixels ({share:.1%}) are the object, "
+        f"score {figures['score']:.2f}, {figures['reads']}\nwritten: {', '.join(figures['written'])}"
+    )
+
+
+def _check(clicks: Sequence[PointPrompt], boxes: Sequence[Region], width: int, height: int) -> None:
+    """Check the prompts against the photograph's size.
+
+    Raises:
+        InvalidPrompt: As for :meth:`Prompts.validate`; the message names the option.
+    """
+    if not boxes and not any(click.positive for click in clicks):
+        raise InvalidPrompt(
+            "nothing says where the object is: name it with --click X,Y, --scribble, --box or --polygon "
+            "(a --click or --scribble that ends in ,bg only takes away)"
+        )
+    if len(clicks) + len(boxes) > MAX_PROMPTS:
+        raise InvalidPrompt(
+            f"--click, --scribble, --box and --polygon are given {len(clicks) + len(boxes)} times in all, and at "
+            f"most {MAX_PROMPTS} are allowed for one object"
+        )
+    for prompt in (*clicks, *boxes):
+        single = Prompts(boxes=(prompt,)) if isinstance(prompt, Box | Polygon) else Prompts((prompt,))
+        try:
+            single.check_inside(width, height)
+        except InvalidPrompt as error:
+            raise InvalidPrompt(f"--{type(prompt).__name__.lower()}: {error}") from error
+    Prompts(tuple(clicks), tuple(boxes)).require_few()
 
 
 def _segmented(

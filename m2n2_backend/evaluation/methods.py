@@ -88,7 +88,7 @@ class MethodChoice:
     preset: PresetName = "ours"
 
     @classmethod
-    def of(cls, name: str = "m2n2", values: Sequence[str] = (), preset: PresetName = "ours") -> MethodChoice:
+    def of(cls, name: str | None = None, values: Sequence[str] = (), preset: PresetName = "ours") -> MethodChoice:
         """A method by name, with some of its hyperparameters changed.
 
         ``refined`` is the service's method; the other methods of the framework are the paper's. All work at the
@@ -98,7 +98,7 @@ class MethodChoice:
         (kl-nn 2.50, attention-nn 3.14).
 
         Args:
-            name: One of ``METHODS``.
+            name: One of ``METHODS``; the service's by default, and the paper's with the preset ``released``.
             values: ``NAME=VALUE`` for fields of :class:`Hyperparameters`; ``scores.edge=false`` drops a factor of
                 Eq. 9, ``none`` stands for None.
             preset: ``released`` follows the authors' code and exists for ``OF_BOTH_PRESETS``.
@@ -106,6 +106,8 @@ class MethodChoice:
         Raises:
             SettingsError: A name is unknown, or a value is not valid or has no effect.
         """
+        if name is None:
+            name = "m2n2" if preset == "released" else "refined"
         if name not in METHODS:
             raise SettingsError(f"unknown method {name}: there are {', '.join(METHODS)}")
         if preset == "released" and name not in OF_BOTH_PRESETS:

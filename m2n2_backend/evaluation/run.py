@@ -28,9 +28,19 @@ from m2n2_backend.evaluation.workers import (
     evaluate_in_processes,
     group_by_photograph,
     one_torch_thread,
+    peak_memory,
 )
 from m2n2_backend.files import replace_file
 from m2n2_backend.m2n2.paper.attention import Backbone
+
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[running]}"),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,10 @@ class EvaluationOptions:
     """What to evaluate on what, and where the results go.
 
     Attributes:
-        dataset: One of ``datasets.DATASETS``.
+        dataset: One of ``datasets.DATASETS``, or any name where the samples are given.
         root: Folder of the data set.
         json: File of the results; ``<json>.partial`` beside it keeps finished samples until all are done.
-        method: What is evaluated; the paper's exact method by default.
+        method: What is evaluated; what the service serves by default.
         protocol: Decides how labels are read, clicks made and masks compared.
         limit: Number of samples to use, from the first on; None for all.
         jobs: Number of processes, which does not change the results. Each has one thread of PyTorch; the compiled
@@ -51,6 +61,8 @@ class EvaluationOptions:
         explain: Sample whose maps and score curves the page shows; the median one by default.
         beside: JSON of another method on the same samples, which the page shows too.
         mosaic: Photographs in a row and a column of the large ones that are evaluated instead; 1 for the set's own.
+        title: What the page calls the data set; a folder's name by default.
+        worst: Number of samples that the page shows as worst; None is its default.
     """
 
     dataset: str
@@ -65,12 +77,15 @@ class EvaluationOptions:
     explain: str | None = None
     beside: Path | None = None
     mosaic: int = 1
+    title: str | None = None
+    worst: int | None = None
 
 
 def evaluate(
     options: EvaluationOptions,
     load_backbone: Callable[[], Backbone] | None = None,
     *,
+    samples: Sequence[Sample] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Run or finish one evaluation; write its JSON and, if wanted, its page.
@@ -79,13 +94,15 @@ def evaluate(
         options: What to evaluate, and where the results go.
         load_backbone: Needed by the framework's methods. It has to be picklable if ``jobs`` > 1, as each process
             calls it.
+        samples: The objects, sorted by photograph and name; those of the data set by default.
         console: Where progress is shown; standard error by default.
 
     Returns:
         The JSON's content: ``dataset``, ``method``, ``preset``, ``protocol``, ``backbone`` and ``grid`` (None for a
         classic), the figures of ``noc.summary``, ``seconds_per_click`` and ``seconds_per_encode`` (medians over the
-        samples), ``ipf_residual`` (the largest), ``fingerprint`` (with all hyperparameters and the versions of the
-        libraries), and ``samples``: the 20 IoUs of each, sorted by name. Only the seconds differ from run to run.
+        samples), ``ipf_residual`` (the largest), ``peak_memory`` (most bytes of the largest process so far, and of
+        the GPU or None), ``fingerprint`` (with all hyperparameters and the versions of the libraries), and
+        ``samples``: the 20 IoUs of each, sorted by name. Only seconds and memory differ from run to run.
 
     Raises:
         DatasetError: Files are missing or cannot be read.
@@ -96,14 +113,17 @@ def evaluate(
         raise SettingsError(f"{options.jobs} jobs cannot do anything")
     if options.protocol not in PROTOCOLS:
         raise SettingsError(f"unknown protocol {options.protocol}: there are {', '.join(PROTOCOLS)}")
-    samples = _samples(options)
+    console = console or Console(stderr=True)
+    if samples is None:
+        with console.status(f"finding the objects of {options.root}"):  # SBD's are in thousands of files
+            samples = _samples(options)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
         raise SettingsError(f"there is no sample {options.explain} to explain")
     if options.beside:
         _read_beside(options, samples)  # before hours of work
     with one_torch_thread():
-        return _run(options, samples, load_backbone, console or Console(stderr=True))
+        return _run(options, samples, load_backbone, console)
 
 
 def _samples(options: EvaluationOptions) -> list[Sample]:
@@ -120,7 +140,10 @@ def _run(
     console: Console,
 ) -> dict[str, Any]:
     """Run an evaluation whose options are valid."""
-    backbone = load_backbone() if load_backbone and options.method.hyperparameters else None
+    backbone = None
+    if load_backbone and options.method.hyperparameters:
+        with console.status("loading the model"):
+            backbone = load_backbone()
     loaded = (lambda: backbone) if backbone is not None else None
     fingerprint = make_fingerprint(_name(options), options.method, options.protocol, samples, backbone)
     journal = Journal(options.json.with_name(f"{options.json.name}.partial"), fingerprint, fresh=options.fresh)
@@ -137,15 +160,40 @@ def _run(
         write_json(options.json, result)
         journal.remove()
     if options.report:
-        from m2n2_backend.evaluation.report.build import Beside, write_report
-
-        beside = None
-        if options.beside:
-            other, choice = _read_beside(options, samples)
-            beside = Beside(other, start_method(choice, loaded))
-        method = start_method(options.method, loaded)
-        write_report(result, samples, method, options.report, explain=options.explain, beside=beside)
+        _write_page(options, options.report, result, samples, loaded, console)
     return result
+
+
+def _write_page(
+    options: EvaluationOptions,
+    folder: Path,
+    result: dict[str, Any],
+    samples: Sequence[Sample],
+    loaded: Callable[[], Backbone] | None,
+    console: Console,
+) -> None:
+    from m2n2_backend.evaluation.report.build import Beside, write_report
+
+    beside = None
+    if options.beside:
+        other, choice = _read_beside(options, samples)
+        beside = Beside(other, start_method(choice, loaded))
+    method = start_method(options.method, loaded)
+    title = options.title or (options.root.resolve().name if options.dataset == "folder" else None)
+    with Progress(*_COLUMNS, console=console) as progress:
+        task = progress.add_task("pictures of the page", total=None, running="")
+        page = write_report(
+            result,
+            samples,
+            method,
+            folder,
+            explain=options.explain,
+            beside=beside,
+            title=title,
+            worst=options.worst,
+            step=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    console.print(f"page written: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
@@ -198,15 +246,7 @@ def _follow(
     console: Console,
 ) -> None:
     """Journal finished samples and show the progress, the NoC so far and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[running]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*_COLUMNS, console=console) as progress:
         title = f"{options.method.name} on {options.dataset}"
         task = progress.add_task(title, total=count, completed=len(journal.entries), running=_running(journal))
         for entries in finished:
@@ -245,6 +285,7 @@ def _result(
         "seconds_per_click": median(entry.click_seconds / entry.clicks for entry in done),
         "seconds_per_encode": median(encodes),
         "ipf_residual": max(residuals, default=None),
+        "peak_memory": peak_memory(),
         "fingerprint": fingerprint,
         "samples": ious,
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numba
@@ -29,6 +33,8 @@ from m2n2_backend.evaluation.methods import InteractiveMethod, MethodChoice, Seg
 from m2n2_backend.evaluation.protocol import ProtocolName
 from m2n2_backend.evaluation.sample import evaluate_sample
 from m2n2_backend.m2n2.paper.attention import Backbone
+
+T = TypeVar("T")
 
 Group = tuple[Sample, ...]
 """All samples of one photograph, which is encoded once for all of them."""
@@ -138,18 +144,62 @@ def evaluate_in_processes(
             raise
 
 
+def in_fresh_process(task: Callable[..., T], *given: object) -> T:
+    """Call a function in a process of its own, so that its peak of memory is that of the task alone.
+
+    Function, arguments and result have to be picklable. The process ends with this one, however that ends.
+
+    Raises:
+        M2N2Error: The function raised it, or the process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    listener, lifeline = context.Pipe(duplex=False)
+    with lifeline, listener, ProcessPoolExecutor(1, context, _tie, (listener,)) as pool:
+        try:
+            return pool.submit(task, *given).result()
+        except BrokenProcessPool as error:
+            raise M2N2Error("its process died, perhaps for lack of memory") from error
+        except BaseException:
+            lifeline.close()
+            raise
+
+
+def peak_memory() -> dict[str, int | None]:
+    """The most bytes that were in use so far, by the largest process of the run and on the GPU.
+
+    Returns:
+        ``process``: resident bytes of this process or of one that it started and that has ended; ``gpu``: bytes of
+        tensors on the CUDA device, None without one.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    try:
+        # ru_maxrss of a spawned process begins with the memory of the one that started it.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        own = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {"process": max(own, largest), "gpu": gpu}
+
+
 _of_this_process: list[Assignment] = []
 """The assignment of a process of the pool, where its tasks find it; empty in all other processes."""
 
 
 def _prepare_process(assignment: Assignment, listener: Connection) -> None:
     """First step of every process of the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the first process ends the others
-    threading.Thread(target=_end_with_the_first_process, args=(listener,), daemon=True).start()
+    _tie(listener)
     torch.set_num_threads(1)
     numba.set_num_threads(min(assignment.threads, numba.config.NUMBA_NUM_THREADS))
     cv2.setNumThreads(assignment.threads)
     _of_this_process.append(assignment)
+
+
+def _tie(listener: Connection) -> None:
+    """Let this process end with the one that started it, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the first process ends the others
+    threading.Thread(target=_end_with_the_first_process, args=(listener,), daemon=True).start()
 
 
 def _end_with_the_first_process(listener: Connection) -> None:

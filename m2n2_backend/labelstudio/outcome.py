@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["posted", "encoded", "exported", "present", "no prompts", "no annotations", "failed"]
+State = Literal["posted", "encoded", "exported", "read", "present", "no prompts", "no annotations", "failed"]
 
 
 @dataclass(frozen=True)

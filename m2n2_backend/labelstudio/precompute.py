@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -146,7 +145,7 @@ def _from_file(path: Path) -> SourceImage:
         data = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"cannot be read: {error.strerror}") from error
-    return SourceImage(hashlib.sha256(data).hexdigest(), data)
+    return SourceImage.of(data)
 
 
 def _require_room(settings: Settings, pool: ProcessPool, done: int, *, written: bool) -> None:

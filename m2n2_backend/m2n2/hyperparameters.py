@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cache
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -14,7 +16,7 @@ from m2n2_backend.m2n2.paper.markov import MAX_ITERATIONS, TAU
 from m2n2_backend.m2n2.paper.threshold import PRIOR, Scores
 from m2n2_backend.m2n2.paper.transition import MAX_SWEEPS, TEMPERATURE, TOLERANCE
 from m2n2_backend.m2n2.paper.upsample import RADIUS, SAMPLES
-from m2n2_backend.m2n2.refine.click_radius import KAPPA
+from m2n2_backend.m2n2.refine.limits import KAPPA
 
 LEAST_CELLS = 4.0
 """``least_cells`` of the service, and of ``refined`` in an evaluation."""
@@ -71,7 +73,7 @@ class Hyperparameters:
         despeckle: Specks and holes of less than this share of the image are removed; 0 is the paper's exact output.
         refine: Answer the clicks in their order, each bounded by its radius, and let color decide in doubt
             and at the edge; False follows the paper.
-        kappa: A click may change this many times the area of its circle (``click_radius``).
+        kappa: No click changes more than this many times the area of its circle (``refine.limits``).
         cut: After a foreground click, color counts in the whole object (``object_cut``); only with ``refine``.
         views: A photograph with a longer side, in pixels, is also looked at in views (``m2n2.views``), for objects
             that are small in it; 0 looks at the whole alone. Only with ``refine``.
@@ -135,9 +137,9 @@ class Hyperparameters:
         """
         if not isinstance(self.scores, Scores):
             raise SettingsError(f"scores={_text(self.scores)}: expected Scores(…)")
-        for name, wanted in hyperparameter_types().items():
+        for name in hyperparameter_types():
             given = attrgetter(name)(self)
-            value = _checked(f"{name}={_text(given)}", given, wanted)
+            value = _checked(name, f"{name}={_text(given)}", given)
             outer, _, inner = name.partition(".")
             object.__setattr__(self, outer, replace(self.scores, **{inner: value}) if inner else value)
         lacking = [name for name in ("refine", "despeckle", "least_cells") if getattr(self, name)]
@@ -182,23 +184,29 @@ def with_values(method: Hyperparameters, values: Sequence[str]) -> Hyperparamete
         known = hyperparameter_types()
         if not equals or name not in known:
             raise SettingsError(f"{text}: expected NAME=VALUE with one of {', '.join(known)} as NAME")
-        parsed = _checked(text, None if value.lower() == "none" else value, known[name])
+        parsed = _checked(name, text, None if value.lower() == "none" else value)
         outer, _, inner = name.partition(".")
         method = replace(method, **{outer: replace(getattr(method, outer), **{inner: parsed}) if inner else parsed})
     return method
 
 
-def hyperparameter_types() -> dict[str, Any]:
+@cache
+def hyperparameter_types() -> Mapping[str, Any]:
     """Types of all hyperparameters by name, with their limits; a field of ``scores`` is named ``scores.edge``."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(Hyperparameters, include_extras=True).items():
         inner = get_type_hints(hint) if is_dataclass(hint) else {}
         types |= {f"{name}.{own}": type_ for own, type_ in inner.items()} or {name: hint}
-    return types
+    return MappingProxyType(types)
 
 
-def _checked(text: str, value: object, wanted: Any) -> Any:
-    """The value of a hyperparameter as Python's own type.
+@cache
+def _validator(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(hyperparameter_types()[name])
+
+
+def _checked(name: str, text: str, value: object) -> Any:
+    """The value of the hyperparameter ``name`` as Python's own type.
 
     Args:
         text: Name and value as a message shows them.
@@ -207,9 +215,9 @@ def _checked(text: str, value: object, wanted: Any) -> Any:
         SettingsError: The value has another type, or is out of its range; the message says why.
     """
     try:
-        return TypeAdapter(wanted).validate_python(value)
+        return _validator(name).validate_python(value)
     except ValidationError as error:
-        reasons = [each.description for each in getattr(wanted, "__metadata__", ())]
+        reasons = [each.description for each in getattr(hyperparameter_types()[name], "__metadata__", ())]
         message = error.errors()[0]["msg"]
         shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
         sentence = f"{shown}: {message[0].lower()}{message[1:]}"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.rasters import widened, window_around
+from m2n2_backend.rasters import Window, widened, window_around
 
 _MARGIN = 1.1  # of the stability score
 _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extremes falls halfway
@@ -26,31 +26,59 @@ def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[
         share: Share of the image's area below which a component is removed.
         points: (row, col) of all prompts; a scribble has two arrays.
     """
-    least = share * distance.size
-    tight = window_around(distance <= 1.0)
-    if tight is None:
-        return
-    # All islands and holes are in this window, and the surroundings of the object have at least this area: the margin
-    # is as wide, or reaches the image's border.
-    window = widened(tight, 1 + least / min(side.stop - side.start for side in tight))
-    near, prompted = distance[window], np.zeros(distance.shape, np.bool_)
+    kept: NDArray[np.bool_] = np.zeros(distance.shape, np.bool_)
     for point in points:
-        prompted[point] = True
-    prompted = prompted[window]
-    _drop(near, near <= 1.0, 4, least, prompted, 1.0 + 1e-3, keep_largest=True)
-    _drop(near, near > 1.0, 8, least, prompted, 1.0, keep_largest=False)
+        kept[point] = True
+    near = _around(distance <= 1.0, share)
+    if near is None:
+        return
+    part, prompted = distance[near], kept[near]
+    part[_small(part <= 1.0, 4, share * distance.size, prompted, keep_largest=True)] = 1.0 + 1e-3
+    part[_small(part > 1.0, 8, share * distance.size, prompted, keep_largest=False)] = 1.0
 
 
-def _drop(
-    distance: NDArray[np.float32],
+def without_specks(mask: NDArray[np.bool_], share: float, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without small islands and pinholes, by the rules of :func:`smooth_specks`.
+
+    Args:
+        mask: bool [H, W].
+        share: Share of the image's area below which a component is removed.
+        kept: A component with one of these pixels stays, bool [H, W].
+
+    Returns:
+        bool [H, W]; ``mask`` itself if it is empty or the share is 0.
+    """
+    near = _around(mask, share)
+    if near is None:
+        return mask
+    out = mask.copy()
+    part = out[near]
+    part &= ~_small(part, 4, share * mask.size, kept[near], keep_largest=True)
+    part |= _small(~part, 8, share * mask.size, kept[near], keep_largest=False)
+    return out
+
+
+def _around(mask: NDArray[np.bool_], share: float) -> Window | None:
+    """The part of the image in which all islands and holes lie; None if there are no islands or specks.
+
+    The surroundings of the object have at least the area of a speck there: the margin is as wide, or reaches the
+    image's border.
+    """
+    tight = window_around(mask)
+    if tight is None or share <= 0:
+        return None
+    return widened(tight, 1 + share * mask.size / min(side.stop - side.start for side in tight))
+
+
+def _small(
     mask: NDArray[np.bool_],
     connectivity: int,
     least: float,
     prompted: NDArray[np.bool_],
-    value: float,
     *,
     keep_largest: bool,
-) -> None:
+) -> NDArray[np.bool_]:
+    """The components of fewer than ``least`` pixels that hold no prompt, bool [h, w]."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
     area = stats[:, cv2.CC_STAT_AREA]
     small = area < least
@@ -58,8 +86,7 @@ def _drop(
     small[labels[prompted]] = False
     if keep_largest and count > 1:
         small[1 + int(area[1:].argmax())] = False
-    if small.any():
-        distance[small[labels]] = value
+    return np.asarray(small[labels])
 
 
 def resize_distance(distance: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

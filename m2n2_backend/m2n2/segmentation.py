@@ -26,7 +26,7 @@ class Segmentation:
         distance: Distance to the foreground at working size, float32; object where ≤ 1. That of a refined mask is
             made from the mask, and has a slope at the edge only if the mask was resized.
         thresholds: λ_i of each click in order, in steps of the chain (the relation's unit for a baseline).
-        score: Confidence in the mask, in [0, 1]: close to its expected IoU, see ``refine.steps.confidence``. Without
+        score: Confidence in the mask, in [0, 1]: close to its expected IoU, see ``refine.confidence``. Without
             refining, the stability: area of {distance ≤ 1/1.1} over area of {distance ≤ 1.1}.
         prompts: The prompts that it answers.
         choice: The view in which the mask was computed, and why; None if views were not thought of. The mask is empty

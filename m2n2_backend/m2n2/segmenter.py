@@ -17,6 +17,7 @@ from m2n2_backend.m2n2.paper.attention import Backbone, aggregate
 from m2n2_backend.m2n2.paper.upsample import JointBilateral
 from m2n2_backend.m2n2.prompt_maps import cell_maps, place_of, prompt_maps, start_at
 from m2n2_backend.m2n2.refine.band import WIDTH
+from m2n2_backend.m2n2.refine.confidence import Calibration
 from m2n2_backend.m2n2.refine.object_cut import CoarseGraph
 from m2n2_backend.m2n2.refine.rule import RefinedRule
 from m2n2_backend.m2n2.refine.steps import Refinement
@@ -48,7 +49,8 @@ class Segmenter:
         self.method = method or Hyperparameters()
         own = getattr(backbone, "band", WIDTH)
         self.band: float = own if self.method.band is None else self.method.band
-        self._steps, self._rule = _strategy(self.method, self.band)
+        calibration = getattr(backbone, "calibration", Calibration())
+        self._steps, self._rule = _strategy(self.method, self.band, calibration)
 
     def encode(self, picture: Any) -> ImageState:
         """Run the model and prepare for clicks: steps 1 and 2, and the JBU operator.
@@ -231,9 +233,9 @@ class Segmenter:
         return least_area(self.method, state)
 
 
-def _strategy(method: Hyperparameters, band: float) -> tuple[EarlySteps, Rule]:
+def _strategy(method: Hyperparameters, band: float, calibration: Calibration) -> tuple[EarlySteps, Rule]:
     """The steps before the maps, and the rule that makes a mask of them: the only place that picks between them."""
     steps = with_released_steps(EarlySteps.of_paper(method), method)
     if method.rules == "released":
         return steps, ReleasedRule(method)
-    return steps, RefinedRule(method, band) if method.refine else PaperRule(method)
+    return steps, RefinedRule(method, band, calibration) if method.refine else PaperRule(method)

@@ -25,6 +25,7 @@ from m2n2_backend.server.access import OPEN_ROUTE, authorize, credentials
 from m2n2_backend.server.body import JsonReader
 from m2n2_backend.server.metrics import Metrics
 from m2n2_backend.server.status_page import RecentRequests, StatusPage
+from m2n2_backend.server.titles import ProjectTitles
 from m2n2_backend.settings import Settings
 from m2n2_backend.worker.figures import WorkerStats
 from m2n2_backend.worker.interface import Pool, Status
@@ -38,7 +39,11 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def create_app(
-    settings: Settings, pool: Pool, media: Media | None = None, prefetcher: Prefetcher | None = None
+    settings: Settings,
+    pool: Pool,
+    media: Media | None = None,
+    prefetcher: Prefetcher | None = None,
+    titles: ProjectTitles | None = None,
 ) -> Flask:
     """Make the web application.
 
@@ -46,6 +51,7 @@ def create_app(
         pool: The model; the caller closes it.
         media: Where images are read; a :class:`MediaReader` of the settings if None.
         prefetcher: Prepares the images of opened tasks; nothing is prefetched if None.
+        titles: Titles of projects for the status page; it shows none if None.
 
     Raises:
         SettingsError: Only one of basic auth's user name and password is set, or Label Studio could not send one.
@@ -53,7 +59,7 @@ def create_app(
     app = Flask("m2n2_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    routes = _Routes(settings, pool, media or MediaReader(settings), prefetcher)
+    routes = _Routes(settings, pool, media or MediaReader(settings), prefetcher, titles)
     app.before_request(routes.start)
     app.after_request(routes.finish)
     app.add_url_rule("/", view_func=routes.index)
@@ -71,13 +77,21 @@ def create_app(
 class _Routes:
     """The routes of one app and what they share."""
 
-    def __init__(self, settings: Settings, pool: Pool, media: Media, prefetcher: Prefetcher | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        media: Media,
+        prefetcher: Prefetcher | None,
+        titles: ProjectTitles | None,
+    ) -> None:
         self._metrics = Metrics(pool)
         self._metrics_text = b""
         self._makes_metrics = threading.Lock()
         self._pool = pool
         self._recent = RecentRequests()
         self._page = StatusPage()
+        self._titles = titles
         self._deadline = settings.deadline
         self._credentials = credentials(settings)
         meter = Meter(
@@ -88,12 +102,15 @@ class _Routes:
         )
         self._predictor = Predictor(pool, media, prefetcher=prefetcher, meter=meter)
         self._hostnames = _Hostnames(are_trusted=self._credentials is not None)
+        self._hinted: LRUCache[str, tuple[str, ...]] = LRUCache(MAX_PROJECTS)
+        self._hinting = threading.Lock()
         self._openapi = json.dumps(openapi(__version__))
         self._json = JsonReader()
 
     def start(self) -> None:
         g.started = time.monotonic()
-        g.subject = g.cause = ""
+        g.subject = g.cause = g.project = ""
+        g.score = None
         authorize(request, self._credentials)
 
     def finish(self, response: Response) -> Response:
@@ -101,14 +118,17 @@ class _Routes:
         seconds = time.monotonic() - g.started
         self._metrics.observe(route, response.status_code, seconds)
         if route in _SHOWN_ROUTES:
-            self._recent.add(f"{request.method} {route}", g.subject, response.status_code, g.cause, seconds)
+            status, method = response.status_code, request.method
+            self._recent.add(f"{method} {route}", g.subject, status, g.cause, seconds, g.score, g.project)
+            if self._titles is not None and status < 400:
+                self._titles.want(g.project)
         return response
 
     def index(self) -> Response:
         status = self._pool.status()
         # Browsers name HTML; to parse a header of thousands of types would take a quarter of a second.
         if "text/html" in request.headers.get("Accept", ""):
-            page = self._page.render(status, self._pool.stats(), self._recent.latest())
+            page = self._page.render(status, self._pool.stats(), self._recent, self._titles)
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
         return jsonify({"name": "m2n2-backend", "version": __version__, **_described(status)})
 
@@ -144,16 +164,24 @@ class _Routes:
         config.require_sound()
         for warning in config.warnings:
             logger.warning("project %s: %s", project, warning)
+        # Label Studio asks with every page that it loads; hints are logged once.
+        with self._hinting:
+            new = self._hinted.get(project) != config.hints
+            self._hinted[project] = config.hints
+        for hint in config.hints if new else ():
+            logger.info("project %s: %s", project, hint)
         answer: dict[str, Any] = {"model_version": self._pool.status().model_version}
-        if config.warnings:
-            answer["warnings"] = list(config.warnings)
+        answer |= {"warnings": list(config.warnings)} if config.warnings else {}
+        answer |= {"hints": list(config.hints)} if config.hints else {}
         return jsonify(answer)
 
     def predict(self) -> Response:
         deadline = time.monotonic() + self._deadline
         body = read(PredictRequest, self._body())
         hostname = self._hostnames.get(body.project or "")
-        return jsonify({"results": self._predictor.predict(body, hostname=hostname, deadline=deadline)})
+        results = self._predictor.predict(body, hostname=hostname, deadline=deadline)
+        g.score = next((one["score"] for one in results if isinstance(one, dict)), None)
+        return jsonify({"results": results})
 
     def webhook(self) -> Response:
         return jsonify({"status": "ignored"})
@@ -161,6 +189,7 @@ class _Routes:
     def _body(self) -> object:
         body = self._json.read(request)
         g.subject = errors.subject(body)
+        g.project = errors.project(body)
         return body
 
 

@@ -59,6 +59,12 @@ def subject(body: object) -> str:
     return ", ".join(f"{name} {str(id)[:64]}" for name, id in ids.items() if isinstance(id, (int, str)))
 
 
+def project(body: object) -> str:
+    """The project of such a body; empty where it names none."""
+    found = body.get("project") if isinstance(body, dict) else None
+    return str(found)[:64] if isinstance(found, (int, str)) else ""
+
+
 def error_response(status: int, code: str, message: str) -> Response:
     """The answer to a failed request: the cause and cure in the status line, and as JSON with the kind of error."""
     response = jsonify({"error": code, "detail": message})

@@ -20,6 +20,7 @@ from m2n2_backend.logs import log_to_stderr
 from m2n2_backend.server.access import credentials, open_to_strangers
 from m2n2_backend.server.app import create_app
 from m2n2_backend.server.incoming import Limits
+from m2n2_backend.server.titles import ProjectTitles
 from m2n2_backend.server.web_worker import WebWorker
 from m2n2_backend.settings import Settings
 from m2n2_backend.tls import tls_context
@@ -104,7 +105,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             pool, media, timeout=self._settings.download_timeout, upcoming=upcoming_tasks(self._settings)
         )
         self._open.append(prefetcher)
-        app = create_app(self._settings, pool, media, prefetcher)
+        app = create_app(self._settings, pool, media, prefetcher, ProjectTitles.of(self._settings))
         logger.info(
             "listening on http://%s, backbone %s; Label Studio refuses backends on private addresses unless "
             "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false is in its environment",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -32,6 +33,15 @@ class SourceImage:
     key: str
     data: bytes | None = field(repr=False)
     size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, data: bytes, size: tuple[int, int] | None = None) -> SourceImage:
+        """The image in a file."""
+        return cls(hashlib.sha256(data).hexdigest(), data, size)
+
+    def without_data(self) -> SourceImage:
+        """The same image, of which only the hash is known."""
+        return replace(self, data=None)
 
 
 @dataclass(frozen=True)

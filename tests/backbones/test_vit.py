@@ -18,7 +18,7 @@ from transformers import (
     ViTModel,
 )
 
-from m2n2_backend.backbones.vit import VisionTransformer
+from m2n2_backend.backbones.vit import VisionTransformer, described_layers
 from m2n2_backend.errors import BackboneUnavailable
 from m2n2_backend.m2n2.paper.attention import aggregate
 
@@ -78,7 +78,7 @@ def model_attention(folder: Path, backbone: VisionTransformer, layer: int, *, re
 
 @pytest.mark.filterwarnings("ignore")
 def test_attention_of_every_family_equals_the_models_own_without_special_tokens(folder: Path) -> None:
-    backbone = load(folder)
+    backbone = load(folder, [2])
     assert torch.allclose(
         aggregate(backbone.features(photograph()), CPU), model_attention(folder, backbone, 2), atol=1e-4
     )
@@ -86,13 +86,13 @@ def test_attention_of_every_family_equals_the_models_own_without_special_tokens(
 
 @pytest.mark.filterwarnings("ignore")
 def test_as_released_the_mean_over_heads_comes_before_the_rows_are_renormalized(folder: Path) -> None:
-    backbone = load(folder, released=True)
+    backbone = load(folder, [2], released=True)
     assert torch.allclose(
         aggregate(backbone.features(photograph()), CPU),
         model_attention(folder, backbone, 2, released=True),
         atol=1e-4,
     )
-    assert backbone.fingerprint == load(folder).fingerprint + "-released"
+    assert backbone.fingerprint == load(folder, [2]).fingerprint + "-released"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -106,6 +106,18 @@ def test_the_model_can_be_run_again_after_a_pass_was_ended_early(folder: Path) -
     backbone = load(folder, [0])
     first, second = (backbone.features(photograph()).blocks[0].queries for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("family", "layers", "default"), [("vit", 12, 6), ("vit", 3, 1), ("dinov2", 12, 11)])
+def test_the_middle_layer_is_read_where_none_is_named_and_the_last_one_of_dinov2(
+    family: str, layers: int, default: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "num_hidden_layers", layers)
+    FAMILIES[family]().save_pretrained(tmp_path)
+    backbone = load(tmp_path)
+    assert backbone.fingerprint == load(tmp_path, [default]).fingerprint
+    assert f"layer {default} of 0 to {layers - 1}" in backbone.description
+    assert described_layers(tmp_path, "tiny", None) in backbone.description  # what doctor says without the weights
 
 
 def test_a_layer_the_model_lacks_is_named_in_the_error(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from local_hub import COMMIT, COMMON, HALF, NOT_NEEDED, PICKLED, PLAIN, Hub, content_of, running_hub
 from processes import free_port
+from waiting import LAST_RESORT_SECONDS
 
 from m2n2_backend.backbones.weights.sources import content_hash, loading_options, resolve, revision_of, select_files
 from m2n2_backend.errors import BackboneUnavailable
@@ -132,7 +133,9 @@ def call(expression: str, home: Path, endpoint: str, **variables: str) -> str:
         **variables,
     }
     command = [sys.executable, "-c", CALL, expression]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LAST_RESORT_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.strip().splitlines()
     return line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import signal
@@ -68,7 +67,8 @@ def pool(ray: ModuleType, settings: Settings) -> Iterator[RayPool]:
 
 def image(number: int, *, with_data: bool = True, size: tuple[int, int] = SIZE) -> SourceImage:
     data = jpeg(photograph(size, number))
-    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+    image = SourceImage.of(data)
+    return image if with_data else image.without_data()
 
 
 def ask(pool: RayPool, number: int, prompts: Prompts = ONE) -> Answer:

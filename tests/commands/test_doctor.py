@@ -11,6 +11,7 @@ from doctor_checks import BANNED, checks, with_studio
 from fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, jwt
 from kubernetes_services import services
 from label_studio_fakes import DiscPool, serving
+from random_vits import save_family
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
@@ -39,6 +40,15 @@ def test_missing_weights_of_the_default_are_a_warning_with_the_same_command(
     check = checks(folder, backbone="auto")["weights of auto"]
     assert (check.state, check.cure) == ("warn", "m2n2-backend fetch-weights")
     assert "color and texture" in check.detail
+
+
+def test_the_layer_that_is_read_of_a_vision_transformer_is_told_and_a_missing_one_fails(folder: Path) -> None:
+    model = str(save_family("ViT", folder / "vit"))
+    assert "layer 1 of 0 to 2 is read" in checks(folder, backbone="vit", model=model)["weights of vit"].detail
+    named = checks(folder, backbone="vit", model=model, layers=(0, 2))["weights of vit"]
+    assert "layer 0, 2 of 0 to 2 is read" in named.detail
+    check = checks(folder, backbone="vit", model=model, layers=(7,))["weights of vit"]
+    assert (check.state, "has layers 0 to 2; asked for [7]" in check.detail) == ("fail", True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

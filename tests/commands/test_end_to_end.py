@@ -80,6 +80,18 @@ def test_segment_prints_the_documented_figures(written: tuple[Path, dict]) -> No
     assert len(figures["thresholds"]) == len(figures["timings_ms"]["clicks"]) == len(demo.CLICKS)
 
 
+def test_segment_prints_what_it_wrote_and_what_was_read(written: tuple[Path, dict]) -> None:
+    folder, figures = written
+    files = [str(folder / "mask.png"), str(folder / "overlay.png")]
+    assert figures["written"] == files
+    assert figures["reads"].startswith("color and texture only")
+    done = segment(folder / "mask.png", "--overlay", str(folder / "overlay.png"))
+    assert done.stdout == ""
+    assert f"written: {', '.join(files)}" in done.stderr
+    assert f"{figures['area']:,} of 512x512 pixels" in done.stderr
+    assert f"score {figures['score']:.2f}, color and texture only" in done.stderr
+
+
 def test_segment_takes_scribbles_and_a_polygon(tmp_path: Path) -> None:
     strokes = ["--scribble", "215,60,230,170,230,330,180,400", "--scribble", "120,60,120,120,bg"]
     outline = ["--polygon", "130,5,320,5,420,300,420,511,20,511"]
@@ -100,13 +112,16 @@ def test_segment_takes_scribbles_and_a_polygon(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["--click", "600,3"], "outside the 512x512 image"),
+        (["--click", "600,3"], "--click: click (600, 3) is outside the 512x512 image"),
         (["--click", "1,2,xx"], "expected X,Y"),
         (["--box", "1,2,3"], "expected X0,Y0,X1,Y1"),
-        (["--box", "9,9,9,30"], "is empty"),
+        (["--box", "9,9,9,30"], "--box: box (9, 9, 9, 30) is empty"),
+        (["--click", "5,5", "--box", "9,9,900,30"], "--box: box (9, 9, 900, 30) is outside"),
         (["--scribble", "1,2,3"], "expected X,Y,X,Y"),
-        (["--polygon", "1,2,30,40"], "three corners"),
-        (["--click", "5,5,bg"], "no foreground prompt"),
+        (["--polygon", "1,2,30,40"], "--polygon: a polygon needs three corners"),
+        (["--click", "5,5,bg"], "name it with --click X,Y, --scribble, --box or --polygon"),
+        ([], "name it with --click X,Y, --scribble, --box or --polygon"),
+        (["--click", "5,5"] * 65, "given 65 times in all, and at most 64 are allowed"),
         (["--click", "5,5", "--backbone", "vit"], "needs --model"),
         (["--click", "5,5", "--backbone", "vit", "--model", "/no/such"], "neither a folder nor a hub id"),
         (["--click", "5,5", "--grid", "3"], "greater than or equal to 8"),
@@ -122,7 +137,9 @@ def test_segment_explains_bad_input_in_one_line(
     )
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)  # not a traceback
-    assert cause in " ".join((done.output + capfd.readouterr().err).split())
+    told = " ".join((done.output + capfd.readouterr().err).split())
+    assert cause in told
+    assert not any(word in told for word in ("key point", "rectangle", "accept"))  # words of the editor
     assert not (tmp_path / "m.png").exists()
 
 

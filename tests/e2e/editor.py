@@ -136,7 +136,8 @@ class Editor:
         self.page.wait_for_function("!m2n2.annotation().hasSelection && !m2n2.selected('label').length")
 
     def choose_label(self, label: str, control: str = "keypoint", *, further: bool = False) -> None:
-        """Select a label, as is necessary before each prompt, beside those that are selected already."""
+        """Select a label, beside those that are selected already; it may have to be done before each prompt."""
+        control = control if control in self.page.evaluate("m2n2.groups()") else "label"
         before = self.page.evaluate("name => m2n2.selected(name)", control) if further else []
         if self.page.evaluate("name => m2n2.selected(name)", control) != [label]:
             # The groups of labels stand in the order of the controls in the config.

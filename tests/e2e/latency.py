@@ -87,16 +87,16 @@ def _stub() -> Iterator[str]:
     mask = Image.fromarray(disc()).resize(SIZE, Image.Resampling.NEAREST)
     region = {
         "id": "stubbed",
-        "from_name": "mask",
+        "from_name": "label",
         "to_name": "image",
-        "type": "brushlabels",
+        "type": "labels",
         "original_width": SIZE[0],
         "original_height": SIZE[1],
         "image_rotation": 0,
         "value": {
             "format": "rle",
             "rle": mask2rle(np.asarray(mask).astype(np.uint8) * 255),
-            "brushlabels": ["Object"],
+            "labels": ["Object"],
         },
     }
     answers = {

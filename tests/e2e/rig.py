@@ -33,6 +33,7 @@ _FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # a page does not wait for hosts out of reach
 ]
 
 
@@ -192,4 +193,4 @@ def _fill_in(page: Any, user: str, password: str) -> None:
     page.fill("input[name=email]", user)
     page.fill("input[name=password]", password)
     page.click("button[type=submit]")
-    page.wait_for_url(lambda url: "/user/" not in url)
+    page.wait_for_url(lambda url: "/user/" not in url, wait_until="commit")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from editor import Editor, iou
@@ -9,6 +10,9 @@ from rig import Backend, Studio
 
 from m2n2_backend.resources import sample_photograph
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Response
+
 
 @pytest.fixture
 def scene_task(studio: Studio, backend: Backend, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[int, int]:
@@ -16,12 +20,17 @@ def scene_task(studio: Studio, backend: Backend, tmp_path: Path, request: pytest
     return number, tasks[0]
 
 
+def sent(answer: Response) -> list[dict[str, Any]]:
+    """The prompts of a request, without the items that repeat them with their labels."""
+    return [item for item in answer.request.post_data_json["context"]["result"] if item["type"] != "labels"]
+
+
 def test_the_first_click_paints_a_mask_on_the_object(editor: Editor, scene_task: tuple[int, int]) -> None:
     editor.open(*scene_task)
     answer = editor.click(DISC[0], DISC[1])
     (region,) = answer.json()["data"]["result"]
-    assert region["type"] == "brushlabels"
-    assert region["value"]["brushlabels"] == ["Object"]
+    assert region["type"] == "labels"
+    assert region["value"]["labels"] == ["Object"]
     mask = mask_of([region])
     assert iou(mask, disc()) > 0.95
     assert editor.painted(mask) > 0.9
@@ -33,8 +42,7 @@ def test_further_clicks_of_both_kinds_refine_the_one_mask(editor: Editor, studio
     hair = mask_of(editor.click(230, 60, "Person").json()["data"]["result"])
     both = mask_of(editor.click(215, 380, "Person").json()["data"]["result"])
     answer = editor.click(120, 60, "Person", positive=False)
-    sent = answer.request.post_data_json["context"]["result"]
-    assert [prompt["is_positive"] for prompt in sent] == [True, True, False]
+    assert [prompt["is_positive"] for prompt in sent(answer)] == [True, True, False]
     (region,) = answer.json()["data"]["result"]
     final = mask_of([region])
     assert hair[60, 230]
@@ -46,7 +54,7 @@ def test_further_clicks_of_both_kinds_refine_the_one_mask(editor: Editor, studio
     assert not final[60, 120]
     assert editor.painted(final) > 0.9
     editor.accept()
-    assert [saved["type"] for saved in editor.regions()] == ["brushlabels"]
+    assert [saved["type"] for saved in editor.regions()] == ["labels"]
 
 
 def test_a_click_after_a_pause_in_which_the_draft_was_saved_still_refines(
@@ -69,21 +77,21 @@ def test_prompts_of_a_mask_accepted_on_the_canvas_do_not_leak_into_the_next_obje
         editor.click(DISC[0], DISC[1])
         editor.accept_on_canvas()
     answer = editor.click((PLATE[0] + PLATE[2]) // 2, (PLATE[1] + PLATE[3]) // 2)
-    assert len(answer.request.post_data_json["context"]["result"]) == 2
+    assert len(sent(answer)) == 2
     assert iou(mask_of(answer.json()["data"]["result"]), plate()) > 0.95
-    assert [region["type"] for region in editor.regions()].count("brushlabels") == 1
+    assert sum("rle" in region["value"] for region in editor.regions()) == 1
 
 
 def test_a_rectangle_gives_the_object_inside(editor: Editor, scene_task: tuple[int, int]) -> None:
     editor.open(*scene_task, tool="rectangle-tool")
     x, y, radius = DISC
     answer = editor.drag(x - radius - 15, y - radius - 15, x + radius + 15, y + radius + 15, "Vehicle")
-    assert [prompt["type"] for prompt in answer.request.post_data_json["context"]["result"]] == ["rectanglelabels"]
+    assert [prompt["type"] for prompt in sent(answer)] == ["rectangle"]
     mask = mask_of(answer.json()["data"]["result"])
     assert iou(mask, disc()) > 0.95
     editor.accept()
     (region,) = editor.regions()
-    assert region["value"]["brushlabels"] == ["Vehicle"]
+    assert region["value"]["labels"] == ["Vehicle"]
 
 
 def test_two_labels_in_turn_give_two_regions(editor: Editor, scene_task: tuple[int, int]) -> None:
@@ -91,9 +99,9 @@ def test_two_labels_in_turn_give_two_regions(editor: Editor, scene_task: tuple[i
     editor.click(DISC[0], DISC[1], "Person")
     editor.accept()
     answer = editor.click((PLATE[0] + PLATE[2]) // 2, (PLATE[1] + PLATE[3]) // 2, "Vehicle")
-    assert len(answer.request.post_data_json["context"]["result"]) == 1
+    assert len(sent(answer)) == 1
     editor.accept()
-    regions = {region["value"]["brushlabels"][0]: mask_of([region]) for region in editor.regions()}
+    regions = {region["value"]["labels"][0]: mask_of([region]) for region in editor.regions()}
     assert set(regions) == {"Person", "Vehicle"}
     assert iou(regions["Person"], disc()) > 0.95
     assert iou(regions["Vehicle"], plate()) > 0.95

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from editor import Editor, iou
-from exported_files import READERS, Mask, box_of, drawn, region, table, with_labels_control
+from exported_files import READERS, Mask, accepted, box_of, drawn, region, table, with_labels_control
 from pictures import DISC, PLATE, SIZE, disc, mask_of, plate, save_scene, scene
 from rig import Backend, Studio
 from typer.testing import CliRunner
@@ -136,20 +136,23 @@ class Own:
         return [name for name, _ in self.objects()]
 
 
-@pytest.mark.parametrize("config", ["brush", "bitmask", "polygon", "shapes"])
+OUTPUTS = ("brush", "bitmask", "polygon")
+
+
+@pytest.mark.parametrize("config", [*OUTPUTS, "shapes", *(f"old/{output}" for output in OUTPUTS)])
 def test_label_studios_own_export_of_the_shipped_configs_is_as_the_readme_says(
     config: str, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
     number, (task,) = studio.project(f"own export {config}", config, [save_scene(tmp_path)], backend.url)
-    kind = "brush" if config == "shapes" else config
+    is_old, kind = config.startswith("old/"), "brush" if config == "shapes" else config.removeprefix("old/")
     regions = [one for label, mask in masks().items() for one in drawn(kind, mask, label, name=label)]
-    stored = with_labels_control if config == "shapes" else list
+    stored = list if is_old else with_labels_control if config == "shapes" else accepted
     submit(studio, task, *stored(regions))
 
-    assert Own(studio, number, "COCO").classes() == (["default"] * 2 if config == "polygon" else [])
+    assert Own(studio, number, "COCO").classes() == (["default"] * 2 if config == "old/polygon" else [])
     assert Own(studio, number, "YOLO").named("scene.txt") == [b""]
     voc = Own(studio, number, "VOC")
-    assert voc.status == (500 if config == "shapes" else 200)
+    assert voc.status == (200 if is_old else 500)
     assert not any(b"<object>" in text for text in voc.named(".xml"))
 
     offered = studio.api.call("GET", f"/api/projects/{number}/export/formats")
@@ -158,10 +161,10 @@ def test_label_studios_own_export_of_the_shipped_configs_is_as_the_readme_says(
     assert brush & enabled == (brush if kind == "brush" else set())
     if kind == "brush":
         outlined = Own(studio, number, "BRUSH_TO_COCO")
-        assert outlined.classes() == (["Person", "Vehicle"] if config == "brush" else [])
-        if config == "brush":
+        assert outlined.classes() == (["Person", "Vehicle"] if is_old else [])
+        if is_old:
             assert outlined.objects()[0][1] > masks()["Person"].sum(), "it fills the hole"
         assert len(Own(studio, number, "BRUSH_TO_PNG").named(".png")) == 2
 
     submit(studio, task, *stored([*regions, prompt()]))
-    assert Own(studio, number, "COCO").status == (200 if config == "shapes" else 500)
+    assert Own(studio, number, "COCO").status == (500 if is_old else 200)

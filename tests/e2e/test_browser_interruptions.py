@@ -22,7 +22,7 @@ def test_a_click_after_the_backend_was_killed_and_restarted_works(
 ) -> None:
     port = free_port()
     with running_backend(studio, studio.account.token, port) as backend:
-        number, (task,) = studio.project("killed", "brush", [save_scene(tmp_path)], backend.url)
+        number, (task,) = studio.project("killed", "old/brush", [save_scene(tmp_path)], backend.url)
         editor.open(number, task)
         editor.click(DISC[0], DISC[1])
         backend.program.kill()
@@ -64,7 +64,7 @@ def encoded(backend: Backend) -> float:
 def test_two_annotators_on_one_task_do_not_disturb_each_other(
     open_editor: OpenEditor, browser: Browser, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
-    number, (task,) = studio.project("two", "brush", [save_scene(tmp_path)], backend.url, maximum_annotations=2)
+    number, (task,) = studio.project("two", "old/brush", [save_scene(tmp_path)], backend.url, maximum_annotations=2)
     first, second = open_editor(), open_editor(sign_up(browser, studio, "second@example.com", "second annotator"))
     first.open(number, task)
     second.open(number, task)

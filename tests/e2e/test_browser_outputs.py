@@ -44,10 +44,10 @@ def written_by_segment(clicks: tuple[str, ...]) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize(
-    ("output", "kind"), [("brush", "brushlabels"), ("bitmask", "bitmasklabels"), ("polygon", "polygonlabels")]
+    ("output", "kinds"), [("brush", {"labels"}), ("bitmask", {"labels"}), ("polygon", {"polygon", "labels"})]
 )
 def test_what_is_submitted_is_the_mask_of_the_command_line(
-    output: str, kind: str, editor: Editor, studio: Studio, backend: Backend
+    output: str, kinds: set[str], editor: Editor, studio: Studio, backend: Backend
 ) -> None:
     number, (task,) = studio.project(f"submitted {output}", output, [sample_photograph()], backend.url)
     editor.open(number, task)
@@ -60,8 +60,8 @@ def test_what_is_submitted_is_the_mask_of_the_command_line(
     editor.submit()
 
     (annotation,) = studio.api.call("GET", f"/api/tasks/{task}/annotations")
-    assert {region["type"] for region in annotation["result"]} == {kind}
-    assert {region["value"][kind][0] for region in annotation["result"]} == {"Person"}
+    assert {region["type"] for region in annotation["result"]} == kinds
+    assert {tuple(region["value"].get("labels", ["Person"])) for region in annotation["result"]} == {("Person",)}
     stored, expected = mask_of(annotation["result"]), written_by_segment(as_arguments(prompts))
     if output == "polygon":
         assert iou(stored, expected) >= 0.98

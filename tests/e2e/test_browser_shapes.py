@@ -58,7 +58,7 @@ def test_with_the_script_a_shape_is_answered_as_soon_as_it_is_drawn(
     mask = mask_of(answer.json()["data"]["result"][:1])
     assert iou(mask, plate() if kind == "polygon" else disc()) > 0.95
     editor.accept()
-    assert [region["type"] for region in editor.regions()] == ["brush", "labels"]
+    assert [region["type"] for region in editor.regions()] == ["labels"]
 
 
 def test_without_the_script_nothing_is_sent_and_predict_project_reads_what_was_saved(
@@ -74,7 +74,7 @@ def test_without_the_script_nothing_is_sent_and_predict_project_reads_what_was_s
     number, task = shapes_task
     assert run("predict-project", number, studio, tmp_path).startswith("1 posted")
     (stored,) = [one for one in studio.api.tasks(number, whole=True) if one["id"] == task]
-    found = [mask_of([region]) for region in stored["predictions"][0]["result"] if region["type"] == "brush"]
+    found = [mask_of([region]) for region in stored["predictions"][0]["result"]]
     assert [iou(mask, drawn) > 0.95 for mask, drawn in zip(found, (disc(), plate()), strict=True)] == [True, True]
 
 

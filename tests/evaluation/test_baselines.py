@@ -169,7 +169,7 @@ def test_with_a_fixed_threshold_every_lambda_is_that_share_of_its_maps_maximum()
 
 
 def test_the_framework_asks_its_segmenter_and_adds_nothing() -> None:
-    method = start_method(MethodChoice.of(), FakeBackbone)
+    method = start_method(MethodChoice.of("m2n2"), FakeBackbone)
     assert isinstance(method, SegmenterMethod)
     assert type(method.segmenter) is Segmenter
     plain = Segmenter(FakeBackbone())

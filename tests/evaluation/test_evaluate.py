@@ -29,16 +29,17 @@ from m2n2_backend.evaluation import run
 from m2n2_backend.evaluation.fingerprint import code_fingerprint
 from m2n2_backend.evaluation.methods import MethodChoice
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate
+from m2n2_backend.evaluation.workers import in_fresh_process, peak_memory
 
 KEYS = [
     "dataset", "method", "preset", "protocol", "backbone", "grid", "n", "noc85", "noc90", "not_reached_90", "noc95",
     "share_not_reached", "collapses", "iou_at", "iou_per_click", "seconds_per_click", "seconds_per_encode",
-    "ipf_residual", "fingerprint", "samples",
+    "ipf_residual", "peak_memory", "fingerprint", "samples",
 ]  # fmt: skip
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if not key.startswith("seconds")}
+    return {key: value for key, value in result.items() if not key.startswith(("seconds", "peak_memory"))}
 
 
 def journal_of(options: EvaluationOptions) -> Path:
@@ -56,6 +57,7 @@ def test_the_json_has_the_agreed_keys_in_order_and_is_what_was_returned(data: Pa
     assert (result["backbone"], result["grid"], result["n"]) == ("fake", 12, SAMPLES)
     assert result["seconds_per_click"] > 0
     assert result["seconds_per_encode"] > 0
+    assert result["peak_memory"]["process"] > 10_000_000
 
 
 def test_the_figures_follow_from_the_samples_in_the_json(data: Path) -> None:
@@ -258,6 +260,16 @@ def interrupting(at: int) -> Callable[[object], str]:
     return running
 
 
+def test_a_fresh_process_has_its_own_peak_of_memory_and_its_death_is_an_error() -> None:
+    ballast = np.ones(60_000_000)  # half a gigabyte, which a spawned process must not be charged for
+    mine, its = peak_memory()["process"], in_fresh_process(peak_memory)["process"]
+    assert mine is not None
+    assert its is not None
+    assert 10_000_000 < its < mine - ballast.nbytes / 2
+    with pytest.raises(M2N2Error, match="died"):
+        in_fresh_process(os._exit, 1)
+
+
 class Waiting(FakeBackbone):
     """Says which process it is in, and never comes back."""
 
@@ -301,6 +313,15 @@ def test_progress_shows_the_running_figures(data: Path) -> None:
     evaluate(options_for(data), FakeBackbone, console=Console(file=shown, force_terminal=True, width=120))
     assert "NoC85" in shown.getvalue()
     assert f"{SAMPLES}/{SAMPLES}" in shown.getvalue()
+
+
+def test_progress_of_the_page_is_shown_and_the_page_is_named(data: Path) -> None:
+    shown = io.StringIO()
+    options = options_for(data, limit=2, report=data.parent / "page", method=MethodChoice.of("geodesic"))
+    evaluate(options, None, console=Console(file=shown, force_terminal=True, width=120))
+    assert "geodesic on folder" in shown.getvalue()
+    assert "6/6" in shown.getvalue().partition("pictures of the page")[2]
+    assert f"page written: {data.parent / 'page' / 'index.html'}" in shown.getvalue()
 
 
 def test_no_jobs_and_a_sample_that_is_not_there_are_refused(data: Path) -> None:

@@ -143,6 +143,11 @@ def test_preset_and_protocol_are_in_the_json_and_change_the_figures(data: Path) 
     assert 0 <= ours["ipf_residual"] <= 1e-4
 
 
+def test_what_the_service_serves_is_evaluated_by_default_and_the_papers_method_as_released() -> None:
+    assert MethodChoice.of() == MethodChoice.of("refined")
+    assert MethodChoice.of(preset="released") == MethodChoice.of("m2n2", preset="released")
+
+
 def test_the_released_preset_is_of_what_the_released_code_has() -> None:
     assert MethodChoice.of("m2n2-no-flood", preset="released").hyperparameters == Hyperparameters(
         **{**vars(Hyperparameters.released()), "flood_fill": False}

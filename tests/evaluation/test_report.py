@@ -15,11 +15,12 @@ from small_data_set import options_for, quietly
 
 from m2n2_backend.errors import InvalidPrompt, SettingsError
 from m2n2_backend.evaluation.data.datasets import load_samples
-from m2n2_backend.evaluation.methods import MethodChoice, SegmenterMethod
+from m2n2_backend.evaluation.methods import MethodChoice, SegmenterMethod, start_method
 from m2n2_backend.evaluation.report import build as report
 from m2n2_backend.evaluation.report.build import choose_cases, ranked, write_report
 from m2n2_backend.evaluation.report.explain import explain, score_curves
 from m2n2_backend.evaluation.report.page import render_page
+from m2n2_backend.evaluation.report.plots import TITLE_WIDTH, draw_image, new_figure
 from m2n2_backend.evaluation.report.published import PUBLISHED
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.threshold import Scores, choose_threshold
@@ -69,7 +70,7 @@ def test_the_page_and_all_its_pictures_lie_in_the_folder(data: Path, monkeypatch
 
 
 def test_another_methods_run_stands_beside_refined_in_tables_curves_and_cases(data: Path) -> None:
-    paper = quietly(options_for(data, limit=2))
+    paper = quietly(options_for(data, limit=2, method=MethodChoice.of("m2n2")))
     folder = data.parent / "report"
     choice = MethodChoice.of("refined")
     beside = data.parent / "out" / "result.json"
@@ -136,9 +137,50 @@ def test_the_measured_row_stands_under_its_data_set_above_the_published_ones() -
     assert all(row[0].endswith("(published)") for row in published)
 
 
-def test_a_folder_has_a_column_of_its_own() -> None:
-    head, measured, *_ = rows(render_page(example(dataset="folder"), [], []))
-    assert (head[-1], measured[-1]) == ("folder", "2.30 / 3.90")
+def test_the_title_names_data_set_method_and_backbone() -> None:
+    assert "<h1>GrabCut: m2n2, &lt;vit&gt;</h1>" in render_page(example(), [], [])
+    color = "color and texture only, grid 40: no neural network"
+    page = render_page(example(dataset="folder", method="refined", backbone=color), [], [], None, "street scenes")
+    assert "<h1>street scenes: refined, color and texture only, grid 40</h1>" in page
+
+
+@pytest.mark.parametrize("dataset", ["folder", "coco_mval", "project 7"])
+def test_no_published_figures_stand_beside_a_data_set_that_they_are_not_of(dataset: str) -> None:
+    page = render_page(example(dataset=dataset), [], [], None, "street scenes")
+    head, measured = rows(page)
+    assert (head, measured[1:]) == (["method", "street scenes"], ["2.30 / 3.90"])
+    assert "(published)" not in page
+    assert "Karmann" not in page
+
+
+def test_the_fingerprint_is_folded_at_the_end_of_the_page() -> None:
+    page = render_page(example(fingerprint={"code": "abc"}), [], [])
+    end = page[page.index("<details>") :]
+    assert "abc" in end
+    assert "<h2>" not in end
+
+
+def test_titles_above_pictures_are_broken_into_lines_that_fit() -> None:
+    axes = new_figure(4.0, 4.0).add_subplot()
+    draw_image(axes, np.zeros((4, 4, 3), np.uint8), "a_name_without_any_blank_" * 4 + "\nclick 3, IoU 0.912")
+    *name, last = axes.get_title().splitlines()
+    assert max(map(len, name)) <= TITLE_WIDTH
+    assert last == "click 3, IoU 0.912"
+
+
+def test_ten_worst_cases_are_drawn_in_rows_of_four(data: Path) -> None:
+    result = quietly(options_for(data, limit=6, method=MethodChoice.of("geodesic")))
+    method = start_method(MethodChoice.of("geodesic"), None)
+    steps: list[tuple[int, int]] = []
+    samples = load_samples("folder", data, 6)
+    folder = data.parent / "report"
+    write_report(result, samples, method, folder, worst=6, step=lambda *step: steps.append(step))
+    assert steps[0] == (0, 14)
+    assert steps[-1] == (14, 14)
+    assert len(steps) > 14
+    with Image.open(folder / "worst.png") as worst, Image.open(folder / "best.png") as best:
+        assert worst.height > 1.6 * best.height
+        assert worst.width == pytest.approx(best.width, rel=0.1)
 
 
 def test_a_page_of_the_other_protocol_says_how_to_compare() -> None:

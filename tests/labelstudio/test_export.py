@@ -10,6 +10,7 @@ import pytest
 from export_projects import (
     CONFIGS,
     FORMATS,
+    OUTPUTS,
     POINTS,
     SHAPE,
     SHIPPED,
@@ -22,22 +23,23 @@ from export_projects import (
     prompt_box,
     ring,
 )
-from exported_files import READERS, box_of, drawn, iou, region, table, with_labels_control
+from exported_files import READERS, accepted, box_of, drawn, iou, region, table, with_labels_control
 from fake_label_studio import FakeLabelStudio
 from label_studio_fakes import labels
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", ["brush", "bitmask", "polygon", "rectangle", "shapes"])
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_two_classes_come_out_as_they_were_saved(
     kind: str, format: str, studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
     studio.connect("http://backend:9090", config=CONFIGS[kind])
-    shape = "brush" if kind == "shapes" else kind
+    shape = "brush" if kind == "shapes" else kind.removeprefix("old/")
     saved = [*drawn(shape, ring(), "Person", name="a"), *drawn(shape, plate(), "Vehicle", name="b")]
     prompts = [point()] if kind == "rectangle" else [point(), prompt_box()]
-    if kind == "shapes":
-        saved, prompts = with_labels_control(saved), with_labels_control(prompts)
+    if kind in ("shapes", *OUTPUTS):
+        saved = with_labels_control(saved) if kind == "shapes" else accepted(saved)
+        prompts = with_labels_control(prompts)
     studio.add_task(1, *saved, *prompts, image="/data/upload/1/street 7.jpg")
 
     status, printed = export(studio, format, tmp_path / "out")
@@ -47,10 +49,10 @@ def test_two_classes_come_out_as_they_were_saved(
     found = READERS[format](tmp_path / "out", SHAPE)
     expected = {("street 7", "Person"): ring(), ("street 7", "Vehicle"): plate()}
     assert set(found) == set(expected)
-    exact = kind in ("brush", "bitmask", "shapes", "rectangle") and format != "yolo"
+    exact = shape != "polygon" and format != "yolo"
     for key, mask in expected.items():
         wanted = mask
-        if format == "voc" and kind == "polygon" and key[1] == "Person":
+        if format == "voc" and shape == "polygon" and key[1] == "Person":
             wanted = found[key]  # one box for each part, as each is a region of its own
         elif format == "voc" or kind == "rectangle":
             wanted = box_of(mask)
@@ -151,7 +153,7 @@ def test_each_image_of_a_task_has_its_own_regions(format: str, studio: FakeLabel
 def test_images_of_one_name_and_annotations_of_one_image_do_not_overwrite_each_other(
     format: str, studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     task = studio.add_task(1, *drawn("brush", plate(), "Person"), image="https://images.example/1/a.jpg?token=secret")
     annotate(studio, task, *drawn("brush", ring(), "Person"))
     studio.add_task(1, *drawn("brush", ~plate(), "Vehicle"), image="/data/local-files/?d=2/a.png")
@@ -173,7 +175,7 @@ def test_images_of_one_name_and_annotations_of_one_image_do_not_overwrite_each_o
 
 
 def test_an_annotation_without_a_region_is_an_empty_file_of_yolo(studio: FakeLabelStudio, tmp_path: Path) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     studio.add_task(1, *drawn("brush", plate(), "Person"), image="a.jpg")
     annotate(studio, studio.add_task(1, image="b.jpg"))
     assert export(studio, "yolo", tmp_path / "out")[0] == 0
@@ -214,7 +216,7 @@ def test_turned_rectangles_and_ellipses_keep_their_pixels(
 
 
 def test_a_project_of_several_pages_of_tasks_is_exported_whole(studio: FakeLabelStudio, tmp_path: Path) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["polygon"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/polygon"])
     for number in range(120):
         studio.add_task(1, *drawn("polygon", plate(), "Person"), point(), image=f"/x/{number}.jpg")
     status, printed = export(studio, "yolo", tmp_path / "out")

@@ -26,7 +26,7 @@ from fake_label_studio import FakeLabelStudio
 
 
 def test_skipped_annotations_and_drafts_are_left_out_and_told(studio: FakeLabelStudio, tmp_path: Path) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     task = studio.add_task(1, *drawn("brush", plate(), "Person"), image="a.jpg")
     annotate(studio, task, *drawn("brush", ring(), "Vehicle"), was_cancelled=True)
     studio.add_task(1, *drawn("brush", ring(), "Vehicle"), image="b.jpg", drafts=True)
@@ -50,7 +50,7 @@ def test_skipped_annotations_and_drafts_are_left_out_and_told(studio: FakeLabelS
 def test_where_nothing_would_be_left_no_file_is_written(
     format: str, tasks: list[Any], reason: str, studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     for regions in tasks:
         studio.add_task(1, *regions)
     status, printed = export(studio, format, tmp_path / "out")
@@ -175,7 +175,7 @@ def test_regions_without_a_label_are_a_class_of_their_own(studio: FakeLabelStudi
 def test_a_region_that_cannot_be_read_is_named_and_the_others_are_exported(
     studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     (broken,) = drawn("brush", plate()[:, :-1], "Vehicle", name="broken")
     vector = region("vector", {"vertices": []}, ["Vehicle"], "path", shape=SHAPE)
     studio.add_task(1, *drawn("brush", plate(), "Person"), {**broken, "original_width": SHAPE[1]}, vector)
@@ -187,7 +187,7 @@ def test_a_region_that_cannot_be_read_is_named_and_the_others_are_exported(
 
 
 def test_a_mask_saved_a_second_time_as_key_points_keeps_its_first(studio: FakeLabelStudio, tmp_path: Path) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     (mask,) = drawn("brush", plate(), "Person", name="m")
     twin = {**mask, "type": "keypointlabels", "from_name": "keypoint"}
     studio.add_task(1, mask, twin, image="a.jpg")
@@ -196,7 +196,7 @@ def test_a_mask_saved_a_second_time_as_key_points_keeps_its_first(studio: FakeLa
 
 
 def test_a_folder_with_files_is_not_written_to(studio: FakeLabelStudio, tmp_path: Path) -> None:
-    studio.connect("http://backend:9090", config=SHIPPED["brush"])
+    studio.connect("http://backend:9090", config=SHIPPED["old/brush"])
     studio.add_task(1, *drawn("brush", plate(), "Person"))
     (tmp_path / "mine.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "mine.txt"):

@@ -47,15 +47,39 @@ def test_the_usual_config_is_understood() -> None:
     assert parsed.prompts == {"kp", "rect"}
 
 
+def shipped(name: str) -> str:
+    return (SHIPPED / f"{name}.xml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("kind", ["brush", "polygon", "bitmask"])
-def test_a_shipped_config_is_valid_without_a_warning_and_has_the_same_labels_everywhere(kind: str) -> None:
-    xml = (SHIPPED / f"{kind}.xml").read_text(encoding="utf-8")
+def test_a_shipped_config_has_one_row_of_labels_for_its_prompts_and_its_output(kind: str) -> None:
+    parsed = sound(shipped(kind))
+    assert (output(parsed).type, parsed.warnings) == (kind, ())
+    assert parsed.prompts == {"keypoint", "rectangle"}
+    assert target(parsed, "Person").separate == (("label", ("Person",)),)
+    assert [group.name for group in parsed.images[0].holders] == ["label"]
+
+
+@pytest.mark.parametrize("kind", ["brush", "polygon", "bitmask"])
+def test_a_config_that_was_shipped_before_is_valid_and_has_the_same_labels_everywhere(kind: str) -> None:
+    xml = shipped(f"old/{kind}")
     parsed = sound(xml)
-    assert (output(parsed).shape, parsed.warnings) == (kind, ())
+    assert (output(parsed).type, parsed.warnings) == (f"{kind}labels", ())
     assert parsed.prompts == {"keypoint", "rectangle"}
     assert len(output(parsed).labels) > 1
     for label in output(parsed).labels:
         assert xml.count(f'<Label value="{label.value}"') == 3
+
+
+@pytest.mark.parametrize("kind", ["brush", "polygon", "bitmask"])
+def test_labels_of_the_key_points_own_earn_a_hint_at_the_config_that_spares_keys(kind: str) -> None:
+    own, box = parse_label_config(shipped(f"old/{kind}")).hints
+    assert '<KeyPointLabels name="keypoint">' in own
+    assert f"label_config/{kind}.xml" in own
+    assert "Ctrl+click" in box
+    assert "careful_clicks.user.js" in box
+    assert parse_label_config(shipped(kind)).hints == (box,)
+    assert parse_label_config(config(control("BrushLabels", "Cat"), '<KeyPoint name="kp"/>')).hints == ()
 
 
 @pytest.mark.parametrize(

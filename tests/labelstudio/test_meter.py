@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ class ReluctantMedia(CountingMedia):
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         image = super().fetch(ref, deadline=deadline)
-        return image if data_needed else replace(image, data=None)
+        return image if data_needed else image.without_data()
 
 
 class Counted:

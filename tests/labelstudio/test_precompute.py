@@ -21,7 +21,7 @@ from faulty_backbone import CRASH, MEMORY, PLAIN, loader, picture
 from label_studio_fakes import CONFIG
 from rich.console import Console
 from small_data_set import one_thread, write_data
-from waiting import until
+from waiting import LAST_RESORT_SECONDS, until
 
 from m2n2_backend.backbones.registry import load_backbone
 from m2n2_backend.commands.precompute import precompute
@@ -228,7 +228,7 @@ def test_a_run_that_is_interrupted_leaves_whole_files_and_no_process_and_the_nex
     ) as process:
         until(lambda: len(list((tmp_path / "cache").rglob("*.safetensors"))) > 5)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        process.communicate(timeout=60)
+        process.communicate(timeout=LAST_RESORT_SECONDS)
     assert process.returncode != 0
     states = ["ps", "-o", "stat=", "-g", str(process.pid)]  # of its session; what has ended may wait to be collected
     until(lambda: not set(subprocess.run(states, capture_output=True, text=True, check=False).stdout) & set("DRST"))

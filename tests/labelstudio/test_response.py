@@ -53,6 +53,7 @@ def test_a_brush_region_decodes_to_the_mask_byte_for_byte() -> None:
         "original_height": HEIGHT,
         "image_rotation": 0,
         "score": 0.875,
+        "meta": {"prompts": 1, "area": int(disc().sum()), "parts": 1},
         "value": None,
     }
     assert (region["value"]["format"], region["value"]["brushlabels"]) == ("rle", ["Cat"])
@@ -136,6 +137,20 @@ def test_each_part_is_a_region_of_its_own_and_the_largest_keeps_the_objects_id()
     assert min(x for x, _ in second["value"]["points"]) == pytest.approx(100 * 50 / WIDTH, abs=1)
 
 
+def test_further_parts_belong_to_the_first_and_specks_are_not_regions_unless_they_were_clicked() -> None:
+    mask = disc(6)
+    mask[40:46, 50:60] = True
+    mask[2:4, 2:4] = mask[44, 3] = True
+    first, second = regions(mask, 0.5, request_for("PolygonLabels"))
+    assert "parentID" not in first
+    assert second["parentID"] == first["id"]
+    assert [first["meta"]["prompts"], second["meta"]] == [1, {"prompts": 1, "area": 60, "parts": 2}]
+    clicked = request_for("PolygonLabels", x=100 * 3.5 / WIDTH, y=100 * 44.5 / HEIGHT)
+    *_, last = regions(mask, 0.5, clicked)
+    assert filled([np.array(last["value"]["points"]) * (WIDTH / 100, HEIGHT / 100)], mask.shape)[44, 3]
+    assert last["meta"]["area"] == 1
+
+
 def test_a_single_pixel_is_a_polygon_too() -> None:
     mask = np.zeros((5, 7), bool)
     mask[2, 3] = True
@@ -179,15 +194,23 @@ def test_a_rectangle_region_is_the_bounding_box() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL"), ("Polygon", "points"), ("Rectangle", "width")]
-)
-def test_a_control_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
-    config = f"""<View><Image name="image" value="$image"/>
+def with_separate_labels(tag: str) -> str:
+    return f"""<View><Image name="image" value="$image"/>
     <Labels name="labels" toName="image">{labels("Cat", "Dog")}</Labels>
     <{tag} name="shape" toName="image" smart="false"/>
     <KeyPointLabels name="kp" toName="image">{labels("Cat", "Dog")}</KeyPointLabels></View>"""
-    shape, label = regions(disc(), 0.5, request_for(config=config))
+
+
+@pytest.mark.parametrize(("tag", "key"), [("Brush", "rle"), ("Bitmask", "imageDataURL")])
+def test_a_mask_with_separate_labels_is_one_item_which_the_editor_encodes_once(tag: str, key: str) -> None:
+    (region,) = regions(disc(), 0.5, request_for(config=with_separate_labels(tag)))
+    assert (region["type"], region["from_name"], region["value"]["labels"]) == ("labels", "labels", ["Cat"])
+    assert region["value"][key]
+
+
+@pytest.mark.parametrize(("tag", "key"), [("Polygon", "points"), ("Rectangle", "width")])
+def test_a_shape_without_labels_gets_them_as_a_second_item(tag: str, key: str) -> None:
+    shape, label = regions(disc(), 0.5, request_for(config=with_separate_labels(tag)))
     assert (shape["type"], shape["from_name"]) == (tag.lower(), "shape")
     assert (label["type"], label["from_name"], label["value"]["labels"]) == ("labels", "labels", ["Cat"])
     assert label["id"] == shape["id"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability, without_specks
 
 
 def distance_of(picture: str) -> NDArray[np.float32]:
@@ -91,9 +91,15 @@ def test_specks_are_those_of_the_whole_photograph_wherever_the_object_lies(
     points = [(int(rng.integers(height)), int(rng.integers(width))) for _ in range(rng.integers(3))]
     distance = np.where(mask, 0.5, 3.0).astype(np.float32)
 
+    kept = np.zeros_like(mask)
+    for point in points:
+        kept[point] = True
+    expected = smoothed_by_definition(mask, share, points)
+
     smooth_specks(distance, share, points)
 
-    assert np.array_equal(distance <= 1.0, smoothed_by_definition(mask, share, points))
+    assert np.array_equal(distance <= 1.0, expected)
+    assert np.array_equal(without_specks(mask, share, kept), expected)
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from m2n2_backend.m2n2.refine.steps import Refinement, confidence, distance_of
+from m2n2_backend.m2n2.paper.threshold import Profile
+from m2n2_backend.m2n2.refine.confidence import Calibration, ambiguity_of, first_confidence, next_confidence
+from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
 from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.rasters import PackedMask
@@ -30,21 +33,37 @@ masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).rando
 
 
 @settings(max_examples=40, deadline=None)
-@given(masks, masks, st.none() | masks)
+@given(masks, masks, masks, st.floats(0.0, 3.0))
 def test_the_score_is_a_share_and_largest_where_nothing_is_left_to_find(
-    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None
+    rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_], missed: float
 ) -> None:
-    score = confidence(rough, settled, seen)
-    assert 0.0 <= score <= 1.0
-    assert score <= confidence(settled, settled, seen) <= confidence(settled, settled, settled) == 1.0
+    score = next_confidence(rough, settled, seen, missed, Calibration())
+    assert 0.0 <= score <= next_confidence(settled, settled, seen, missed, Calibration())
+    assert score <= next_confidence(rough, settled, settled, missed, Calibration())
+    assert next_confidence(settled, settled, settled, 0.0, Calibration()) == 1.0
+    first = first_confidence(rough, settled, missed, Calibration())
+    assert 0.0 <= first <= first_confidence(settled, settled, 0.0, Calibration()) == 1.0
+    assert first_confidence(settled, settled, None, Calibration()) < 1.0, "a box alone confirms less"
 
 
 def test_an_empty_mask_is_surely_wrong() -> None:
     nothing, everything = np.zeros((3, 4), np.bool_), np.ones((3, 4), np.bool_)
     for rough in (nothing, everything):
-        for seen in (nothing, everything, None):
-            assert confidence(rough, nothing, seen) == 0.0
-    assert confidence(nothing, everything, nothing) == 0.0
+        assert first_confidence(rough, nothing, 0.0, Calibration()) == 0.0
+        for seen in (nothing, everything):
+            assert next_confidence(rough, nothing, seen, 0.0, Calibration()) == 0.0
+
+
+def test_a_threshold_is_ambiguous_if_another_segment_of_another_area_has_edges_as_good() -> None:
+    area = np.linspace(0.0, 1.0, 65536, dtype=np.float32)
+    edge = np.zeros(65536, np.float32)
+    edge[6553], edge[7000], edge[20000], edge[40000] = 4.0, 3.9, 1.0, 9.0
+    own = Profile(area, edge)
+    assert ambiguity_of(own, 6553, 0.0) == pytest.approx(0.25), (
+        "neighbors in area and more than the prior do not count"
+    )
+    assert ambiguity_of(own, 6553, 0.35) == 0.0, "nor do segments that are too small"
+    assert ambiguity_of(own, 100, 0.0) == 1.0, "a threshold without an edge"
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,9 +13,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from fake_label_studio import png
-from label_studio_fakes import DiscPool, key_point, payload, settings
+from label_studio_fakes import DiscPool, key_point, payload, send, settings
+from processes import free_port, wait_until_ready
 from repository import SUPPORT
 from typer.testing import CliRunner
+from waiting import LAST_RESORT_SECONDS
 
 from m2n2_backend.cli import app
 from m2n2_backend.server.run import _Server
@@ -47,22 +47,12 @@ PIXELS = "data:image/png;base64," + base64.b64encode(png()).decode()
 @contextmanager
 def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and the address at which it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", SCRIPT, str(SUPPORT), str(port), host]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    httpx.get(f"{url}/health")
-                    break
-                except httpx.HTTPError:
-                    assert time.monotonic() < deadline
-                    assert process.poll() is None
-                    time.sleep(0.1)
+            wait_until_ready(process, lambda: send(port, "GET", "/health"))
             yield process, url
         finally:
             process.kill()
@@ -71,7 +61,7 @@ def running(host: str = "127.0.0.1") -> Iterator[tuple[subprocess.Popen[str], st
 def stopped(process: subprocess.Popen[str]) -> str:
     """What it wrote until it was gone."""
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=LAST_RESORT_SECONDS)
     assert process.returncode == 0
     assert "Traceback" not in log
     return log
@@ -125,6 +115,8 @@ def test_serve_says_on_windows_where_it_runs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_serve_says_the_same_where_what_it_needs_of_unix_is_missing() -> None:
     start = "import sys; sys.modules['fcntl'] = None; from m2n2_backend.cli import app; app()"
-    done = subprocess.run([sys.executable, "-c", start, "serve"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", start, "serve"], capture_output=True, text=True, timeout=LAST_RESORT_SECONDS
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "WSL 2" in done.stderr

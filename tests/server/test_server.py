@@ -24,6 +24,7 @@ from listening import HeldPool
 from PIL import Image
 from waiting import until
 
+from m2n2_backend.resources import label_config
 from m2n2_backend.server.app import MAX_PROJECTS, create_app
 from m2n2_backend.worker.interface import Answer, Work
 
@@ -45,7 +46,22 @@ def test_setup_answers_the_model_version(client: FlaskClient) -> None:
     answer = client.post(
         "/setup", json={"project": "1.2", "schema": CONFIG.replace('"Cow"', '"Dog"'), "hostname": ""}
     )
-    assert answer.json == {"model_version": "disc-1"}
+    assert answer.json["model_version"] == "disc-1"
+    assert "warnings" not in answer.json
+
+
+def test_setup_hints_at_the_config_that_spares_keys_and_logs_it_once_a_project(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for project in ("1.2", "1.2", "2.2"):
+        body = {"project": project, "schema": label_config("old/polygon").read_text(encoding="utf-8")}
+        answer = client.post("/setup", json=body)
+        assert "label_config/polygon.xml" in answer.json["hints"][0]
+    told = [line for line in caplog.messages if "label_config/polygon.xml" in line]
+    assert [line.partition(":")[0] for line in told] == ["project 1.2", "project 2.2"]
+    answer = client.post("/setup", json={"schema": label_config("polygon").read_text(encoding="utf-8")})
+    assert not any("polygon.xml" in hint for hint in answer.json["hints"])
 
 
 @pytest.mark.parametrize("extra", [None, {"any": "object"}, "text", [1]])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-from flask.testing import FlaskClient
-from label_studio_fakes import CONFIG, DiscPool, key_point, labels, payload
+import re
 
-from m2n2_backend.server.status_page import KEPT, RecentRequests, without_secrets
+import pytest
+from fake_label_studio import BRUSH_CONFIG
+from flask.testing import FlaskClient
+from label_studio_fakes import CONFIG, CountingMedia, DiscPool, key_point, labels, payload, settings
+from waiting import until
+
+from m2n2_backend.errors import LabelStudioUnavailable
+from m2n2_backend.server.app import create_app
+from m2n2_backend.server.status_page import KEPT, Clicks, RecentRequests, without_secrets
+from m2n2_backend.server.titles import MAX_PROJECTS, ProjectTitles
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -91,6 +98,62 @@ def test_only_the_latest_requests_are_kept() -> None:
 
     assert len(recent.latest()) == KEPT
     assert recent.latest()[0].milliseconds == 1000.0 * (KEPT + 4)
+
+
+def test_the_page_tells_the_score_and_how_long_clicks_take(client: FlaskClient) -> None:
+    assert "p95" not in page(client)
+    client.post("/predict", json=payload(key_point()))
+    text = page(client)
+    assert re.search(r"latest 1 clicks .* at most \d+ ms \(p50\), 95 % at most \d+ ms \(p95\)", text)
+    assert re.search(r'<td class="n">0\.\d\d</td>', text)
+
+
+def test_the_percentiles_are_of_the_clicks_that_have_a_mask() -> None:
+    recent = RecentRequests()
+    assert recent.clicks() is None
+    for index in range(1, 101):
+        recent.add("POST /predict", "", 200, "", index / 1000, 0.5)
+    recent.add("POST /predict", "", 503, "busy", 90.0)
+    assert recent.clicks() == Clicks(100, 50.5, 95.0, 0.5)
+
+
+def test_setups_that_went_well_are_folded_and_push_no_click_out(client: FlaskClient) -> None:
+    client.post("/predict", json=payload(key_point()))
+    for _ in range(KEPT + 5):
+        client.post("/setup", json={"project": "1.7", "schema": BRUSH_CONFIG})
+    client.post("/setup", json={"project": "1.7", "schema": "<View>"})
+    shown, folded = page(client).split("<details>")
+    assert shown.count("POST /predict") == 1
+    assert shown.count("POST /setup") == 1  # the one that failed
+    assert folded.count("POST /setup") == KEPT
+
+
+def test_the_projects_title_stands_beside_its_number_once_it_is_known(pool: DiscPool, media: CountingMedia) -> None:
+    asked: list[int] = []
+
+    def ask(project: int) -> str:
+        asked.append(project)
+        if project == 2:
+            raise LabelStudioUnavailable("no")
+        return "<b>Street</b>"
+
+    titles = ProjectTitles(ask)
+    client = create_app(settings(), pool, media, titles=titles).test_client()
+    for project in ("1.7", "2.7", "nonsense"):
+        client.post("/predict", json={**payload(key_point()), "project": project})
+        until(lambda: not titles.is_asking)
+    client.post("/predict", json={**payload(key_point()), "project": "1.7"})
+    assert asked == [1, 2]
+    assert page(client).count("&lt;b&gt;Street&lt;/b&gt;: project 1.7") == 2
+
+
+def test_invented_projects_lead_to_a_bounded_number_of_questions() -> None:
+    asked: list[int] = []
+    titles = ProjectTitles(lambda project: str(asked.append(project)))
+    for project in range(MAX_PROJECTS + 20):
+        titles.want(f"{project}.7")
+        until(lambda: not titles.is_asking)
+    assert len(asked) == MAX_PROJECTS
 
 
 def test_metrics_tell_outcomes_caches_and_workers(client: FlaskClient, pool: DiscPool) -> None:

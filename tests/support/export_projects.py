@@ -30,7 +30,11 @@ def output(tag: str, name: str = "mask", names: str = NAMES, **attributes: str) 
     return f'<{tag} name="{name}"{more}>{names}</{tag}>'
 
 
-SHIPPED = {kind: label_config(kind).read_text(encoding="utf-8") for kind in ("brush", "bitmask", "polygon", "shapes")}
+OUTPUTS = ("brush", "bitmask", "polygon")
+SHIPPED = {
+    name: label_config(name).read_text(encoding="utf-8")
+    for name in (*OUTPUTS, "shapes", *(f"old/{output}" for output in OUTPUTS))
+}
 CONFIGS = {**SHIPPED, "rectangle": config(output("RectangleLabels"), POINTS)}
 
 

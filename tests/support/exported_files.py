@@ -51,7 +51,7 @@ def coco(folder: Path, shape: tuple[int, int]) -> Masks:
             assert one["area"] == mask.sum()
         else:
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
-            mask = rasterized(one["segmentation"][0] if one["segmentation"] else corners, shape)
+            mask = np.logical_or.reduce([rasterized(part, shape) for part in one["segmentation"] or [corners]])
         found[Path(image["file_name"]).stem, classes[one["category_id"]]] |= mask
     return dict(found)
 
@@ -173,3 +173,8 @@ def with_labels_control(regions: Sequence[dict[str, Any]], control: str = "label
             {**one, "type": "labels", "from_name": control, "value": {**value, "labels": one["value"][one["type"]]}}
         )
     return both
+
+
+def accepted(regions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as this backend returns them: a brush or bitmask is the item with the labels alone."""
+    return [one for one in with_labels_control(regions) if one["type"] not in ("brush", "bitmask")]

@@ -23,7 +23,7 @@ from waiting import RunningClock
 
 WIDTH, HEIGHT = 64, 48
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
-BRUSH_CONFIG = (ROOT / "label_config" / "brush.xml").read_text(encoding="utf-8")
+BRUSH_CONFIG = (ROOT / "label_config" / "old" / "brush.xml").read_text(encoding="utf-8")
 DISABLED = "Authentication token no longer valid: legacy token authentication has been disabled for this organization"
 
 

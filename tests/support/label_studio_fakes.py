@@ -148,13 +148,14 @@ class CountingMedia:
 
     def __init__(self) -> None:
         self.refs: list[ImageRef] = []
+        self._reader = MediaReader(settings())
 
     def fetch(self, ref: ImageRef, *, deadline: float, data_needed: bool = True) -> SourceImage:
         self.refs.append(ref)
-        return MediaReader(settings()).fetch(ImageRef(data_url(png())))
+        return self._reader.fetch(ImageRef(data_url(png())))
 
     def host(self, ref: ImageRef) -> str:
-        return MediaReader(settings()).host(ref)
+        return self._reader.host(ref)
 
     def close(self) -> None:
         pass

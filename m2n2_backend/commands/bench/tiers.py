@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -27,8 +26,8 @@ def measure_tiers(backbone: Backbone, settings: Settings, folder: Path, size: Si
         By tier: median, p95, and the medians of the ``parts`` that ran (encode, prepare, segment).
     """
     files = [jpeg(photograph(size, number)) for number in range(max(2, min(repeats, _SWITCHES)))]
-    images = [SourceImage(hashlib.sha256(data).hexdigest(), data, size) for data in files]
-    known = [SourceImage(image.key, None, size) for image in images]
+    images = [SourceImage.of(data, size) for data in files]
+    known = [image.without_data() for image in images]
     # Only the newest state stays on the device, so each of the others has lost its own when its turn comes.
     limits = {"cache_dir": folder, "device_cache": 0, "memory_cache": 4 * 1024**3}
     limited = settings.model_copy(update=limits)

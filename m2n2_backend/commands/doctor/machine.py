@@ -12,7 +12,9 @@ import httpx
 import torch
 
 from m2n2_backend import __version__
-from m2n2_backend.backbones.registry import check_backbone, own_weights, resolve_device
+from m2n2_backend.backbones.registry import check_backbone, kind_of, own_weights, resolve_device
+from m2n2_backend.backbones.vit import described_layers
+from m2n2_backend.backbones.weights.names import repository_of
 from m2n2_backend.backbones.weights.sources import REPOSITORIES, resolve
 from m2n2_backend.commands.doctor.check import Check
 from m2n2_backend.errors import M2N2Error, SettingsError
@@ -75,22 +77,34 @@ def _weights(settings: Settings, device: torch.device) -> Check:
         return _automatic_weights(device)
     try:
         check_backbone(settings.backbone, model=settings.model)
+        layers = _layers(settings)
     except M2N2Error as error:
         if "fetch-weights" in error.cure and settings.backbone in REPOSITORIES:
             return Check(name, "fail", str(error), f"m2n2-backend fetch-weights --backbone {settings.backbone}")
         return Check(name, "fail", error.finding, error.cure or "set M2N2_BACKBONE and M2N2_MODEL")
-    return Check(name, "ok", "on disk, every file of them whole")
+    return Check(name, "ok", f"on disk, every file of them whole{layers}")
+
+
+def _layers(settings: Settings) -> str:
+    """The layers of a vision transformer that are read, as the end of a sentence; empty for other models."""
+    if kind_of(settings.backbone) != "vit":
+        return ""
+    repository = repository_of(settings.backbone, settings.model)
+    folder = resolve(repository, "vit", local_only=True)
+    return f"; {described_layers(folder, repository, settings.layers)} is read"
 
 
 def _automatic_weights(device: torch.device) -> Check:
     model = own_weights("auto", device)
     assert model is not None, "auto has weights for every device"
+    is_small = device.type == "cpu"
     try:
-        resolve(model, "vit" if device.type == "cpu" else "stable-diffusion", local_only=True)
+        folder = resolve(model, "vit" if is_small else "stable-diffusion", local_only=True)
+        layers = f"; {described_layers(folder, model, None)} is read" if is_small else ""
     except M2N2Error as error:
         detail = f"{error}: each start tries the hub for seconds, and goes on with color and texture without it"
         return Check("weights of auto", "warn", detail, "m2n2-backend fetch-weights")
-    return Check("weights of auto", "ok", f"{model} is on disk")
+    return Check("weights of auto", "ok", f"{model} is on disk{layers}")
 
 
 def _caches(settings: Settings) -> Iterator[Check]:

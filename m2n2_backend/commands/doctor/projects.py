@@ -136,6 +136,8 @@ def _label_config(project: Mapping[str, Any]) -> Iterator[Check]:
     if not config.warnings:
         outputs = dict.fromkeys(str(one) for image in config.images if image.prompts for one in image.outputs)
         yield Check(name, "ok", f"masks are returned to {', '.join(outputs)}")
+    for hint in config.hints:
+        yield Check(f"hint for project {project['id']} ({project.get('title')})", "ok", hint)
 
 
 def _own_address(api: LabelStudioClient, address: str, connected: bool) -> Check:

@@ -78,9 +78,9 @@ def _instructions(url: str, number: int, account: label_studio.Account, backbone
 
   1. Open a task and switch on Auto-Annotation at the bottom of the page.
   2. Click on the Auto-Detect tool, the last one in the toolbar beside the image.
-  3. Choose a label of the key points (hotkeys 4, 5, 6) and click on an object: its mask appears.
-  4. For each further click choose the label again; Alt+click marks what does not belong to the object.
-  5. The check mark at the bottom accepts the mask; Submit saves it.
+  3. Choose a label (hotkeys 1, 2, 3) and click on an object: its mask appears.
+  4. Each further click corrects the mask; Alt+click marks what does not belong to the object.
+  5. The check mark at the bottom accepts the mask; click on the next object. Submit saves all of them.
 
 Ctrl+C stops both. Everything stays in {folder} for the next time.
 """

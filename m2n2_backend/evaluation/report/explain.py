@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.report.explain_refined import draw_refined
 from m2n2_backend.evaluation.report.explain_views import draw_views
-from m2n2_backend.evaluation.report.plots import draw_image, new_figure, plural, save
+from m2n2_backend.evaluation.report.plots import TITLE_WIDTH, draw_image, new_figure, plural, save
 from m2n2_backend.m2n2.cache import ByteCache
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.paper.flood_fill import LEVELS
@@ -49,6 +49,8 @@ def explain(
     clicks: Sequence[PointPrompt],
     out_dir: Path,
     boxes: Sequence[Region] = (),
+    *,
+    drawn: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Draw the result and, for every click, its maps before and after the flood fill and its four score curves.
 
@@ -61,6 +63,7 @@ def explain(
         clicks: Clicks on one object, of which at least one is positive if there is no box.
         out_dir: Folder for ``result.png``, ``click_01.png`` and so on; it is created if necessary.
         boxes: Boxes around the same object.
+        drawn: Called as soon as a file is written.
 
     Returns:
         The files, the result first.
@@ -74,6 +77,7 @@ def explain(
     segmentation = segmenter.segment(state, clicks, boxes)
     paths = [out_dir / "result.png"]
     _draw_result(rgb, segmentation, clicks, paths[0])
+    drawn()
     thresholds = segmentation.thresholds
     if state.views is not None and (choice := segmentation.choice) is not None:
         paths.append(out_dir / "views.png")
@@ -84,6 +88,7 @@ def explain(
     for index in range(len(prompts.clicks)):
         paths.append(out_dir / f"click_{index + 1:02d}.png")
         _draw_click(segmenter, state, rgb, prompts, index, thresholds[index], paths[-1])
+        drawn()
     return paths
 
 
@@ -120,7 +125,7 @@ def _draw_result(
     figure = new_figure(8.0, 8.0 * height / width + 0.4)
     share = float(segmentation.mask.mean())
     title = f"{plural(len(clicks), 'click')}, {share:.1%} of the image, score {segmentation.score:.2f}"
-    draw_image(figure.add_subplot(), segmentation.overlay(rgb), title)
+    draw_image(figure.add_subplot(), segmentation.overlay(rgb), title, 2 * TITLE_WIDTH)
     save(figure, path)
 
 

@@ -24,7 +24,7 @@ CIRCLE = (255, 196, 0)
 def draw_refined(
     panels: Sequence[Axes], segmenter: Segmenter, state: ImageState, rgb: NDArray[np.uint8], prompts: Prompts
 ) -> None:
-    """Show for the last click the mask before it, the paper's answer, what was taken of it, and color at its edge.
+    """Show for the last click the mask before it, the attention's answer, what was taken of it, and color's part.
 
     Args:
         panels: Four panels.
@@ -44,7 +44,9 @@ def draw_refined(
         )
         added, removed = rough & ~paper, paper & ~rough
         cut = (added | removed).any()
-        title = f"the whole object cut: {_exchange(added, removed)}" if cut else "taken as it is"
+        title = (
+            f"the whole object cut: {_exchange(added, removed)}" if cut else "the attention's answer, taken as it is"
+        )
     else:
         before = segmenter.segment(state, clicks[:-1], boxes).mask
         picture = draw_overlay(rgb, before, clicks, boxes)
@@ -54,7 +56,7 @@ def draw_refined(
             cv2.circle(picture, (last.x, last.y), max(1, round(radius)), CIRCLE, line, cv2.LINE_AA)
         draw_image(panels[0], picture, f"the mask before, radius {step.bound.radius:.0f} px")
         title = _title(step.bound)
-    draw_image(panels[1], draw_overlay(rgb, paper, clicks, boxes), "the paper's answer")
+    draw_image(panels[1], draw_overlay(rgb, paper, clicks, boxes), "the attention alone, for all clicks")
     draw_image(panels[2], draw_overlay(rgb, rough, clicks, boxes), title)
     gained, lost = settled & ~rough, rough & ~settled
     title = f"color at the edge: {_exchange(gained, lost)}"
@@ -62,12 +64,12 @@ def draw_refined(
 
 
 def _title(bound: Bound) -> str:
-    """How much of the paper's answer was taken."""
+    """How much of the attention's answer was taken."""
     if bound.radius == 0.0:
-        return "the click agrees: kept"
+        return "the click agrees with the mask: kept"
     if bound.edits:
-        return f"{bound.changed:,} px, beyond {bound.most:,.0f}: edited instead"
-    return f"{bound.changed:,} px change, within {bound.most:,.0f}: taken"
+        return f"{bound.changed:,} px would change, more than {bound.most:,.0f}: only around the click"
+    return f"{bound.changed:,} px change, no more than {bound.most:,.0f}: taken"
 
 
 def _exchange(gained: NDArray[np.bool_], lost: NDArray[np.bool_]) -> str:

@@ -9,7 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from m2n2_backend.evaluation.report.plots import plural
 from m2n2_backend.evaluation.report.published import COLUMNS, COUNTS, PUBLISHED, TITLES
+
+HISTOGRAMS = ("noc_histogram.png", "noc_histogram_beside.png")
+"""Files of the histograms: of the result, and of the one beside it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ def render_page(
     cases: Sequence[Picture],
     explanation: Sequence[Picture],
     beside: Mapping[str, Any] | None = None,
+    title: str | None = None,
 ) -> str:
     """The page as one string.
 
@@ -38,26 +43,27 @@ def render_page(
         cases: Best, median and worst samples.
         explanation: Maps and scores of one sample; may be empty.
         beside: Result of another method on the same samples.
+        title: What the page calls the data set; a benchmark has its usual name.
     """
     results = [result] if beside is None else [result, beside]
-    columns = list(COLUMNS)
-    if result["dataset"] not in columns:
-        columns.append(result["dataset"])
+    dataset = str(result["dataset"])
+    is_published = dataset in COLUMNS
+    columns = COLUMNS if is_published else (dataset,)
+    titles = {**TITLES, dataset: title or TITLES.get(dataset, dataset)}
     curves = [Picture("iou_per_click.png", "Mean IoU after each click")]
-    files = ("noc_histogram.png", "noc_histogram_beside.png")
-    for file, each in zip(files, results, strict=False):
+    for file, each in zip(HISTOGRAMS, results, strict=False):
         curves.append(Picture(file, f"{each['method']}: distribution of the number of clicks"))
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
     return environment.get_template("page.html").render(
-        title=f"{_method_title(result)} on {TITLES.get(result['dataset'], result['dataset'])}",
+        title=f"{titles[dataset]}: {' beside '.join(dict.fromkeys(map(_method_title, results)))}",
         result=result,
-        noc_head=["method", *(TITLES.get(column, column) for column in columns)],
-        measured=[_measured_cells(each, columns) for each in results],
-        published=[_published_cells(row.method, row.figures, columns) for row in PUBLISHED],
-        comparability=_comparability(result),
-        counts=[f"mean IoU after {count}" for count in result["iou_at"]],
+        noc_head=["method", *(titles[column] for column in columns)],
+        measured=[_measured_cells(each, columns, is_published) for each in results],
+        published=[_published_cells(row.method, row.figures) for row in PUBLISHED] if is_published else [],
+        comparability=_comparability(result) if is_published else f"Protocol of the clicks: {result['protocol']}.",
+        counts=[f"mean IoU after {plural(int(count), 'click')}" for count in result["iou_at"]],
         figure_rows=[_figure_cells(each, list(result["iou_at"])) for each in results],
         curves=curves,
         cases=cases,
@@ -68,12 +74,13 @@ def render_page(
 
 def _method_title(result: Mapping[str, Any]) -> str:
     name = str(result["method"]) + (" as released" if result["preset"] == "released" else "")
-    return f"{name}, {result['backbone']}" if result["backbone"] else name
+    backbone = str(result["backbone"] or "").partition(":")[0]  # without what follows as a remark
+    return f"{name}, {backbone}" if backbone else name
 
 
 def _comparability(result: Mapping[str, Any]) -> str:
     text = (
-        "NoC85 / NoC90. Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here; "
+        "Gray rows are published figures (Karmann & Urfalioglu, CVPR 2025), not measured here; "
         "those of M2N2 are by the protocol released."
     )
     if result["protocol"] != "released":
@@ -84,16 +91,16 @@ def _comparability(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _measured_cells(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+def _measured_cells(result: Mapping[str, Any], columns: Sequence[str], is_published: bool) -> list[str]:
     """A row of the first table, with the figure under its data set."""
     own = {result["dataset"]: f"{result['noc85']:.2f} / {result['noc90']:.2f}"}
-    name = f"{_method_title(result)} (measured, protocol {result['protocol']})"
+    name = _method_title(result) + (f" (measured, protocol {result['protocol']})" if is_published else "")
     return [name, *(own.get(column, "") for column in columns)]
 
 
-def _published_cells(method: str, figures: Sequence[tuple[float | None, float]], columns: Sequence[str]) -> list[str]:
+def _published_cells(method: str, figures: Sequence[tuple[float | None, float]]) -> list[str]:
     cells = [f"{'–' if noc85 is None else f'{noc85:.2f}'} / {noc90:.2f}" for noc85, noc90 in figures]
-    return [f"{method} (published)", *cells, *[""] * (len(columns) - len(cells))]
+    return [f"{method} (published)", *cells]
 
 
 def _figure_cells(result: Mapping[str, Any], counts: Sequence[str]) -> list[str]:

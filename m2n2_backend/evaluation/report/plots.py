@@ -5,6 +5,7 @@ Only matplotlib's objects are used, and not its global state, so that other thre
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from m2n2_backend.evaluation.noc import MAX_CLICKS
+
+TITLE_WIDTH = 38
+"""Characters that fit above a picture of four inches; longer lines would run into the next picture's."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -69,10 +73,10 @@ def plot_noc_histogram(counts85: NDArray[np.int64], counts90: NDArray[np.int64],
     save(figure, path)
 
 
-def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
-    """Draw a picture with a title above it."""
+def draw_image(axes: Axes, picture: NDArray[np.uint8], title: str, width: int = TITLE_WIDTH) -> None:
+    """Draw a picture with a title above it, whose lines have at most ``width`` characters."""
     axes.imshow(picture)
-    axes.set_title(title, fontsize=12)
+    axes.set_title("\n".join(textwrap.fill(line, width) for line in title.splitlines()), fontsize=12)
     axes.set_axis_off()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -12,6 +13,7 @@ _DETAIL = {"type": "object", "required": ["error", "detail"]}
 _PLACE = "#/components/schemas/{model}"
 
 
+@cache
 def openapi(version: str) -> dict[str, Any]:
     """OpenAPI 3.1: every route, with the models that requests are read with, of a server of this version."""
     models: list[tuple[Any, Any]] = [(PredictRequest, "validation"), (SetupRequest, "validation")]

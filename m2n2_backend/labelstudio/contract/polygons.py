@@ -19,6 +19,9 @@ LEAST_HOLE = 16
 MOST_HOLES = 100
 """Largest holes of a part that are cut out."""
 
+LEAST_PART = 16
+"""Parts of fewer square pixels do not become a region that the editor shows, unless they were clicked."""
+
 MOST_PARTS = 200
 """Largest parts that are kept; Label Studio's editor slows down with every region."""
 
@@ -31,7 +34,13 @@ def bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return across.start, down.start, across.stop, down.stop
 
 
-def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[NDArray[np.float64]]:
+def outlines(
+    mask: NDArray[np.bool_],
+    *,
+    tolerance: float = TOLERANCE,
+    least_part: float = 0.0,
+    kept: Sequence[tuple[int, int]] = (),
+) -> list[NDArray[np.float64]]:
     """Trace a mask along the edges of its pixels.
 
     Parts that touch at a corner count as one. A polygon has no holes in Label Studio, so each hole is joined
@@ -40,6 +49,8 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
     Args:
         mask: bool [H, W].
         tolerance: Largest distance, in pixels, between the simplified and the exact outline.
+        least_part: Smaller parts, in square pixels, are left out; the largest part never is.
+        kept: Pixels (x, y) whose parts are traced however small they are.
 
     Returns:
         One closed ring [n, 2] per part, n ≥ 3, the largest part first; (x, y) in pixels, where (0, 0) is the
@@ -54,7 +65,10 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
     # Areas on the lattice are four times those in pixels.
     areas = [cv2.contourArea(contour) / 4 for contour in contours]
     outer = sorted(np.flatnonzero(parents < 0).tolist(), key=areas.__getitem__, reverse=True)
-    holes: dict[int, list[int]] = {index: [] for index in outer[:MOST_PARTS]}
+    named = [index for index in outer if _holds_any(contours[index], kept, (left, top))]
+    large = [index for index in outer if areas[index] >= least_part] or outer[:1]
+    wanted = {*large[:MOST_PARTS], *named}
+    holes: dict[int, list[int]] = {index: [] for index in outer if index in wanted}
     for index, parent in enumerate(parents):
         if areas[index] >= LEAST_HOLE and int(parent) in holes:
             holes[int(parent)].append(index)
@@ -66,9 +80,21 @@ def outlines(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[N
     return [ring / 2.0 + (left, top) for ring in rings]
 
 
+def area_of(ring: NDArray[np.float64]) -> float:
+    """Area inside of a ring [n, 2], which runs around its holes in the other direction."""
+    x, y = ring.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2.0)
+
+
 def joined(rings: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """One ring [n, 2] around one or several rings [m, 2] that do not overlap, joined by bridges of no width."""
     return _with_holes(rings[0], rings[1:])
+
+
+def _holds_any(contour: NDArray[np.int32], pixels: Sequence[tuple[int, int]], corner: tuple[int, int]) -> bool:
+    """Whether a contour on the lattice, whose corner is that pixel, encloses one of the pixels (x, y)."""
+    points = [(2.0 * (x - corner[0]) + 1.0, 2.0 * (y - corner[1]) + 1.0) for x, y in pixels]
+    return any(cv2.pointPolygonTest(contour, point, measureDist=False) > 0 for point in points)
 
 
 def _lattice(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

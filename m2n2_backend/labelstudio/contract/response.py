@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
-from m2n2_backend.labelstudio.contract.polygons import bounds, outlines
+from m2n2_backend.labelstudio.contract.polygons import LEAST_PART, area_of, bounds, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
+from m2n2_backend.prompts import Click
 from m2n2_backend.worker.interface import Answer
 from m2n2_backend.worker.replica.rle import brush_rle
 
@@ -43,7 +44,8 @@ def regions(
 
     Returns:
         One region for each target, or one per part where polygons are drawn; no region where the mask is empty. The
-        labels of a separate ``<Labels>`` stand in a second item of the same id.
+        further parts of an object have the first one as their parent. The labels of a separate ``<Labels>`` stand in
+        a second item of the same id.
 
     Raises:
         ValueError: ``score`` is not a number in [0, 1].
@@ -51,12 +53,14 @@ def regions(
     if not mask.any():
         return []
     described: list[dict[str, Any]] = []
+    kept = _clicked(request)
     for target in request.targets:
         is_first = target is request.targets[0]
         first_id = request.region_id if is_first else _derived_id(request.region_id, target.name)
-        for index, value in enumerate(_values(mask, target.kind, rle)):
-            region = {
-                "id": _derived_id(first_id, index) if index else first_id,
+        values = _values(mask, target.kind, rle, kept)
+        for index, (value, area) in enumerate(values):
+            region: dict[str, Any] = {
+                "id": piece_id(first_id, index) if index else first_id,
                 "from_name": target.name,
                 "to_name": request.image_name,
                 "type": target.control.type,
@@ -64,8 +68,12 @@ def regions(
                 "original_height": request.height,
                 "image_rotation": request.image_rotation,
                 "score": _checked(score),
+                # Kept by Label Studio, so that a project's annotations tell what was clicked and what was edited.
+                "meta": {"prompts": len(request.drawn), "area": area, "parts": len(values)},
                 "value": value,
             }
+            if index:
+                region["parentID"] = first_id  # the editor's list shows one object, which can be unfolded
             if request.item_index is not None:
                 region["item_index"] = request.item_index
             described.extend(_labeled(region, target))
@@ -76,22 +84,38 @@ def _labeled(region: dict[str, Any], target: Target) -> Iterator[dict[str, Any]]
     value = region["value"]
     # An empty list is a region without a label, where the control allows one.
     own = {target.control.type: list(target.labels)} if target.control.holds_labels else {}
-    yield {**region, "value": {**value, **own}}
+    # The editor encodes the mask of a brush once for each item with every click, so one item has to do. It edits
+    # the corners of a polygon through the control of the item that has no labels.
+    if own or not target.separate or target.kind in ("polygon", "rectangle"):
+        yield {**region, "value": {**value, **own}}
     for name, labels in target.separate:
         yield {**region, "from_name": name, "type": "labels", "value": {**value, "labels": list(labels)}}
 
 
-def _values(mask: NDArray[np.bool_], kind: OutputKind, rle: bytes | None) -> list[dict[str, Any]]:
+def _values(
+    mask: NDArray[np.bool_], kind: OutputKind, rle: bytes | None, kept: Sequence[tuple[int, int]]
+) -> list[tuple[dict[str, Any], int]]:
+    """What each region holds, and its area in pixels."""
     match kind:
         case "brush":
-            return [{"format": "rle", "rle": list(rle or brush_rle(mask))}]
+            return [({"format": "rle", "rle": list(rle or brush_rle(mask))}, int(mask.sum()))]
         case "bitmask":
-            return [{"imageDataURL": _png_url(mask)}]
+            return [({"imageDataURL": _png_url(mask)}, int(mask.sum()))]
         case "polygon":
             scale = 100.0 / np.array(mask.shape[::-1])
-            return [{"points": (ring * scale).round(4).tolist(), "closed": True} for ring in outlines(mask)]
+            rings = outlines(mask, least_part=LEAST_PART, kept=kept)
+            return [
+                ({"points": (ring * scale).round(4).tolist(), "closed": True}, round(area_of(ring))) for ring in rings
+            ]
         case "rectangle":
-            return [_bounding_box(mask)]
+            left, top, right, bottom = bounds(mask)
+            return [(_bounding_box(mask), (right - left) * (bottom - top))]
+
+
+def _clicked(request: InteractiveRequest) -> list[tuple[int, int]]:
+    """The pixels (x, y) of the foreground clicks."""
+    points = [one.item.prompt(request.width, request.height) for one in request.drawn if not one.is_stroke]
+    return [(point.x, point.y) for point in points if isinstance(point, Click) and point.positive]
 
 
 def _png_url(mask: NDArray[np.bool_]) -> str:
@@ -112,6 +136,11 @@ def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
         "height": 100.0 * (bottom - top) / height,
         "rotation": 0,
     }
+
+
+def piece_id(first: str, index: int) -> str:
+    """The id of an object's region ``index``, from 1, beside the region ``first``: the same for each answer."""
+    return _derived_id(first, index)
 
 
 def _derived_id(region_id: str, part: int | str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from m2n2_backend.labelstudio.export.controls import Controls, Emitted
 from m2n2_backend.labelstudio.export.names import Image, Names
+from m2n2_backend.labelstudio.export.pieces import whole_objects
 from m2n2_backend.labelstudio.export.regions import NO_LABEL, Json, Region, read_regions
 from m2n2_backend.labelstudio.export.shapes import Empty, Format, emission
-from m2n2_backend.labelstudio.export.written import CocoImage, Counts, coco_mask
+from m2n2_backend.labelstudio.export.written import CocoImage, Counts, coco_mask, coco_rings
 
 Place = tuple[str, int]
 """Name of an image in the config, and the page."""
@@ -71,7 +72,7 @@ class Items:
             for region in read.regions:
                 places.setdefault((region.image, region.page), []).append(region)
             for place, regions in places.items():
-                results = list(self._results(regions, faults))
+                results = list(self._results(whole_objects(regions), faults))
                 size = (regions[0].width, regions[0].height) if regions else None
                 image = self._image(task, annotation, place, addresses.get(place, ""), rank)
                 items.append(self._item(image, annotation, results, place, len(places) > 1))
@@ -120,7 +121,8 @@ class Items:
                 "original_height": region.height,
                 "value": {**_bare(emitted.value), f"{emitted.kind}labels": [label]},
             }
-            code = None if emitted.mask is None else coco_mask(emitted.mask)
+            code = coco_rings(emitted.rings) if emitted.rings else None
+            code = code if emitted.mask is None else coco_mask(emitted.mask)
             found.setdefault(region.control, []).append((result, code))
         # The converter takes one control after the other, in the order in which they first come.
         for result, code in (pair for pairs in found.values() for pair in pairs):

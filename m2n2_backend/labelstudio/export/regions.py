@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from m2n2_backend.labelstudio.contract.models import kind_of
@@ -46,6 +46,9 @@ class Region:
         height: The image's height in pixels.
         value: The value that Label Studio stores, with lengths in percent of the image's sides.
         parent: Id of the region it belongs to, None where it has none.
+        meta: What was returned with the region beside its shape; empty for a region that was drawn by hand.
+        origin: Label Studio's word for where it comes from: manual, prediction or prediction-changed.
+        parts: The regions that are this object, where it has several; ``value`` is then the first one's.
     """
 
     id: str
@@ -58,6 +61,9 @@ class Region:
     height: int
     value: Json
     parent: str | None
+    meta: Json = field(default_factory=dict)
+    origin: str = ""
+    parts: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,8 @@ def _regions(item: Json, twins: Mapping[str, Sequence[str]]) -> Iterator[Region]
             height=height,
             value=value,
             parent=item.get("parentID"),
+            meta=item["meta"] if isinstance(item.get("meta"), dict) else {},
+            origin=str(item.get("origin") or ""),
         )
 
 

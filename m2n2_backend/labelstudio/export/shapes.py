@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from m2n2_backend.labelstudio.contract.polygons import bounds, joined, outlines
+from m2n2_backend.labelstudio.contract.polygons import area_of, bounds, joined, outlines
 from m2n2_backend.labelstudio.export.controls import Emitted
 from m2n2_backend.labelstudio.export.regions import Region
 from m2n2_backend.prompts import Polygon
@@ -39,11 +40,13 @@ class Emission:
         kind: The type of ``value``.
         value: The value without its label.
         mask: bool [H, W], where COCO holds this instead of ``value``.
+        rings: The outlines of several parts, (x, y) in pixels, where COCO holds these instead.
     """
 
     kind: Emitted
     value: dict[str, Any]
     mask: NDArray[np.bool_] | None = None
+    rings: tuple[Ring, ...] = ()
 
 
 def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
@@ -68,7 +71,9 @@ def emission(region: Region, format: Format, *, boxes: bool) -> Emission:
         return Emission("polygon", _polygon(around, region), mask)
     if format == "coco" and region.kind == "rectangle" and not region.value.get("rotation"):
         return Emission("rectangle", region.value)
-    return Emission("polygon", _polygon(_ring(region), region))
+    parts = [part for part in region.parts if len(part.value["points"]) >= 3] if format == "coco" else []
+    rings = tuple(_ring(part) for part in parts)
+    return Emission("polygon", _polygon(_ring(region), region), rings=rings)
 
 
 def mask_of(region: Region) -> NDArray[np.bool_]:
@@ -78,7 +83,13 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
         Empty: It covers no pixel.
         ValueError: It cannot be read.
     """
-    if region.kind == "brush":
+    mask: NDArray[np.bool_]
+    if region.parts:
+        mask = np.zeros((region.height, region.width), np.bool_)
+        for part in region.parts:
+            with suppress(Empty):
+                mask |= mask_of(part)
+    elif region.kind == "brush":
         mask = _from_code(region)
     elif region.kind == "bitmask":
         mask = _from_png(region)
@@ -91,6 +102,18 @@ def mask_of(region: Region) -> NDArray[np.bool_]:
     return mask
 
 
+def area_of_region(region: Region) -> float:
+    """Square pixels of a region of one part, as ``contract/response.py`` counts them.
+
+    Raises:
+        Empty: It covers no pixel.
+        ValueError: It cannot be read.
+    """
+    if region.kind in ("brush", "bitmask"):
+        return float(np.count_nonzero(mask_of(region)))
+    return area_of(_ring(region))
+
+
 def _code(region: Region) -> list[int]:
     mask = mask_of(region)
     return list(region.value["rle"]) if region.kind == "brush" else list(brush_rle(mask))
@@ -99,7 +122,7 @@ def _code(region: Region) -> list[int]:
 def _ring(region: Region) -> Ring:
     """The outline [n, 2] of a region, (x, y) in pixels; the parts of a mask are joined by bridges of no width."""
     value, scale = region.value, np.array([region.width, region.height]) / 100.0
-    if region.kind in ("brush", "bitmask"):
+    if region.parts or region.kind in ("brush", "bitmask"):
         return joined(outlines(mask_of(region)))
     if region.kind == "polygon":
         ring = np.array(value["points"], np.float64).reshape(-1, 2) * scale

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2n2_backend.labelstudio.contract.polygons import bounds
+from m2n2_backend.labelstudio.contract.polygons import area_of, bounds
 from m2n2_backend.labelstudio.export.shapes import Format
 
 RESULT = "result.json"
@@ -75,7 +75,8 @@ def complete_coco(folder: Path, images: Sequence[CocoImage], masks: Sequence[dic
     Args:
         folder: The folder of the converter's ``result.json``.
         images: The images in the order in which the converter was given them.
-        masks: The :func:`coco_mask` of each shape, in the same order; None for boxes and polygons.
+        masks: The :func:`coco_mask` or :func:`coco_rings` of each shape, in the same order; None for boxes and single
+            polygons.
 
     Returns:
         The number of images that had to be left out, because their size is not known.
@@ -95,6 +96,17 @@ def complete_coco(folder: Path, images: Sequence[CocoImage], masks: Sequence[dic
             shape.update(mask or {})
     file.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     return left_out
+
+
+def coco_rings(rings: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
+    """Outlines [n, 2] of the parts of one object as COCO's list of polygons, with their box and area in pixels."""
+    corners = np.concatenate(rings)
+    first, last = corners.min(axis=0), corners.max(axis=0)
+    return {
+        "segmentation": [ring.ravel().tolist() for ring in rings],
+        "bbox": [float(side) for side in (*first, *(last - first))],
+        "area": sum(area_of(ring) for ring in rings),
+    }
 
 
 def coco_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:

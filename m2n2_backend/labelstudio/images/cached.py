@@ -162,7 +162,7 @@ class CachedImages:
                 self.downloads += 1
                 if image.data is not None and _held(image.data) <= RECENT_BYTES:
                     self._recent[image.key] = image.data
-            self._known[key] = _Known(replace(image, data=None), validators, self._clock())
+            self._known[key] = _Known(image.without_data(), validators, self._clock())
         return image
 
     def _known_of(self, key: bytes) -> SourceImage | None:

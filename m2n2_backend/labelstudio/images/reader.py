@@ -155,7 +155,7 @@ class MediaReader:
                 form = "" if ";base64" in ref.url[:200].lower().replace(" ", "") else ", which is not base64"
                 raise InvalidImage(f"{error} (in the task's data URL{form})") from error
             raise
-        return SourceImage(hashlib.sha256(data).hexdigest(), data, size), validators
+        return SourceImage.of(data, size), validators
 
     def host(self, ref: ImageRef) -> str:
         """The host that is asked for an image; "" for Label Studio of the settings, and where no server is asked."""

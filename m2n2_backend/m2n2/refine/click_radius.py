@@ -25,11 +25,6 @@ from m2n2_backend.m2n2.paper.flood_fill import LEVELS
 from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.places import Place, Stroke
 
-KAPPA = 10.0
-"""A click may change this many times the area of its circle. At 6, every third object of GrabCut needs 2.4 clicks for
-85 % instead of 1.8, as first masks that are too small grow more slowly; at 12, the clicks are equal, but collapses
-are 0.36 instead of 0.33 on DAVIS."""
-
 DISC = 0.7
 """Share of the circle's radius within which the pixels are taken to have the click's label."""
 

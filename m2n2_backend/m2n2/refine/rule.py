@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from m2n2_backend.m2n2.box import within_boxes
 from m2n2_backend.m2n2.places import Placed, prefix_keys, split
 from m2n2_backend.m2n2.prompt_maps import maps_together, prompt_maps
+from m2n2_backend.m2n2.refine.confidence import Calibration, ambiguity_of
 from m2n2_backend.m2n2.refine.object_cut import cut_object
 from m2n2_backend.m2n2.refine.steps import Edge, NewClick, Refinement, first_step, next_step
 from m2n2_backend.m2n2.segmentation import Segmentation, refined_segmentation
 from m2n2_backend.m2n2.state import ImageState
-from m2n2_backend.m2n2.strategy import Clicked, PaperRule, Paused, never, placed_at
+from m2n2_backend.m2n2.strategy import Clicked, PaperRule, Paused, least_area, never, placed_at
 from m2n2_backend.prompts import Prompts, Region
 
 
@@ -23,9 +24,11 @@ class RefinedRule(PaperRule):
 
     Attributes:
         band: Width of the band on either side of the mask's edge, in cells.
+        calibration: The backbone's, for the score.
     """
 
     band: float
+    calibration: Calibration
 
     def segment(self, state: ImageState, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation:
         """Refine the prompts, and bring the mask to the photograph's size."""
@@ -69,11 +72,14 @@ class RefinedRule(PaperRule):
             rough = cut_object(state.copy, answer.distance, prompts)
         else:
             rough = answer.distance <= 1.0
-        edge = Edge(state.guide, math.sqrt(math.prod(state.working_size) / math.prod(state.grid)), self.band)
+        cell = math.sqrt(math.prod(state.working_size) / math.prod(state.grid))
+        edge = Edge(state.guide, cell, self.band, self.method.despeckle)
         if previous is None:
             inside = within_boxes(boxes, state.size, state.working_size) if boxes else None
-            return first_step(rough, prompts, edge, inside, answer.thresholds)
+            least = least_area(self.method, state)
+            ambiguity = ambiguity_of(answer.maps[-1].profile, answer.levels[-1], least) if answer.maps else None
+            return first_step(rough, prompts, edge, inside, answer.thresholds, ambiguity, self.calibration)
         own, new = answer.maps[-1], prompts[-1]
         _, other = split(clicked.at[-1], prompts, new.positive)
         click = NewClick(new, own.levels, own.profile, other)
-        return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds)
+        return next_step(previous, rough, click, edge, self.method.kappa, answer.thresholds, self.calibration)

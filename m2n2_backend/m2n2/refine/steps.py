@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
 from m2n2_backend.m2n2.places import Place, Placed, Stroke, index_of
+from m2n2_backend.m2n2.postprocess import without_specks
 from m2n2_backend.m2n2.refine.band import BOX_WIDTH, PreviousEdge, settle_edge, with_fixed
 from m2n2_backend.m2n2.refine.click_radius import area_about, click_radius, disc, edit, sure_radius
+from m2n2_backend.m2n2.refine.confidence import Calibration, first_confidence, next_confidence
+from m2n2_backend.m2n2.refine.limits import ClickLimits, connected_with, limits_of
 from m2n2_backend.rasters import PackedMask
-
-UNCONFIRMED = 0.75
-"""Confidence in a first answer, which no click has confirmed yet: the mean IoU of first answers on GrabCut."""
 
 _STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
 _CLICK_BYTES = 320  # of the pinned pixels and the threshold of one click
@@ -52,13 +52,15 @@ class Bound:
     Attributes:
         radius: Radius of the click, in pixels; 0 if it agrees with the mask.
         most: Number of pixels that may change.
-        changed: Pixels that the answer to all clicks would change in the click's direction. Beyond ``most`` the click
-            edits the mask instead.
+        changed: Pixels that the answer to all clicks would change in the click's direction, or that its part which is
+            connected with the click would (``limits``). Beyond ``most`` the click edits the mask instead.
+        is_part: Whether only that part is meant.
     """
 
     radius: float
     most: float
     changed: int
+    is_part: bool = False
 
     @property
     def edits(self) -> bool:
@@ -75,7 +77,7 @@ class Refinement:
         settled: The mask that the user sees.
         discs: The pinned pixels of all clicks; where two overlap, the later one wins except at the other's own pixel.
         thresholds: λ of each click by the paper's rule for all of them, in the map's unit.
-        score: Confidence in the mask, in [0, 1], see :func:`confidence`.
+        score: Confidence in the mask, in [0, 1], see :mod:`m2n2_backend.m2n2.refine.confidence`.
         bound: The limit of the last click; None for the first prompts.
     """
 
@@ -96,19 +98,27 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Edge:
-    """Settles a mask's edge: photograph uint8 [H, W, 3], a cell's side in pixels, width in cells (0: not at all)."""
+    """Settles a mask's edge and removes the specks that this leaves.
+
+    Attributes:
+        rgb: The photograph at working size, uint8 [H, W, 3].
+        cell: Side of an attention cell in pixels.
+        width: Width of the band on either side of the edge, in cells; 0 leaves the edge as it is.
+        specks: Share of the image below which islands and holes are removed; those with a pinned pixel stay.
+    """
 
     rgb: NDArray[np.uint8]
     cell: float
     width: float
+    specks: float
 
     def settle(
         self, rough: NDArray[np.bool_], fixed: NDArray[np.int8], earlier: PreviousEdge | None = None
     ) -> NDArray[np.bool_]:
-        """See :func:`m2n2_backend.m2n2.refine.band.settle_edge`."""
-        if self.width <= 0:
-            return rough
-        return settle_edge(self.rgb, rough, fixed, cell=self.cell, width=self.width, earlier=earlier)
+        """See :func:`m2n2_backend.m2n2.refine.band.settle_edge` for the arguments."""
+        if self.width > 0:
+            rough = settle_edge(self.rgb, rough, fixed, cell=self.cell, width=self.width, earlier=earlier)
+        return without_specks(rough, self.specks, fixed != 0)
 
 
 @dataclass(frozen=True)
@@ -127,12 +137,15 @@ def first_step(
     edge: Edge,
     inside: NDArray[np.bool_] | None,
     thresholds: tuple[float, ...],
+    ambiguity: float | None,
+    calibration: Calibration,
 ) -> Refinement:
     """The answer to the first prompts, with its edge settled.
 
     Args:
         answer: The paper's mask or its cut (``object_cut``), bool [H, W].
         inside: Pixels of the boxes, bool [H, W]; None without boxes. Nothing else becomes foreground.
+        ambiguity: That of the last click's threshold; None for boxes alone.
     """
     discs = tuple(PinnedPixels(each.place, 0.0, each.positive) for each in prompts)
     fixed = _fixed(answer.shape, discs)
@@ -143,9 +156,8 @@ def first_step(
     settled = edge.settle(answer, fixed)
     if not settled.any():
         settled = answer  # color may not remove the last pixels of an object
-    return Refinement(
-        PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, confidence(answer, settled, None)
-    )
+    score = first_confidence(answer, settled, ambiguity, calibration)
+    return Refinement(PackedMask.of(answer), PackedMask.of(settled), discs, thresholds, score)
 
 
 def next_step(
@@ -155,8 +167,9 @@ def next_step(
     edge: Edge,
     kappa: float,
     thresholds: tuple[float, ...],
+    calibration: Calibration,
 ) -> Refinement:
-    """One more click: take over what the answer to all adds or removes if it stays within the bound, else edit.
+    """One more click: as much of the answer to all clicks as the limits of the click allow, or else an edit.
 
     Args:
         answer: The paper's mask for all clicks, or its cut (``object_cut``), bool [H, W].
@@ -171,28 +184,42 @@ def next_step(
     new = PinnedPixels(place, sure_radius(place, min(radius, edge.cell)), positive)
     discs = (*previous.discs, new)
     # A click on something missing is not meant to remove anything elsewhere, nor the other way round.
-    answer = answer | before if positive else answer & before
-    changed = int(np.count_nonzero(answer != before))
+    change = answer & ~before if positive else before & ~answer
     if radius == 0.0:
-        bound = Bound(0.0, 0.0, changed)
+        bound = Bound(0.0, 0.0, int(np.count_nonzero(change)))
         before[index_of(place)] = positive  # where color alone gave the label, no later click takes it
-        return Refinement(
-            PackedMask.of(before), previous.settled, discs, thresholds, confidence(before, seen, seen), bound
-        )
-    bound = Bound(radius, kappa * area_about(seen, place, positive, max(radius, edge.cell / 2)), changed)
-    if bound.edits:
-        rough = edit(before, click.levels, click.profile, positive=positive, other=click.other, most=bound.most)
-    else:
-        rough = answer
+        # Nothing was learned about the rest of the mask, so the score is the one that it had.
+        return Refinement(PackedMask.of(before), previous.settled, discs, thresholds, previous.score, bound)
+    circle, area = area_about(seen, place, positive, max(radius, edge.cell / 2)), int(np.count_nonzero(seen))
+    limits = limits_of(
+        circle, area, positive=positive, earlier=len(previous.discs), confidence=previous.score, kappa=kappa
+    )
+    rough, bound = _changed(before, change, click, radius, limits)
     fixed = _fixed(rough.shape, discs)
     rough = with_fixed(rough, fixed)
     # Where the attention cannot see the error at all, color decides in the whole circle.
     around = np.zeros(rough.shape, np.bool_)
     around[disc(previous.rough.shape, place, radius if radius <= edge.cell else 0.0)] = True
     settled = edge.settle(rough, fixed, PreviousEdge(seen, (rough != before) | around, around))
-    return Refinement(
-        PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, confidence(rough, settled, seen), bound
-    )
+    missed = circle / (area + circle if positive else area)
+    score = next_confidence(rough, settled, seen, missed, calibration)
+    return Refinement(PackedMask.of(rough), PackedMask.of(settled), discs, thresholds, score, bound)
+
+
+def _changed(
+    before: NDArray[np.bool_], change: NDArray[np.bool_], click: NewClick, radius: float, limits: ClickLimits
+) -> tuple[NDArray[np.bool_], Bound]:
+    """The mask after a click, bool [H, W], and what limited it: see :mod:`m2n2_backend.m2n2.refine.limits`."""
+    bound = Bound(radius, limits.whole, int(np.count_nonzero(change)))
+    if bound.edits:
+        part = connected_with(change, click.prompt.place)
+        if part.any():
+            change, bound = part, Bound(radius, limits.part, int(np.count_nonzero(part)), is_part=True)
+    if not bound.edits:
+        return before ^ change, bound
+    positive = click.prompt.positive
+    mask = edit(before, click.levels, click.profile, positive=positive, other=click.other, most=limits.edit)
+    return mask, bound
 
 
 def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float:
@@ -205,28 +232,6 @@ def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float
     others = [index_of(own.point) for own in discs if own.positive != positive]
     apart = (float(np.hypot(np.subtract(rows, place[0]), np.subtract(cols, place[1])).min()) for rows, cols in others)
     return max(1.0, min(apart, default=math.inf))
-
-
-def confidence(rough: NDArray[np.bool_], settled: NDArray[np.bool_], seen: NDArray[np.bool_] | None) -> float:
-    """Confidence in a mask, in [0, 1]: IoU with the mask before color, times IoU with the mask before the last click.
-
-    If attention and color agree and the last click changed little, little is left to correct. The evaluation's README
-    has the measured calibration. An empty mask is certainly wrong: 0.
-
-    Args:
-        rough: The mask before color, bool [H, W].
-        settled: The mask, bool [H, W].
-        seen: The mask before the last click; None for the first prompts, which count as ``UNCONFIRMED``.
-    """
-    if not settled.any():
-        return 0.0
-    return _iou(rough, settled) * (UNCONFIRMED if seen is None else _iou(seen, settled))
-
-
-def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks, 1 if both are empty."""
-    union = int(np.count_nonzero(first | second))
-    return int(np.count_nonzero(first & second)) / union if union else 1.0
 
 
 def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -70,17 +70,24 @@ class LabelConfig:
     """A labeling config that was read once."""
 
     def __init__(
-        self, images: Sequence[ImageTag], *, problems: Sequence[str] = (), warnings: Sequence[str] = ()
+        self,
+        images: Sequence[ImageTag],
+        *,
+        problems: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+        hints: Sequence[str] = (),
     ) -> None:
         """Set up the model.
 
         Args:
             problems: Why some prompts could not be answered; one sentence each, with the line to change.
             warnings: What will confuse annotators although it works; one sentence each, with the cure.
+            hints: What spares annotators clicks although nothing is wrong; one sentence each.
         """
         self.images = tuple(images)
         self.problems = tuple(problems)
         self.warnings = tuple(warnings)
+        self.hints = tuple(hints)
         prompts: dict[str, list[ImageTag]] = {}
         for image in images:
             for control in image.prompts:

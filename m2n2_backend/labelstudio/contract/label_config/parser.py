@@ -10,7 +10,7 @@ from m2n2_backend.errors import InvalidLabelConfig
 from m2n2_backend.labelstudio.contract.label_config.controls import OUTPUT_KINDS, POINTERS, SILENT, Control, Label
 from m2n2_backend.labelstudio.contract.label_config.image_tag import ImageTag
 from m2n2_backend.labelstudio.contract.label_config.model import LabelConfig
-from m2n2_backend.labelstudio.contract.label_config.problems import problems_of, warnings_of
+from m2n2_backend.labelstudio.contract.label_config.problems import hints_of, problems_of, warnings_of
 from m2n2_backend.labelstudio.contract.label_config.tags import ConfigTag, read_tags
 from m2n2_backend.labelstudio.contract.label_config.task_value import TaskValue, as_written
 
@@ -42,6 +42,7 @@ def parse_label_config(xml: str) -> LabelConfig:
         images,
         problems=tuple(islice(problems_of(images, tags), _MOST_TOLD)),
         warnings=tuple(islice(warnings_of(images, {one.name for one in controls if is_smart(one)}), _MOST_TOLD)),
+        hints=tuple(islice(hints_of(images), _MOST_TOLD)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Problems of a labeling config that keep prompts from being answered, and warnings of what confuses annotators."""
+"""Problems of a labeling config that keep prompts from being answered, and what confuses or slows annotators."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ def warnings_of(images: Sequence[ImageTag], smart: Collection[str]) -> Iterator[
         ):
             shown = ", ".join(sent[:_MOST_NAMED])
             yield f"prompts labeled {shown} come back as {image.renamed}, the only label of {image.outputs[0]}"
+
+
+def hints_of(images: Sequence[ImageTag]) -> Iterator[str]:
+    """What spares annotators clicks although nothing is wrong; one sentence each."""
+    for image in images:
+        own = next((one for one in image.prompts if one.shape == "keypoint" and one.holds_labels), None)
+        if own is not None and image.outputs:
+            yield (
+                f"the label of {own} has to be selected again before each click: with one <Labels> above the image "
+                f"and <KeyPoint>, as in label_config/{_shipped(image.outputs[0])}.xml, it stays selected"
+            )
+        if {"keypoint", "rectangle"} <= {one.shape for one in image.prompts}:
+            yield (
+                f"a click inside a box of {image} selects the box and asks nobody, and Ctrl+click asks about the "
+                "points alone: with label_config/careful_clicks.user.js in the browser, clicks correct a box's mask"
+            )
+
+
+def _shipped(output: Control) -> str:
+    return output.shape if output.shape in ("bitmask", "polygon") else "brush"
 
 
 def _of_image(image: ImageTag) -> Iterator[str]:

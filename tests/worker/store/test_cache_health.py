@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from replica_rig import Rig, click, done
 from stored_features import cache_in, encoded
-from test_replica import Rig, click, done
 from waiting import until
 
 from m2n2_backend.worker.replica import disk_writer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import io
 import logging
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def source(number: int) -> SourceImage:
     coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((90, 60), Image.Resampling.BICUBIC).save(file, "PNG")
-    return SourceImage(hashlib.sha256(file.getvalue()).hexdigest(), file.getvalue())
+    return SourceImage.of(file.getvalue())
 
 
 def started(folder: Path, backbone: StableDiffusion | None = None, **settings: Any) -> Engine:

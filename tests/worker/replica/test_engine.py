@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,7 @@ CLICK = Prompts((Click(22, 30),))
 def source(width: int = 90) -> SourceImage:
     file = io.BytesIO()
     Image.fromarray(scene(60, width)).save(file, "PNG")
-    return SourceImage(hashlib.sha256(file.getvalue()).hexdigest(), file.getvalue())
-
-
-def without_data(image: SourceImage) -> SourceImage:
-    return SourceImage(image.key, None)
+    return SourceImage.of(file.getvalue())
 
 
 def engine(tmp_path: Path, backbone: FakeBackbone | StableDiffusion | None = None, **limits: Any) -> Engine:
@@ -54,10 +49,12 @@ def test_each_tier_saves_what_lies_below_it(tmp_path: Path) -> None:
     no_memory = engine(tmp_path, device_cache=0, memory_cache=0)
 
     assert parts(one_state, first) == {"load", "encode", "prepare", "segment"}
-    assert parts(one_state, without_data(first)) == {"segment"}
+    assert parts(one_state, first.without_data()) == {"segment"}
     parts(one_state, second)
-    assert parts(one_state, without_data(first)) == {"prepare", "segment"}, "evicted from the device, not from memory"
-    assert parts(no_memory, without_data(first)) == {"load", "prepare", "segment"}, "only on disk"
+    assert parts(one_state, first.without_data()) == {"prepare", "segment"}, (
+        "evicted from the device, not from memory"
+    )
+    assert parts(no_memory, first.without_data()) == {"load", "prepare", "segment"}, "only on disk"
     assert one_state.tiers["device"].evictions == 2
     assert no_memory.tiers["disk"].hits == 1
 
@@ -71,7 +68,7 @@ def test_masks_are_the_same_whichever_tier_they_come_from(tmp_path: Path) -> Non
             if other is not None:
                 made.segment(other, CLICK)
             masks.append(made.segment(image, CLICK)[0].mask)
-        masks.append(engine(tmp_path).segment(without_data(image), CLICK)[0].mask)
+        masks.append(engine(tmp_path).segment(image.without_data(), CLICK)[0].mask)
 
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
@@ -81,10 +78,10 @@ def test_features_of_a_file_that_was_decoded_otherwise_are_not_used(
 ) -> None:
     monkeypatch.setattr("m2n2_backend.worker.store.features.DECODING", 1)
     parts(engine(tmp_path), source())
-    assert parts(engine(tmp_path), without_data(source())) == {"load", "prepare", "segment"}
+    assert parts(engine(tmp_path), source().without_data()) == {"load", "prepare", "segment"}
     monkeypatch.undo()
     with pytest.raises(ImageNeeded):
-        parts(engine(tmp_path), without_data(source()))
+        parts(engine(tmp_path), source().without_data())
 
 
 def test_a_hot_pixel_of_a_16_bit_file_changes_no_mask(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_without_any_cache_the_file_is_needed_each_time_for_another_image(tmp_pa
     parts(made, second)
 
     with pytest.raises(ImageNeeded):
-        parts(made, without_data(first))
+        parts(made, first.without_data())
 
 
 def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: Path) -> None:
@@ -122,8 +119,8 @@ def test_the_steps_before_the_last_fill_memory_and_displace_no_state(tmp_path: P
             made.advance(photo, step)
 
     assert backbone.calls == 2
-    assert parts(made, without_data(worked_on)) == {"segment"}
-    assert parts(made, without_data(upcoming)) == {"prepare", "segment"}
+    assert parts(made, worked_on.without_data()) == {"segment"}
+    assert parts(made, upcoming.without_data()) == {"prepare", "segment"}
 
 
 class Hungry(FakeBackbone):
@@ -218,7 +215,7 @@ def test_a_click_that_runs_out_of_memory_succeeds_with_a_state_built_anew(
 
     monkeypatch.setattr(made._segmenter, "segment", fail_once)
 
-    assert "prepare" in parts(made, without_data(source()))
+    assert "prepare" in parts(made, source().without_data())
 
 
 def test_states_of_long_requests_that_wait_are_given_up_where_memory_runs_out(

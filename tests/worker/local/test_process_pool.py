@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import subprocess
 import time
@@ -33,7 +32,8 @@ GRID = 16
 
 
 def source(data: bytes, *, with_data: bool = True) -> SourceImage:
-    return SourceImage(hashlib.sha256(data).hexdigest(), data if with_data else None)
+    image = SourceImage.of(data)
+    return image if with_data else image.without_data()
 
 
 def sample(tail: bytes = b"", *, with_data: bool = True) -> SourceImage:
@@ -173,7 +173,7 @@ def test_the_web_process_imports_no_torch(tmp_path: Path) -> None:
         "    pool.close()\n"
     )
 
-    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=LAST_RESORT_SECONDS)
 
     assert done.stdout.strip() == "ready []", done.stderr
 

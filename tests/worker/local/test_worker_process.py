@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -36,8 +35,7 @@ ONE = Prompts((Click(30, 22),))
 
 
 def source(color: tuple[int, int, int] = (*PLAIN, 0), tail: bytes = b"") -> SourceImage:
-    data = picture(color, tail=tail)
-    return SourceImage(hashlib.sha256(data).hexdigest(), data)
+    return SourceImage.of(picture(color, tail=tail))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +179,7 @@ def test_a_program_that_forgets_to_close_its_pool_ends_all_the_same(tmp_path: Pa
         "    print(*pool.pids)\n"
     )
 
-    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(**program(tmp_path, code), capture_output=True, text=True, timeout=LAST_RESORT_SECONDS)
 
     assert done.returncode == 0, done.stderr
     until(lambda: not is_running(int(done.stdout)))
