@@ -280,7 +280,7 @@ def evaluate(
     beside: Annotated[Path | None, typer.Option(help="JSON of another method's run, shown side by side.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the results do not depend on them.")] = 1,
     fresh: Annotated[bool, typer.Option(help="Do not continue an unfinished run.")] = False,
-    mosaic: Annotated[int, typer.Option(help="Photographs a row and column of large ones made of them.")] = 1,
+    mosaic: Annotated[int, typer.Option(help="Evaluate photographs of N times N, with the object in one.")] = 1,
     values: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter, such as tau=0.4; may be repeated."),

@@ -42,8 +42,7 @@ def segment_file(
     Returns:
         ``width``, ``height``, ``area`` (pixels), ``score``, ``thresholds``, ``backbone`` (fingerprint), ``reads``
         (model and layers, in words), ``grid``, ``timings_ms``: ``encode``, ``clicks`` (one new map each) and
-        ``combine`` (thresholds to mask), ``view`` (left, top, width and height in pixels of the view that answered,
-        None where there are none), ``written`` (paths).
+        ``combine`` (thresholds to mask), ``view`` (left, top, width, height in pixels, or None), ``written`` (paths).
 
     Raises:
         M2N2Error: The image, a prompt, the backbone or an output path cannot be used.
@@ -53,7 +52,6 @@ def segment_file(
     segmenter = Segmenter(backbone_loader(settings)(), settings.method())
     result, grid, timings = _segmented(segmenter, rgb, clicks, boxes)
     _write_png(out, result.mask.astype(np.uint8) * np.uint8(255))
-    view = result.choice.view if result.choice else None
     if overlay is not None:
         _write_png(overlay, result.overlay(rgb))
     if explain is not None:
@@ -70,7 +68,7 @@ def segment_file(
         "reads": segmenter.backbone.description,
         "grid": grid,
         "timings_ms": timings,
-        "view": [view.left, view.top, view.width, view.height] if view else None,
+        "view": result.choice.view.corner_and_size if result.choice else None,
         "written": [str(path) for path in (out, overlay, explain) if path is not None],
     }
 

@@ -60,9 +60,9 @@ class EvaluationOptions:
         report: Folder of the HTML page; None for no page.
         explain: Sample whose maps and score curves the page shows; the median one by default.
         beside: JSON of another method on the same samples, which the page shows too.
+        mosaic: Photographs in a row and a column of the large ones that are evaluated instead; 1 for the set's own.
         title: What the page calls the data set; a folder's name by default.
         worst: Number of samples that the page shows as worst; None is its default.
-        mosaic: Photographs in a row and a column of the large ones that are evaluated instead; 1 for the set's own.
     """
 
     dataset: str
@@ -76,9 +76,9 @@ class EvaluationOptions:
     report: Path | None = None
     explain: str | None = None
     beside: Path | None = None
+    mosaic: int = 1
     title: str | None = None
     worst: int | None = None
-    mosaic: int = 1
 
 
 def evaluate(

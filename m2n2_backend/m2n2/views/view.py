@@ -69,6 +69,11 @@ class View:
         return self.height, self.width
 
     @property
+    def corner_and_size(self) -> list[int]:
+        """Left, top, width and height."""
+        return [self.left, self.top, self.width, self.height]
+
+    @property
     def window(self) -> Window:
         """Its rows and columns in the photograph."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
