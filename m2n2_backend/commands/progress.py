@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -38,7 +39,7 @@ def run_with_progress(title: str, size: int, outcomes: Iterable[Outcome], consol
     explained: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task(title, total=size)
+        bar = progress.add_task(escape(title), total=size)
         for outcome in outcomes:
             states[outcome.state] += 1
             explained += [outcome] if outcome.detail else []
@@ -55,7 +56,7 @@ def byte_progress(title: str, done: int, total: int | None, console: Console) ->
     """A bar of bytes that starts at ``done``; the body calls the given function with each further number of bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task(title, total=total, completed=done)
+        bar = progress.add_task(escape(title), total=total, completed=done)
         yield lambda number: progress.advance(bar, number)
 
 
@@ -63,7 +64,7 @@ def counted(title: str, items: Iterable[T], console: Console) -> Iterator[T]:
     """The same items, beside a count; for items whose number is not known."""
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(title, total=None)
+        bar = progress.add_task(escape(title), total=None)
         for item in items:
             yield item
             progress.advance(bar)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from m2n2_backend.errors import SettingsError
@@ -115,7 +116,7 @@ def evaluate(
         raise SettingsError(f"unknown protocol {options.protocol}: there are {', '.join(PROTOCOLS)}")
     console = console or Console(stderr=True)
     if samples is None:
-        with console.status(f"finding the objects of {options.root}"):  # SBD's are in thousands of files
+        with console.status(f"finding the objects of {escape(str(options.root))}"):  # SBD's are in thousands of files
             samples = _samples(options)
     names = {sample.name for sample in samples}
     if options.report and options.explain and options.explain not in names:
@@ -248,7 +249,9 @@ def _follow(
     """Journal finished samples and show the progress, the NoC so far and the time left."""
     with Progress(*_COLUMNS, console=console) as progress:
         title = f"{options.method.name} on {options.dataset}"
-        task = progress.add_task(title, total=count, completed=len(journal.entries), running=_running(journal))
+        task = progress.add_task(
+            escape(title), total=count, completed=len(journal.entries), running=_running(journal)
+        )
         for entries in finished:
             for entry in entries:
                 journal.add(entry)

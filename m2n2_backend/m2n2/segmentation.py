@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
-from m2n2_backend.m2n2.postprocess import resize_distance
+from m2n2_backend.m2n2.postprocess import resize_distance, without_specks
 from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
 from m2n2_backend.m2n2.views.looks import Choice
 from m2n2_backend.overlay import draw_overlay
@@ -45,8 +45,13 @@ class Segmentation:
         return draw_overlay(rgb_of(picture), self.mask, self.prompts.clicks, self.prompts.boxes)
 
 
-def refined_segmentation(size: tuple[int, int], step: Refinement, prompts: Prompts) -> Segmentation:
+def refined_segmentation(
+    size: tuple[int, int], step: Refinement, prompts: Prompts, specks: float = 0.0
+) -> Segmentation:
     """A refined mask at the photograph's size (H, W).
+
+    A thin part can break into pieces when the mask is resized, and a box can cut some off. Those of less than
+    ``specks``, a share of the photograph, are removed, but not clicked ones.
 
     Details smaller than a pixel of the working size are not lost: the pixel of each click has its label, and a thin
     box has its inner part. A box of which background clicks have left nothing has its inner part too, without their
@@ -59,9 +64,12 @@ def refined_segmentation(size: tuple[int, int], step: Refinement, prompts: Promp
     else:
         distance = distance_of(mask)
         mask = resize_distance(distance, height, width) <= 1.0
-    if not any(click.positive for click in prompts.clicks):
+    is_boxed = not any(click.positive for click in prompts.clicks)
+    if is_boxed:
         mask &= within_boxes(prompts.boxes, size, size)
     _label_clicks(mask, prompts)
+    if is_boxed or step.settled.shape != size:
+        mask = without_specks(mask, specks, _clicked(prompts, size))
     if not mask.any():
         mask = inner_of(prompts, size)
     score = step.score if mask.any() else 0.0
@@ -83,6 +91,17 @@ def inner_of(prompts: Prompts, size: tuple[int, int]) -> NDArray[np.bool_]:
                     mask &= ~stroke.mask(size, size)
             _label_clicks(mask, prompts)
     return mask
+
+
+def _clicked(prompts: Prompts, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of all clicks and scribbles, bool [H, W]."""
+    pixels: NDArray[np.bool_] = np.zeros(size, np.bool_)
+    for click in prompts.clicks:
+        if isinstance(click, Click):
+            pixels[click.y, click.x] = True
+        else:
+            pixels |= click.mask(size, size)
+    return pixels
 
 
 def _label_clicks(mask: NDArray[np.bool_], prompts: Prompts) -> None:

@@ -198,6 +198,7 @@ def test_one_row_per_backbone_with_a_page_and_the_worst_objects_of_each(
 ) -> None:
     studio.add_task(1, *drawn("brush", left(), "Person", name="a", **clicked(2, left())))
     studio.add_task(1, *drawn("brush", right(), "Vehicle", name="b", **clicked(4, right())))
+    studio.titles[1] = "cats [/old]"
     model, out = str(save_family("ViT", tmp_path / "vit")), tmp_path / "out"
     asked = ["--project", "1", "--backbone", "color", "--backbone", "vit", "--model", model, "--layers", "2"]
     files = ["--json", str(out / "all.json"), "--report", str(out / "page")]
@@ -205,7 +206,8 @@ def test_one_row_per_backbone_with_a_page_and_the_worst_objects_of_each(
     assert done.exit_code == 0, done.output
 
     figures = json.loads((out / "all.json").read_text(encoding="utf-8"))
-    assert (figures["project"], figures["title"], figures["method"]) == (1, "project 1", "refined")
+    assert (figures["project"], figures["title"], figures["method"]) == (1, "cats [/old]", "refined")
+    assert "cats [/old]: refined" in done.output
     color, vit = figures["backbones"]
     assert (color["asked"], vit["asked"]) == ("color", f"vit={model}")
     assert color["backbone"].startswith("color and texture only, grid 12")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,6 +34,23 @@ def test_the_edge_is_smooth_after_it_is_resized_to_full_size() -> None:
     true = np.hypot(y + 0.5 - 30.5 * factor, x + 0.5 - 32.5 * factor) <= radius * factor
     stairs = np.repeat(np.repeat(small, factor, axis=0), factor, axis=1)
     assert np.count_nonzero(mask != true) < 0.5 * np.count_nonzero(stairs != true)
+
+
+def test_parts_that_break_off_when_a_mask_is_resized_go_if_they_are_specks() -> None:
+    rng = np.random.default_rng(3)
+    small = cv2.GaussianBlur(rng.random((60, 64)).astype(np.float32), (0, 0), 1.5) > 0.5
+    step = Refinement(PackedMask.of(small), PackedMask.of(small), (), (), score=1.0, trust=1.0)
+    size, specks = (114, 122), 0.01
+    y, x = (int(each[0]) for each in np.nonzero(small))
+    prompts = Prompts((Click(round(x * 1.9), round(y * 1.9)),))
+    for label, connectivity in ((1, 4), (0, 8)):
+        mask = refined_segmentation(size, step, prompts, specks).mask
+        assert mask.any()
+        pieces = (mask == label).astype(np.uint8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=connectivity)
+        clicked = labels[prompts.clicks[0].y, prompts.clicks[0].x]
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        assert all(area >= specks * mask.size for part, area in enumerate(areas, 1) if part != clicked)
 
 
 masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 11)) < 0.5)

@@ -69,6 +69,7 @@ class FakeLabelStudio:
         self.bans_private = False
         self.unknown_hosts: set[str] = set()
         self.projects: dict[int, str] = {}
+        self.titles: dict[int, str] = {}
         self.models: dict[int, list[dict[str, Any]]] = {}
         self.tasks: list[dict[str, Any]] = []
         self.declines_predictions = False
@@ -248,7 +249,12 @@ class FakeLabelStudio:
     def _project(self, number: int) -> dict[str, Any]:
         count = len([task for task in self.tasks if task["project"] == number])
         config = self.projects[number]
-        return {"id": number, "title": f"project {number}", "label_config": config, "task_number": count}
+        return {
+            "id": number,
+            "title": self.titles.get(number, f"project {number}"),
+            "label_config": config,
+            "task_number": count,
+        }
 
     # Files, and answers that are not files
 

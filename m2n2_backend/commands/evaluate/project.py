@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from m2n2_backend.backbones.registry import backbone_loader
@@ -72,7 +73,6 @@ def evaluate_project(
         base = EvaluationOptions(name, folder, folder / "result.json", title=title, worst=WORST, **options)
         rows = [_measured(settings, base, samples, report, folder, console) for settings in backbones]
     method, told = base.method.name, list(accepted.team.sentences())
-    _print(rows, title, method, told)
     if json_file is not None:
         figures = {"project": project, "title": accepted.title, "method": method, "objects": len(samples)}
         figures |= {"team": accepted.team.figures(), "backbones": [_as_json(row) for row in rows]}
@@ -80,6 +80,7 @@ def evaluate_project(
     if report is not None:
         page = write_comparison(report, title, method, rows, told)
         console.print(f"page written: {page}", soft_wrap=True, highlight=False, markup=False)
+    _print(rows, title, method, told)
     return not states["failed"] and not any(row.error for row in rows)
 
 
@@ -122,9 +123,9 @@ def _evaluate(settings: Settings, options: EvaluationOptions, samples: Sequence[
 def _print(rows: Sequence[Row], title: str, method: str, told: Sequence[str]) -> None:
     """Print the table and the figures of the team to standard output."""
     out = Console(highlight=False)
-    table = Table(*HEAD, title=f"{title}: {method}")
+    table = Table(*HEAD, title=escape(f"{title}: {method}"))
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*(escape(cell) for cell in cells(row)))
     out.print(table)
     for sentence in told:
         out.print(sentence, soft_wrap=True, markup=False)

@@ -32,7 +32,8 @@ class RefinedRule(PaperRule):
 
     def segment(self, state: ImageState, prompts: Prompts, pause: Callable[[], bool]) -> Segmentation:
         """Refine the prompts, and bring the mask to the photograph's size."""
-        return refined_segmentation(state.size, self.refinement(state, prompts, pause), prompts)
+        step = self.refinement(state, prompts, pause)
+        return refined_segmentation(state.size, step, prompts, self.method.despeckle)
 
     def refinement(self, state: ImageState, prompts: Prompts, pause: Callable[[], bool] = never) -> Refinement:
         """The refinement of all prompts, from that of the longest prefix in the memo on.
