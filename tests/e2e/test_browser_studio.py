@@ -28,9 +28,9 @@ def test_its_project_is_there_again_with_the_samples_and_can_be_clicked_in(
     assert model["is_interactive"]
     editor = open_editor()
     editor.open(number, tasks[0])
-    editor.click(230, 60, "Person")
-    editor.click(225, 170, "Person")
-    mask = mask_of(editor.click(120, 60, "Person", positive=False).json()["data"]["result"])
+    editor.click(230, 60, "Object")
+    editor.click(225, 170, "Object")
+    mask = mask_of(editor.click(120, 60, "Object", positive=False).json()["data"]["result"])
     assert mask[60, 230]
     assert mask[170, 225]
     assert not mask[60, 120]
