@@ -47,7 +47,8 @@ window.m2n2 = {
   },
 };
 """
-_MILLISECONDS = 30_000.0
+_MILLISECONDS = 120_000.0  # only a bug takes as long, also on a busy machine
+_REPEATED = 5_000.0
 _CHANGED = 6
 
 
@@ -79,7 +80,7 @@ class Editor:
 
     def open(self, project: int, task: int, *, tool: str | None = "key-point-tool") -> None:
         """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``."""
-        self.page.goto(f"{self._base}/projects/{project}/data?task={task}")
+        self.page.goto(f"{self._base}/projects/{project}/data?task={task}", wait_until="commit")
         self.page.wait_for_function("window.m2n2 && m2n2.ready()")
         # Label Studio loads the task again after it was shown, and forgets what was done until then.
         self.page.wait_for_load_state("networkidle")
@@ -222,7 +223,7 @@ class Editor:
             button = self.page.wait_for_function("m2n2.acceptButton()").json_value()
             self.page.mouse.click(*button)
             try:
-                self.page.wait_for_function("m2n2.suggestions().length === 0", timeout=_MILLISECONDS / 6)
+                self.page.wait_for_function("m2n2.suggestions().length === 0", timeout=_REPEATED)
                 return
             except NotYet:
                 continue
