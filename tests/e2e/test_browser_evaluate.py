@@ -40,6 +40,11 @@ def drag_corner(editor: Editor, label: str, start: tuple[int, int], end: tuple[i
     )
 
 
+def once(result: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The regions of a result: the shape and the label of a polygon are two items of one id."""
+    return list({one["id"]: one for one in reversed(result)}.values())[::-1]
+
+
 def test_accepted_masks_are_the_truth_and_tell_their_clicks_and_edits(
     editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
@@ -51,7 +56,7 @@ def test_accepted_masks_are_the_truth_and_tell_their_clicks_and_edits(
     editor.click(*middle, "Vehicle")
     editor.click(DISC[0], DISC[1], "Vehicle")  # a second part of the same object
     editor.accept()
-    assert len(editor.regions()) == 2
+    assert len(once(editor.regions())) == 2
     assert editor.page.locator(".lsf-outliner-item__title").count() == 1  # the list shows one object
     editor.submit()
     editor.open(number, edited)
@@ -60,7 +65,7 @@ def test_accepted_masks_are_the_truth_and_tell_their_clicks_and_edits(
     drag_corner(editor, "Person", (PLATE[2] - 1, PLATE[3] - 1), (PLATE[2] - 60, PLATE[3] - 60))
     editor.submit()
     stored = {task: studio.api.call("GET", f"/api/tasks/{task}/annotations")[0]["result"] for task in (parts, edited)}
-    first, second = stored[parts]
+    first, second = once(stored[parts])
     assert second["parentID"] == first["id"]
     assert {one["origin"] for one in (first, second, *stored[edited])} == {"manual"}  # also where it was edited
 
