@@ -167,10 +167,10 @@ class LabelStudioClient:
 
         They come after ``task_id``, and are at most ``count``; ``project`` is as /predict names it, "1.1795354407".
         """
-        number = project.partition(".")[0]
-        if not number.isdigit() or not isinstance(task_id, int):
+        number = project_number(project)
+        if number is None or not isinstance(task_id, int):
             return []
-        return self._after(int(number), task_id, count, unlabeled=True)
+        return self._after(number, task_id, count, unlabeled=True)
 
     def post_prediction(self, task: int, prediction: Mapping[str, Any]) -> None:
         """Store a prediction, an object with ``result``, ``score`` and ``model_version``, for a task."""
@@ -219,3 +219,9 @@ class LabelStudioClient:
 def objects(data: Any) -> list[Json]:
     """The objects with an id in a list that Label Studio sent; nothing is found in another value."""
     return [one for one in objects_in(data) if "id" in one]
+
+
+def project_number(project: str) -> int | None:
+    """The id in a project as /predict names it, "1.1795354407"; None where it is not one."""
+    number = project.partition(".")[0]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from cachetools import TTLCache
 
 from m2n2_backend.errors import M2N2Error
-from m2n2_backend.labelstudio.client import LabelStudioClient
+from m2n2_backend.labelstudio.client import LabelStudioClient, project_number
 from m2n2_backend.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,13 +47,13 @@ class ProjectTitles:
 
     def get(self, project: str) -> str:
         """The title of a project as /predict names it, "1.1795354407"; empty while it is not known."""
-        number = _number(project)
+        number = project_number(project)
         with self._lock:
             return "" if number is None else str(self._titles.get(number) or "")
 
     def want(self, project: str) -> None:
         """Ask for the title of a project that is not known yet; returns at once."""
-        number = _number(project)
+        number = project_number(project)
         with self._lock:
             self._titles.expire()
             is_full = len(self._titles) >= MAX_PROJECTS
@@ -72,8 +72,3 @@ class ProjectTitles:
             with self._lock:
                 self._titles[number] = title
                 self.is_asking = False
-
-
-def _number(project: str) -> int | None:
-    number = project.partition(".")[0]
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else None

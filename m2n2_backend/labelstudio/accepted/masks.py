@@ -14,10 +14,9 @@ from m2n2_backend.errors import ImageUnavailable, M2N2Error
 from m2n2_backend.images import natural_size
 from m2n2_backend.labelstudio.accepted.team import Team
 from m2n2_backend.labelstudio.client import Json, LabelStudioClient
-from m2n2_backend.labelstudio.contract.reading import objects_in
 from m2n2_backend.labelstudio.export.controls import read_controls
 from m2n2_backend.labelstudio.export.pieces import whole_objects
-from m2n2_backend.labelstudio.export.regions import Region, read_regions, without_prompts
+from m2n2_backend.labelstudio.export.regions import Region, ranked_annotations, read_regions, without_prompts
 from m2n2_backend.labelstudio.export.shapes import Empty, mask_of
 from m2n2_backend.labelstudio.images.reader import ImageRef, MediaReader
 from m2n2_backend.labelstudio.outcome import Outcome
@@ -91,7 +90,7 @@ class AcceptedMasks:
             if self._limit is not None and len(self.objects) >= self._limit:
                 return
             name = f"task {task['id']}"
-            if (annotation := _newest(task)) is None:
+            if (annotation := next(iter(ranked_annotations(task)), None)) is None:
                 yield Outcome(name, "no annotations")
                 continue
             before = len(self.objects)
@@ -159,12 +158,6 @@ class AcceptedMasks:
             path = self._folder / f"mask-{len(self.objects)}.png"
             cv2.imwrite(str(path), mask.astype(np.uint8) * 255)
             self.objects.append(AcceptedObject(name, image, path))
-
-
-def _newest(task: Json) -> Json | None:
-    """The ground truth, or else the newest annotation; None where there is no annotation that was not skipped."""
-    found = [one for one in objects_in(task.get("annotations")) if not one.get("was_cancelled")]
-    return max(found, key=lambda one: (bool(one.get("ground_truth")), int(one["id"])), default=None)
 
 
 def _once(regions: Sequence[Region]) -> list[Region]:

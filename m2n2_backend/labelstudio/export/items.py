@@ -10,7 +10,7 @@ from typing import Any
 from m2n2_backend.labelstudio.export.controls import Controls, Emitted
 from m2n2_backend.labelstudio.export.names import Image, Names
 from m2n2_backend.labelstudio.export.pieces import whole_objects
-from m2n2_backend.labelstudio.export.regions import NO_LABEL, Json, Region, read_regions
+from m2n2_backend.labelstudio.export.regions import NO_LABEL, Json, Region, ranked_annotations, read_regions
 from m2n2_backend.labelstudio.export.shapes import Empty, Format, emission
 from m2n2_backend.labelstudio.export.written import CocoImage, Counts, coco_mask, coco_rings
 
@@ -58,8 +58,7 @@ class Items:
         """The items of a task, which has an annotation and no prompts; and why some of its regions are left out."""
         if self._format == "json":
             return [task], []
-        annotations = [one for one in task["annotations"] if not one.get("was_cancelled")]
-        annotations.sort(key=lambda one: (bool(one.get("ground_truth")), int(one["id"])), reverse=True)
+        annotations = ranked_annotations(task)
         self._several += len(annotations) > 1
         items: list[Json] = []
         faults: list[str] = []

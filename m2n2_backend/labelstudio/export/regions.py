@@ -175,3 +175,9 @@ def _labels_of(item: Json) -> list[str]:
 def _is_on_image(item: Json) -> bool:
     """Whether an item is a region of an image; answers about a region repeat its size and shape."""
     return kind_of(item) is not None or ("original_width" in item and item.get("type") not in _ANSWERS)
+
+
+def ranked_annotations(task: Json) -> list[Json]:
+    """A task's annotations that were not skipped: the ground truth first, then from the newest on."""
+    found = [one for one in objects_in(task.get("annotations")) if not one.get("was_cancelled")]
+    return sorted(found, key=lambda one: (bool(one.get("ground_truth")), int(one["id"])), reverse=True)

@@ -54,13 +54,11 @@ class Bound:
         most: Number of pixels that may change.
         changed: Pixels that the answer to all clicks would change in the click's direction, or that its part which is
             connected with the click would (``limits``). Beyond ``most`` the click edits the mask instead.
-        is_part: Whether only that part is meant.
     """
 
     radius: float
     most: float
     changed: int
-    is_part: bool = False
 
     @property
     def edits(self) -> bool:
@@ -218,7 +216,7 @@ def _changed(
     if bound.edits:
         part = connected_with(change, click.prompt.place)
         if part.any():
-            change, bound = part, Bound(radius, limits.part, int(np.count_nonzero(part)), is_part=True)
+            change, bound = part, Bound(radius, limits.part, int(np.count_nonzero(part)))
     if not bound.edits:
         return before ^ change, bound
     positive = click.prompt.positive
