@@ -156,14 +156,24 @@ def test_the_grid_and_the_fingerprint_are_told_before_the_work(images: Path, tmp
     assert first.endswith(f"fingerprint {load_backbone('color', grid=8, cache_dir=tmp_path).fingerprint}")
 
 
-def test_all_workers_fill_one_cache_and_each_image_is_encoded_once(images: Path, tmp_path: Path) -> None:
+def test_all_workers_of_a_machine_encode_each_image_once_and_the_next_machine_finds_them(
+    images: Path, tmp_path: Path
+) -> None:
     store = str(tmp_path / "store")
-    with ThreadPoolExecutor(2) as runs:  # two machines with two workers each
-        machines = [options(tmp_path / name, workers=2, store=store) for name in ("one", "other")]
-        reports = [found for _, found in runs.map(lambda settings: run(settings, images=images), machines)]
+    one, other = (options(tmp_path / name, workers=2, store=store) for name in ("one", "other"))
 
-    assert sum(int(report.split(" encoded, ")[0]) for report in reports) == 6, reports
-    assert all(report.endswith(" 0 failed") for report in reports)
+    assert run(one, images=images) == (True, "6 encoded, 0 were there, 0 failed")
+    assert run(other, images=images) == (True, "0 encoded, 6 were there, 0 failed")
+
+
+def test_two_machines_that_fill_one_store_at_the_same_time_lose_no_image(images: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    machines = [options(tmp_path / name, workers=2, store=store) for name in ("one", "other", "later")]
+    with ThreadPoolExecutor(2) as runs:
+        reports = list(runs.map(lambda settings: run(settings, images=images), machines[:2]))
+
+    assert all(complete and report.endswith(" 0 failed") for complete, report in reports), reports
+    assert run(machines[2], images=images) == (True, "0 encoded, 6 were there, 0 failed")
 
 
 def test_an_image_that_ends_the_worker_or_needs_too_much_memory_fails_alone_and_in_its_place(tmp_path: Path) -> None:
