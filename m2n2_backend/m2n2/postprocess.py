@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,9 @@ from m2n2_backend.rasters import Window, widened, window_around
 
 _MARGIN = 1.1  # of the stability score
 _FAR = 2.0  # as far above 1 as 0 is below, so that an edge between both extremes falls halfway
+_LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
+_SMOOTHED = 8  # pixels beyond which the smoothed distance of a mask is ``_FAR``, with a margin for the blur
+_BLOCK = 2**20  # pixels at full size that are interpolated at a time
 
 
 def smooth_specks(distance: NDArray[np.float32], share: float, points: Sequence[tuple[Any, Any]]) -> None:
@@ -89,19 +92,87 @@ def _small(
     return np.asarray(small[labels])
 
 
-def resize_distance(distance: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Distance at full size: interpolating it, not the mask, keeps edges smooth.
+def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A distance that is ≤ 1 exactly in the mask and rises smoothly across its edge, so that it can be resized.
+
+    Pixels keep their side; between two of them the edge runs where the smoothed distance has it. A resized circle
+    then differs from the true one by half as many pixels as without smoothing.
+
+    Args:
+        mask: bool [H, W].
+
+    Returns:
+        float32 [H, W] in [0, 2].
+    """
+    distance = np.full(mask.shape, np.float32(_FAR))
+    near = window_around(mask, _SMOOTHED)
+    if near is not None:
+        distance[near] = _smooth_distance(mask[near])
+    return distance
+
+
+def _smooth_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    inside = cv2.distanceTransform(np.pad(mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    outside = cv2.distanceTransform(np.pad(1 - mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    signed = cv2.GaussianBlur(np.where(mask, 0.5 - inside, outside - 0.5), (0, 0), 1.0)
+    signed = np.where(mask, np.minimum(signed, -_LEAST), np.maximum(signed, _LEAST))
+    return np.clip(1.0 + signed / 2.0, 0.0, _FAR).astype(np.float32)
+
+
+def object_at(distance: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The object at full size. Interpolating the distance, not the mask, keeps edges smooth.
+
+    The cost follows the box about the object, not the size of the photograph.
 
     Args:
         distance: float32 [h, w]; object where ≤ 1.
+        size: (H, W) of the photograph.
 
     Returns:
-        float32 [H, W]; ``distance`` itself where the size is the same.
+        bool [H, W].
     """
-    if distance.shape == (height, width):
-        return distance
-    near = np.minimum(distance, _FAR)
-    return np.asarray(cv2.resize(near, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+    if distance.shape == size:
+        return distance <= 1.0
+    mask: NDArray[np.bool_] = np.zeros(size, np.bool_)
+    near = window_around(distance <= 1.0, 1)  # an interpolated pixel of the object has one of its pixels beside it
+    if near is None:
+        return mask
+    rows, cols = (_Between.of(*axis) for axis in zip(near, distance.shape, size, strict=True))
+    few = np.minimum(distance[rows.low[0] : rows.high[-1] + 1], _FAR)
+    across = few[:, cols.low] * (1 - cols.weight) + few[:, cols.high] * cols.weight
+    step = max(1, _BLOCK // cols.low.size)
+    for first in range(0, rows.low.size, step):
+        part = slice(first, first + step)
+        low, high = across[rows.low[part] - rows.low[0]], across[rows.high[part] - rows.low[0]]
+        weight = rows.weight[part, np.newaxis]
+        mask[rows.first + first : rows.first + first + len(low), cols.first : cols.first + cols.low.size] = (
+            low * (1 - weight) + high * weight <= 1.0
+        )
+    return mask
+
+
+class _Between(NamedTuple):
+    """Where the pixels of one axis at full size lie between those of the smaller raster.
+
+    Attributes:
+        first: The first of these pixels.
+        low: The pixel of the smaller raster before the center of each.
+        high: The one after it.
+        weight: The share of the latter, float32.
+    """
+
+    first: int
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, near: slice, few: int, many: int) -> _Between:
+        """The pixels that lie in a part ``near`` of ``few`` pixels, which are enlarged to ``many``."""
+        first, end = near.start * many // few, min(many, -(-near.stop * many // few))
+        at = ((np.arange(first, end) + 0.5) * (few / many) - 0.5).clip(0, few - 1)
+        low = at.astype(np.intp)
+        return cls(first, low, np.minimum(low + 1, few - 1), (at - low).astype(np.float32))
 
 
 def stability(distance: NDArray[np.float32]) -> float:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from m2n2_backend.images import rgb_of
 from m2n2_backend.m2n2.box import inner_parts, within_boxes
-from m2n2_backend.m2n2.postprocess import resize_distance, without_specks
-from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
+from m2n2_backend.m2n2.postprocess import distance_of, object_at, without_specks
+from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.views.looks import Choice
 from m2n2_backend.overlay import draw_overlay
 from m2n2_backend.prompts import Click, Prompts, Scribble
@@ -57,13 +57,12 @@ def refined_segmentation(
     box has its inner part. A box of which background clicks have left nothing has its inner part too, without their
     pixels, and the score 0.
     """
-    height, width = size
     mask = step.settled.unpacked()
     if mask.shape == size:
         distance = np.where(mask, np.float32(0.0), np.float32(2.0))  # nothing is resized, so no slope is needed
     else:
         distance = distance_of(mask)
-        mask = resize_distance(distance, height, width) <= 1.0
+        mask = object_at(distance, size)
     is_boxed = not any(click.positive for click in prompts.clicks)
     if is_boxed:
         mask &= within_boxes(prompts.boxes, size, size)

@@ -23,7 +23,7 @@ from m2n2_backend.m2n2.paper.threshold import choose_threshold
 from m2n2_backend.m2n2.paper.transition import Fit, Transition, accelerated_fit
 from m2n2_backend.m2n2.paper.upsample import JointBilateral, joint_bilateral
 from m2n2_backend.m2n2.places import Placed, index_of, level_at, split
-from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability
+from m2n2_backend.m2n2.postprocess import object_at, smooth_specks, stability
 from m2n2_backend.m2n2.prompt_maps import cells_under, place_of, prompt_maps, start_in_cell
 from m2n2_backend.m2n2.segmentation import Segmentation, inner_of
 from m2n2_backend.m2n2.semantic_distance import MarkovDistance
@@ -120,12 +120,12 @@ class PaperRule:
         clicked = Clicked()
         clicked.extend(prompt_maps(self.method, state, [each.place for each in placed]), placed)
         answer = self.answer(state, placed, boxes, clicked)
-        mask = resize_distance(answer.distance, *state.size) <= 1.0
+        mask = object_at(answer.distance, state.size)
         if boxes:
             # Interpolation and filled holes may reach beyond the boxes; only clicks are allowed to.
             allowed = within_boxes(boxes, state.size, state.size)
             if any(each.positive for each in placed):
-                allowed |= resize_distance(_nearest(answer.maps, answer.levels, placed), *state.size) <= 1.0
+                allowed |= object_at(_nearest(answer.maps, answer.levels, placed), state.size)
             mask &= allowed
             if not mask.any():
                 mask = inner_of(prompts, state.size)

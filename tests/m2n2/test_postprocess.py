@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tracemalloc
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from m2n2_backend.m2n2.postprocess import resize_distance, smooth_specks, stability, without_specks
+from m2n2_backend.m2n2.postprocess import distance_of as smooth_distance_of
+from m2n2_backend.m2n2.postprocess import object_at, smooth_specks, stability, without_specks
 
 
 def distance_of(picture: str) -> NDArray[np.float32]:
@@ -111,18 +115,12 @@ def test_a_mask_that_is_all_or_nothing_stays(value: float) -> None:
     assert (distance == value).all()
 
 
-def test_a_distance_of_the_right_size_is_handed_back_as_it_is() -> None:
-    distance = distance_of(SPECKLED)
-
-    assert resize_distance(distance, *distance.shape) is distance
-
-
 def test_a_resized_edge_is_smooth_where_a_resized_mask_has_stairs() -> None:
     y, x = np.mgrid[:50, :50]
     radius = 15.0
     distance = (np.hypot(y - 24.5, x - 24.5) / radius).astype(np.float32)
 
-    mask = resize_distance(distance, 400, 400) <= 1.0
+    mask = object_at(distance, (400, 400))
 
     y, x = np.mgrid[:400, :400]
     exact = np.hypot((y + 0.5) / 8 - 25, (x + 0.5) / 8 - 25) <= radius
@@ -134,11 +132,52 @@ def test_infinite_distances_do_not_spread_when_resized() -> None:
     distance = np.full((10, 10), np.inf, np.float32)
     distance[3:7, 3:7] = 0.0
 
-    resized = resize_distance(distance, 80, 80)
-
-    assert np.isfinite(resized).all()
-    rows, cols = np.nonzero(resized <= 1.0)
+    rows, cols = np.nonzero(object_at(distance, (80, 80)))
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (24, 55, 24, 55)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.sampled_from([0.02, 0.3, 0.9]),
+)
+def test_the_object_at_full_size_is_that_of_the_whole_distance_interpolated(
+    seed: int, few: tuple[int, int], many: tuple[int, int], share: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    distance = np.where(generator.random(few) < share, 0.3, 1.9).astype(np.float32)
+    distance += generator.random(few).astype(np.float32) / 16  # so that no pixel lies exactly on an edge
+
+    whole = cv2.resize(distance, many[::-1], interpolation=cv2.INTER_LINEAR)
+    differs = object_at(distance, many) != (whole <= 1.0)
+    assert np.abs(whole[differs] - 1.0).max(initial=0.0) < 1e-5, "only rounding may tell them apart"
+
+
+def test_a_small_object_in_a_photograph_of_100_megapixels_takes_the_memory_of_its_mask_alone() -> None:
+    distance = np.full((768, 1024), np.float32(2.0))
+    distance[300:340, 500:560] = 0.0
+
+    tracemalloc.start()
+    mask = object_at(distance, (8660, 11547))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * mask.nbytes
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+def test_far_pixels_do_not_change_the_smooth_distance_near_an_object(
+    seed: int, height: int, width: int, share: float
+) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    wider = np.pad(mask, 40)
+
+    distance = smooth_distance_of(wider)[40 : 40 + height, 40 : 40 + width]
+    inner = np.s_[12:-12, 12:-12]  # at the border of the image the distance goes on as it ends there
+    assert np.array_equal(distance[inner], smooth_distance_of(mask)[inner])
+    assert (smooth_distance_of(wider)[:20] == 2.0).all()
 
 
 def test_a_sharp_edge_is_stable_and_a_slow_slope_is_not() -> None:

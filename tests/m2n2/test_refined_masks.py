@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from m2n2_backend.m2n2.paper.threshold import Profile
+from m2n2_backend.m2n2.postprocess import distance_of
 from m2n2_backend.m2n2.refine.confidence import (
     Calibration,
     ambiguity_of,
@@ -17,7 +18,7 @@ from m2n2_backend.m2n2.refine.confidence import (
     next_confidence,
     next_trust,
 )
-from m2n2_backend.m2n2.refine.steps import Refinement, distance_of
+from m2n2_backend.m2n2.refine.steps import Refinement
 from m2n2_backend.m2n2.segmentation import refined_segmentation
 from m2n2_backend.prompts import Click, Prompts
 from m2n2_backend.rasters import PackedMask

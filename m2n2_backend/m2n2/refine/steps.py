@@ -18,7 +18,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +32,6 @@ from m2n2_backend.rasters import PackedMask
 
 _STEP_BYTES = 1024  # of the objects of a refinement, without their arrays
 _CLICK_BYTES = 320  # of the pinned pixels and the threshold of one click
-_LEAST = 0.05  # pixels that a pixel's center is away from the smoothed edge
 
 
 @dataclass(frozen=True)
@@ -234,25 +232,6 @@ def _apart(place: Place, discs: Sequence[PinnedPixels], positive: bool) -> float
     others = [index_of(own.point) for own in discs if own.positive != positive]
     apart = (float(np.hypot(np.subtract(rows, place[0]), np.subtract(cols, place[1])).min()) for rows, cols in others)
     return max(1.0, min(apart, default=math.inf))
-
-
-def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """A distance that is ≤ 1 exactly in the mask and rises smoothly across its edge, so that it can be resized.
-
-    Pixels keep their side; between two of them the edge runs where the smoothed distance has it. A resized circle
-    then differs from the true one by half as many pixels as without smoothing.
-
-    Args:
-        mask: bool [H, W].
-
-    Returns:
-        float32 [H, W] in [0, 2].
-    """
-    inside = cv2.distanceTransform(np.pad(mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    outside = cv2.distanceTransform(np.pad(1 - mask.view(np.uint8), 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    signed = cv2.GaussianBlur(np.where(mask, 0.5 - inside, outside - 0.5), (0, 0), 1.0)
-    signed = np.where(mask, np.minimum(signed, -_LEAST), np.maximum(signed, _LEAST))
-    return np.clip(1.0 + signed / 2.0, 0.0, 2.0).astype(np.float32)
 
 
 def _fixed(shape: tuple[int, ...], discs: Sequence[PinnedPixels]) -> NDArray[np.int8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from m2n2_backend.errors import InvalidPrompt
 from m2n2_backend.m2n2.hyperparameters import Hyperparameters
 from m2n2_backend.m2n2.places import Place, Placed, index_of, split
-from m2n2_backend.m2n2.postprocess import resize_distance, stability
+from m2n2_backend.m2n2.postprocess import object_at, stability
 from m2n2_backend.m2n2.prompt_maps import contributions, working_pixel
 from m2n2_backend.m2n2.released.chain import crossing_as_released, plain_sweeps, start_in_four_cells
 from m2n2_backend.m2n2.released.steps import RankedMap, best_threshold, nearest_prompt, ranked_map
@@ -60,7 +60,7 @@ class ReleasedRule:
             same, other = split([float(own.distance[point]) for point in points], placed, prompt.positive)
             thresholds.append(best_threshold(own, same, other, scores=self.method.scores, prior=self.method.prior))
         distance = nearest_prompt(maps, thresholds, placed)
-        mask = resize_distance(distance, *state.size) <= 1.0
+        mask = object_at(distance, state.size)
         return Segmentation(mask, distance, tuple(thresholds), stability(distance), prompts)
 
 

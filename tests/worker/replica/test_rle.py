@@ -26,7 +26,7 @@ def test_runs_around_the_lengths_that_need_more_bits_equal_the_sdks(pixels: int)
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(20, 21), slice(37, 40), slice(0, 40)])
-@pytest.mark.parametrize("cols", [slice(0, 61), slice(10, 20), slice(60, 61)])
+@pytest.mark.parametrize("cols", [slice(0, 61), slice(10, 20), slice(1, 60), slice(60, 61)])
 def test_masks_of_a_few_rows_equal_the_sdks(rows: slice, cols: slice) -> None:
     mask = np.zeros((40, 61), bool)
     mask[rows, cols] = True
