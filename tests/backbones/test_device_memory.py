@@ -86,10 +86,10 @@ class Process:
 
 
 class Machine:
-    """A card of 24 GiB, its processes and what others have of it."""
+    """A card, its processes and what others have of it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, others: int, workers: int) -> None:
-        self.total, self.others = 24 * GIB, others
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, others: int, workers: int, total: int = 24 * GIB) -> None:
+        self.total, self.others = total, others
         self.processes = [Process(self, workers=workers) for _ in range(workers)]
         self.speaks_to = self.processes[0]
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (self.free, self.total))
@@ -154,3 +154,15 @@ def test_where_memory_ran_out_although_it_looked_large_enough_less_is_held_for_a
     assert room.limit(0) == 3 * GIB
     now[0] = LOWERED_SECONDS
     assert room.limit(0) == 10 * GIB
+
+
+def test_a_card_of_8_gb_holds_the_three_views_of_a_first_click_at_the_papers_grid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = Machine(monkeypatch, others=0, workers=1, total=8 * GIB)
+    assert grid_for_memory(card.free) == 128
+    (process,) = card.processes
+    process.model = 2 * GIB
+    process.fill()
+    assert process.held == 3 * GIB
+    assert card.free >= process.room.need

@@ -93,6 +93,28 @@ def test_twenty_simultaneous_first_clicks_on_one_image_run_the_model_once(pool: 
     assert {answer.model_version for answer in answers} == {pool.status().model_version}
 
 
+def test_a_large_photograph_is_answered_in_views_which_the_next_click_finds_again(
+    pool: RayPool, settings: Settings
+) -> None:
+    photographed = image(5, size=(1500, 1100))
+    data = photographed.data
+    assert data is not None
+    segmenter = Segmenter(backbone_loader(settings)(), settings.method())
+    state = segmenter.encode(decode_image(data, max_pixels=10**7))
+    first, second = Prompts((Click(700, 500),)), Prompts((Click(700, 500), Click(720, 540)))
+
+    before = model_runs(settings.cache_dir).total()
+    answer = pool.segment(Work(photographed, first, PATIENCE))
+    encoded = model_runs(settings.cache_dir).total() - before
+    assert 2 <= encoded <= 3, "the whole photograph and one view or two"
+    assert answer.view.startswith("view "), answer.view
+    assert np.array_equal(answer.mask, segmenter.segment(state, first.clicks).mask)
+
+    answer = pool.segment(Work(photographed, second, PATIENCE))
+    assert np.array_equal(answer.mask, segmenter.segment(state, second.clicks).mask)
+    assert model_runs(settings.cache_dir).total() - before == encoded, "a further click in the view encodes nothing"
+
+
 def test_images_are_spread_over_the_replicas_and_each_is_encoded_once(pool: RayPool, settings: Settings) -> None:
     before = model_runs(settings.cache_dir)
     for number in [*range(10, 26), *range(10, 26)]:
