@@ -21,29 +21,29 @@ Window: TypeAlias = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class PackedMask:
-    """A mask, bool [H, W], with eight pixels to a byte: those of the rows between which the foreground lies.
+    """A mask, bool [H, W], with eight pixels to a byte: those of the box about the foreground.
 
     Attributes:
-        packed: uint8 [ceil(n·W / 8)] of the n rows, the first pixel in the highest bit.
+        packed: uint8 [n, ceil(m / 8)] of the box's n rows and m columns, the first pixel of a row in the highest bit.
         shape: (H, W).
-        rows: These rows.
+        box: Its rows and columns.
     """
 
     packed: NDArray[np.uint8]
     shape: tuple[int, int]
-    rows: slice
+    box: Window
 
     @staticmethod
     def of(mask: NDArray[np.bool_]) -> PackedMask:
         """Pack bool [H, W]."""
-        rows = rows_of(mask)
-        return PackedMask(np.packbits(mask[rows]), (mask.shape[0], mask.shape[1]), rows)
+        box = window_around(mask) or (slice(0, 0), slice(0, 0))
+        return PackedMask(np.packbits(mask[box], axis=1), (mask.shape[0], mask.shape[1]), box)
 
     def unpacked(self) -> NDArray[np.bool_]:
         """The mask, a new bool [H, W]."""
-        count, width = self.rows.stop - self.rows.start, self.shape[1]
         mask = np.zeros(self.shape, np.bool_)
-        mask[self.rows] = np.unpackbits(self.packed, count=count * width).view(np.bool_).reshape(count, width)
+        cols = self.box[1]
+        mask[self.box] = np.unpackbits(self.packed, axis=1, count=cols.stop - cols.start).view(np.bool_)
         return mask
 
 

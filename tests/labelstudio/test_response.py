@@ -16,7 +16,7 @@ from questions import parsed
 
 from m2n2_backend.labelstudio.contract.polygons import LEAST_HOLE, MOST_HOLES, MOST_PARTS, TOLERANCE, outlines
 from m2n2_backend.labelstudio.contract.request import InteractiveRequest
-from m2n2_backend.labelstudio.contract.response import prediction, regions
+from m2n2_backend.labelstudio.contract.response import _png_url, prediction, regions
 from m2n2_backend.worker.interface import Answer
 
 
@@ -71,6 +71,17 @@ def test_any_mask_survives_the_brush_and_the_bitmask(mask: NDArray[np.bool_]) ->
     image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
     assert (image.mode, image.size) == ("RGBA", (WIDTH, HEIGHT))
     assert np.array_equal(np.asarray(image)[..., 3], mask * np.uint8(255))
+
+
+def test_the_bitmask_of_a_large_photograph_has_the_same_pixels_in_few_bytes() -> None:
+    size = (4000, 6000)
+    mask = np.zeros(size, np.bool_)
+    mask[1000:1700, 2000:2900] = True
+
+    url = _png_url(mask)
+    image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    assert len(url) < 50_000
+    assert np.array_equal(np.asarray(image.convert("RGBA")), np.repeat(mask[..., None] * np.uint8(255), 4, axis=2))
 
 
 def test_a_bitmask_region_has_its_label() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from m2n2_backend.labelstudio.contract.label_config.controls import OutputKind, Target
 from m2n2_backend.labelstudio.contract.polygons import LEAST_PART, area_of, bounds, outlines
@@ -18,6 +19,9 @@ from m2n2_backend.labelstudio.contract.request import InteractiveRequest
 from m2n2_backend.prompts import Click
 from m2n2_backend.worker.interface import Answer
 from m2n2_backend.worker.replica.rle import brush_rle
+
+RGBA_PIXELS = 2**21
+"""Bitmasks of at most so many pixels are written as browsers write them; at 2 megapixels it takes 20 ms, at 24 it would take half a second."""
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
@@ -98,9 +102,9 @@ def _values(
     """What each region holds, and its area in pixels."""
     match kind:
         case "brush":
-            return [({"format": "rle", "rle": list(rle or brush_rle(mask))}, int(mask.sum()))]
+            return [({"format": "rle", "rle": list(rle or brush_rle(mask))}, np.count_nonzero(mask))]
         case "bitmask":
-            return [({"imageDataURL": _png_url(mask)}, int(mask.sum()))]
+            return [({"imageDataURL": _png_url(mask)}, np.count_nonzero(mask))]
         case "polygon":
             scale = 100.0 / np.array(mask.shape[::-1])
             rings = outlines(mask, least_part=LEAST_PART, kept=kept)
@@ -119,11 +123,18 @@ def _clicked(request: InteractiveRequest) -> list[tuple[int, int]]:
 
 
 def _png_url(mask: NDArray[np.bool_]) -> str:
-    """A data URL of an RGBA image whose alpha is the mask."""
-    pixels = np.repeat((mask.astype(np.uint8) * 255)[..., None], 4, axis=2)
+    """A data URL of an RGBA image whose alpha is the mask.
+
+    That of a large photograph has a palette of two such colors, and one bit a pixel: RGBA takes 35 times as long.
+    """
+    image, file = Image.fromarray(mask.view(np.uint8)), io.BytesIO()
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.info["transparency"] = b"\x00\xff"
+    if mask.size <= RGBA_PIXELS:
+        image = image.convert("RGBA")
     # The lowest level of compression: runs of equal pixels shrink well enough, and a click waits for it.
-    _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
+    image.save(file, "PNG", bits=1, compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> dict[str, Any]:
