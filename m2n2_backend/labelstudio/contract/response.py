@@ -21,7 +21,8 @@ from m2n2_backend.worker.interface import Answer
 from m2n2_backend.worker.replica.rle import brush_rle
 
 RGBA_PIXELS = 2**21
-"""Bitmasks of at most so many pixels are written as browsers write them; at 2 megapixels it takes 20 ms, at 24 it would take half a second."""
+"""Bitmasks of at most so many pixels are written as browsers write them, which takes up to 20 ms; at 24 megapixels it
+would take half a second."""
 
 
 def prediction(answer: Answer, request: InteractiveRequest) -> dict[str, Any]:
