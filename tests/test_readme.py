@@ -189,6 +189,8 @@ def test_a_wrong_command_in_a_page_is_found(line: str, why: str) -> None:
 
 
 def test_a_wrong_link_is_found_by_its_file_or_its_section() -> None:
-    text = "# One `thing`, and more\n[a](gone.md) [b](#one-thing-and-more) [c](README.md#gone)\n```\n[d](not-a-link)\n```\n"
+    text = (
+        "# One `thing`, and more\n[a](gone.md) [b](#one-thing-and-more) [c](README.md#gone)\n```\n[d](code.md)\n```\n"
+    )
     assert links(text) == [("gone.md", ""), ("", "one-thing-and-more"), ("README.md", "gone")]
     assert anchors(text) == {"one-thing-and-more"}
