@@ -111,6 +111,14 @@ def test_every_make_target_compose_file_and_extra_of_a_page_exists(page: Path) -
     assert set(re.findall(r'(?:m2n2-backend|"\.|\'\.)\[(\w+)\]', code)) <= set(extras)
 
 
+@each_page
+def test_every_option_of_a_script_is_one_that_the_script_reads(page: Path) -> None:
+    for code in [*inline_code(text_of(page)), *shell_lines(text_of(page))]:
+        for script, options in re.findall(r"(tests/\S+\.py)((?: -\S+(?: \w\S*)?)*)", code):
+            source = (ROOT / script).read_text(encoding="utf-8")
+            assert [option for option in re.findall(r"--[a-z-]+", options) if f'"{option}"' not in source] == []
+
+
 def test_make_studio_takes_the_options_of_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     options = [each for page in PAGES for each in re.findall(r'STUDIO="([^"]+)"', text_of(page))]
     assert options
@@ -142,10 +150,12 @@ def test_every_python_block_runs_on_a_photograph(page: Path, photograph: None) -
 
 @each_page
 def test_every_segment_command_runs_on_a_photograph(page: Path, photograph: None) -> None:
-    for command, whole in commands(text_of(page)):
+    for command, _ in commands(text_of(page)):
         if command.startswith("segment photograph.jpg"):
             run(command)
-            assert not whole or np.asarray(Image.open("mask.png")).shape == (512, 512)
+            mask = np.asarray(Image.open("mask.png"))
+            assert mask[205, 228] == 255
+            assert mask[60, 60] == 0
 
 
 @pytest.fixture
