@@ -158,6 +158,14 @@ def test_every_segment_command_runs_on_a_photograph(page: Path, photograph: None
             assert mask[60, 60] == 0
 
 
+def test_the_readmes_python_and_its_command_give_the_mask_that_the_service_serves(photograph: None) -> None:
+    names: dict[str, Any] = {}
+    exec(blocks(README, "python")[0], names)
+    (command,) = {each for each, _ in commands(README) if each.startswith("segment ")}
+    run(command)
+    assert np.array_equal(names["segmentation"].mask, np.asarray(Image.open("mask.png")) == 255)
+
+
 @pytest.fixture
 def photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with photograph.jpg, and the backbone that needs no weights."""
