@@ -224,7 +224,7 @@ def load_settings(**overrides: object) -> Settings:
 def _nearest(name: str, known: list[str]) -> str:
     by_end = {one.removeprefix(_PREFIX): one for one in known}  # the prefix that all share makes all of them alike
     near = difflib.get_close_matches(name.removeprefix(_PREFIX), by_end, n=1)
-    return f"did you mean {by_end[near[0]]}?" if near else "the README lists all settings"
+    return f"did you mean {by_end[near[0]]}?" if near else "m2n2_backend/SETTINGS.md lists all settings"
 
 
 def _is_of_service(name: str, value: str) -> bool:

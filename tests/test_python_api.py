@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,22 +38,6 @@ def test_every_name_of_the_api_can_be_had_and_no_other() -> None:
         assert name in dir(m2n2_backend)
     with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
         m2n2_backend.Segmentor  # noqa: B018
-
-
-def test_the_readmes_example_runs_and_finds_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = README.read_text(encoding="utf-8").partition("## From Python")[2]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code is not None
-    Image.fromarray(np.kron(scene(), np.ones((4, 4, 1), np.uint8))).save(tmp_path / "photograph.jpg", quality=95)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-
-    exec(code[1], names)
-
-    mask = names["segmentation"].mask
-    assert mask[120, 90]
-    assert not mask[20, 180]
-    assert np.asarray(Image.open("overlay.png")).shape == (240, 360, 3)
 
 
 def test_a_vision_transformer_loads_without_settings_and_without_a_folder_of_its_own(tmp_path: Path) -> None:

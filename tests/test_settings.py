@@ -55,8 +55,8 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         ("m2n2_grids", "did you mean M2N2_GRID?"),
         ("M2N2_LABEL_STUDIO_URL", "did you mean LABEL_STUDIO_URL?"),
         ("M2N2_LABEL_STUDIO_API_KEY", "did you mean LABEL_STUDIO_API_KEY?"),
-        ("M2N2_", "the README lists all settings"),
-        ("M2N2_QZXJK", "the README lists all settings"),
+        ("M2N2_", "m2n2_backend/SETTINGS.md lists all settings"),
+        ("M2N2_QZXJK", "m2n2_backend/SETTINGS.md lists all settings"),
     ],
 )
 def test_an_unknown_name_is_warned_of_with_the_nearest_known_one(
