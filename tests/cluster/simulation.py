@@ -1,24 +1,27 @@
 """How many annotators so many GPUs bear: replicas that only wait, on the ring that Ray's router makes.
 
-`python tests/cluster/simulation.py`, no Ray needed. An annotator opens an image every thirty seconds, which is
-encoded when the model has nothing more urgent (250 ms on an H200), and clicks ten times (15 ms each). Clicks go
-before encoding, and nothing is interrupted, as in the replica. Found is the largest number of annotators whose 95th
-percentile of a click stays below 300 ms while no replica is busy for more than 95 % of the time.
+`python tests/cluster/simulation.py` needs mmh3, but not Ray. An annotator opens an image every thirty seconds, which
+is encoded when the model has nothing more urgent, and clicks ten times. Clicks go before encoding, and nothing is
+interrupted, as in the replica. What an image and a click cost is assumed, not measured: 250 ms and 15 ms, a guess at
+an H200; `--encode` and `--click` take measured seconds instead. Found is the largest number of annotators whose 95th
+percentile of a click stays below 300 ms while no replica is busy for more than 95 % of the time. `--annotators 40`
+tells instead how long that many wait.
 """
 
 from __future__ import annotations
 
+import argparse
 import bisect
 import heapq
 import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import mmh3
 import numpy as np
 
-ENCODE, CLICK = 0.250, 0.015
 IMAGE_SECONDS, CLICKS, THINK = 30.0, 10, 2.5
 LIMIT, BUSIEST = 0.300, 0.95
 SECONDS, WARM_UP = 120.0, 30.0
@@ -27,6 +30,13 @@ WARM, COLD, PREFETCH = 0, 1, 2
 CATALOG = 200  # images that Zipf's popularity is over
 
 Route = Callable[[str, list["Replica"]], int]
+
+
+class Cost(NamedTuple):
+    """Seconds that one replica takes for an image and for a click; the defaults are a guess at an H200."""
+
+    encode: float = 0.250
+    click: float = 0.015
 
 
 def ring(replicas: int, places: int, seed: int = 0) -> Callable[[str], int]:
@@ -75,7 +85,9 @@ class Replica:
         return len(self.waiting)
 
 
-def latencies(annotators: int, replicas: int, route: Route, *, zipf: bool) -> tuple[np.ndarray, list[float]]:
+def latencies(
+    annotators: int, replicas: int, route: Route, cost: Cost, *, zipf: bool
+) -> tuple[np.ndarray, list[float]]:
     """Seconds of every click after the warm-up, and each replica's busy time."""
     generator = np.random.default_rng(1)
     popularity = 1 / np.arange(1, CATALOG + 1)
@@ -106,7 +118,7 @@ def latencies(annotators: int, replicas: int, route: Route, *, zipf: bool) -> tu
             heapq.heappush(replica.waiting, (WARM if image in encoded else COLD, at, order, image))
         while replica.free <= at and replica.waiting:
             urgency, since, order, image = heapq.heappop(replica.waiting)
-            seconds = (0.0 if urgency == PREFETCH else CLICK) + (0.0 if image in encoded else ENCODE)
+            seconds = (0.0 if urgency == PREFETCH else cost.click) + (0.0 if image in encoded else cost.encode)
             if seconds:  # else a click has encoded it meanwhile
                 encoded.add(image)
                 replica.free = at + seconds
@@ -117,13 +129,13 @@ def latencies(annotators: int, replicas: int, route: Route, *, zipf: bool) -> tu
     return np.array(found), [replica.busy for replica in places]
 
 
-def most_annotators(replicas: int, make: Callable[[int], Route], *, zipf: bool) -> tuple[int, float]:
+def most_annotators(replicas: int, make: Callable[[int], Route], cost: Cost, *, zipf: bool) -> tuple[int, float]:
     """The largest number below the limit, and the busiest replica's work in units of the mean."""
     low, high = 1, 250 * replicas
     share = 1.0
     while high - low > max(1, replicas // 2):
         middle = (low + high) // 2
-        times, busy = latencies(middle, replicas, make(replicas), zipf=zipf)
+        times, busy = latencies(middle, replicas, make(replicas), cost, zipf=zipf)
         # Prefetches that pile up would reach the clicks later than this looks.
         if np.percentile(times, 95) < LIMIT and max(busy) < BUSIEST * SECONDS:
             low, share = middle, replicas * max(busy) / sum(busy)
@@ -142,7 +154,35 @@ def key_shares(replicas: int, places: int, rings: int = 20) -> float:
     return float(np.mean(shares))
 
 
+def waits(annotators: int, replicas: int, cost: Cost) -> dict[str, float]:
+    """What so many annotators with images of their own wait for a click, and how busy the busiest replica is."""
+    times, busy = latencies(annotators, replicas, on_ring(replicas, 1000), cost, zipf=False)
+    p50, p95 = 1e3 * np.percentile(times, [50, 95])
+    return {
+        "annotators": annotators,
+        "replicas": replicas,
+        "p50_ms": round(p50),
+        "p95_ms": round(p95),
+        "busiest": round(max(busy) / SECONDS, 2),
+    }
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encode", type=float, default=Cost().encode, help="seconds to encode an image")
+    parser.add_argument("--click", type=float, default=Cost().click, help="seconds to answer a click")
+    parser.add_argument("--annotators", type=int, help="tell what so many wait, and find nothing")
+    given = parser.parse_args()
+    cost = Cost(given.encode, given.click)
+    if given.annotators:
+        for replicas in (1, 2, 4, 8, 16):
+            print(json.dumps(waits(given.annotators, replicas, cost)), flush=True)
+    else:
+        find_all(cost)
+
+
+def find_all(cost: Cost) -> None:
+    """Print the most annotators for each route and number of replicas."""
     routes: dict[str, Callable[[int], Route]] = {
         "ring of 100": lambda replicas: on_ring(replicas, 100),
         "ring of 1000": lambda replicas: on_ring(replicas, 1000),
@@ -153,7 +193,7 @@ def main() -> None:
         for name, make in routes.items():
             alone = 0
             for replicas in (1, 2, 4, 8, 16):
-                annotators, share = most_annotators(replicas, make, zipf=zipf)
+                annotators, share = most_annotators(replicas, make, cost, zipf=zipf)
                 alone = alone or annotators
                 row = {
                     "images": "Zipf" if zipf else "own",

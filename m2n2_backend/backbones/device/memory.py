@@ -30,10 +30,10 @@ _UNCOUNTED = 768 * 1024**2  # the device's context, what kernels hold while they
 _LEFT_TO_OTHERS = {"cuda": 8, "mps": 2}
 """The reciprocal of the share of a device's memory that is left alone.
 
-An eighth of a card holds what PyTorch does not count: each process's context (0.3 to 0.5 GB) and what the allocator
-cuts to pieces. On 24 GB it also holds a second program of this package, such as ``segment`` beside the server
-(3.3 GB). On MPS it is half of what is recommended: the whole machine shares that memory, and PyTorch reports neither
-what others take nor what a step took.
+An eighth of a card holds what PyTorch does not count: each process's context (0.3 to 0.5 GB, assumed) and what the
+allocator cuts to pieces. On 24 GB it also holds a second program of this package, such as ``segment`` beside the
+server (3.3 GB, counted and not measured on a card). On MPS it is half of what is recommended: the whole machine
+shares that memory, and PyTorch reports neither what others take nor what a step took.
 """
 
 LOWERED_SECONDS = 600.0
@@ -43,7 +43,7 @@ LOWERED_SECONDS = 600.0
 def bytes_needed(grid: int, *, half: bool = True) -> int:
     """Free memory that an image takes, the model included: ``peak_bytes``, and what cannot be counted beforehand.
 
-    With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64.
+    With matrices in 16-bit 5.0 GB at grid 128, 3.7 GB at 96, 3.0 GB at 64, counted and not measured on a card.
 
     Args:
         half: Whether matrices are kept in 16-bit, as CUDA has them.
