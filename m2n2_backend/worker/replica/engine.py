@@ -62,11 +62,6 @@ class Engine:
         self._kernels: AbstractContextManager[object] = nullcontext()
 
     @property
-    def can_do_both_at_once(self) -> bool:
-        """Whether a click can be answered while the model runs."""
-        return self.memory.on_cpu
-
-    @property
     def tiers(self) -> dict[str, Tier]:
         """Fill and counters of every tier."""
         return {**self.memory.figures, "disk": _disk_tier(self)}

@@ -104,7 +104,7 @@ class Replica:
         clicks = warm | {Step.READY}
         kinds = [frozenset({Step.LOAD})] * _LOADERS + [frozenset({Step.TABLE})]
         # Beside the model on an accelerator a click would wait for it all the same, and both would need its memory.
-        kinds += [warm, clicks, model] if engine.can_do_both_at_once else [clicks | model]
+        kinds += [warm, clicks, model] if engine.memory.on_cpu else [clicks | model]
         self._threads = [self._start("run", partial(self._run, kind)) for kind in kinds]
         self._writing = self._start("write", self._writer.run)
 
