@@ -3,8 +3,8 @@
 E2E_LABEL_STUDIO=.venv-studio/bin/label-studio .venv/bin/python tests/e2e/make_pictures.py
 E2E_LABEL_STUDIO=.venv-studio/bin/label-studio .venv/bin/python tests/e2e/make_pictures.py --backbone vit --model DIR
 
-The first command makes those with the embedded backbone, the second ``one_click_vit.jpg`` alone. Clicks, masks and editor
-are real; rings, numbers and captions are drawn on the page, because a picture has no mouse.
+The first command makes those with the embedded backbone, the second ``one_click_vit.jpg`` alone. Clicks, masks and
+editor are real; rings, numbers and captions are drawn on the page, because a picture has no mouse.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 PICTURES = label_config("brush").parent / "pictures"
 COFFEE, SIDE_OF_THE_CUP = (258, 102), {"color": (281, 64), "vit": (228, 86)}
-"""On the photograph of the cup: a click on the coffee, and for each backbone one where its mask is then most wrong."""
+"""On the photograph of the cup: a click on the coffee, and for each backbone one where its mask is then too large."""
 EYE = (130, 78, 212, 150)
 """A box around the cat's left eye."""
-_HALF = (720, 760)
-"""Window for half a picture: the editor puts its lists below the photograph, which is cut off after ``_CUT`` pixels."""
-_CUT = 536
+_HALF = (1000, 760)
+"""Window for half a picture, in which labels and hints have lines of their own."""
+_CUT = 520
+"""Width of the part of it that is shown, from the left edge of the photograph."""
 _GAP = 16
 _SHARPNESS = 1.5
 
@@ -42,17 +43,18 @@ _DRAW = """marks => {
     const mark = document.createElement('div');
     mark.className = 'm2n2-mark';
     mark.textContent = text;
-    mark.style.cssText = 'position:fixed; z-index:99999; pointer-events:none; font:bold 15px sans-serif;' + style;
+    mark.style.cssText = `position:fixed; z-index:99999; pointer-events:none; box-sizing:border-box; height:26px;
+                          border-radius:13px; box-shadow:0 0 0 2px white, inset 0 0 0 2px white;` + style;
     document.body.append(mark);
   };
   for (const {x, y, text, color, ring} of marks) {
-    if (ring) add(`left:${x - 13}px; top:${y - 13}px; width:26px; height:26px; border-radius:50%; box-sizing:border-box;
-                   border:4px solid ${color}; box-shadow:0 0 0 2px white, inset 0 0 0 2px white`, '');
-    add(`left:${ring ? x + 18 : x - 13}px; top:${y - 13}px; height:26px; min-width:26px; line-height:26px; padding:0 7px;
-         border-radius:13px; box-sizing:border-box; text-align:center; white-space:nowrap; color:white;
-         background:${color}; box-shadow:0 0 0 2px white`, text);
+    const top = `top:${y - 13}px;`;
+    if (ring) add(`${top} left:${x - 13}px; width:26px; border:4px solid ${color};`, '');
+    add(`${top} left:${ring ? x + 18 : x - 13}px; min-width:26px; padding:0 7px; color:white; background:${color};
+         font:bold 15px/26px sans-serif; text-align:center; white-space:nowrap; box-shadow:0 0 0 2px white;`, text);
   }
 }"""
+SMART_TOOL = ".lsf-toolbar__group > button.lsf-tool_smart"
 _GREEN, _RED, _DARK = "#17803d", "#c81e1e", "#111827"
 
 
@@ -67,10 +69,13 @@ def main() -> None:
     if reason:
         raise SystemExit(reason)
     variables = {"M2N2_BACKBONE": chosen.backbone} | ({"M2N2_MODEL": chosen.model} if chosen.model else {})
-    with tempfile.TemporaryDirectory() as folder, rig.running_studio(Path(folder)) as studio:
-        with rig.running_backend(studio, studio.account.token, **variables) as backend:
-            with rig.running_browser() as browser:
-                make(Maker(studio, backend, browser, chosen.out), chosen.backbone)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        rig.running_studio(Path(folder)) as studio,
+        rig.running_backend(studio, studio.account.token, **variables) as backend,
+        rig.running_browser() as browser,
+    ):
+        make(Maker(studio, backend, browser, chosen.out), chosen.backbone)
 
 
 class Maker:
@@ -102,7 +107,7 @@ class Maker:
             whole.paste(each, (left, 0))
             left += each.width + gap
         self._out.mkdir(parents=True, exist_ok=True)
-        whole.save(self._out / name, quality=80, optimize=True)
+        whole.save(self._out / name, quality=72, optimize=True)
         print(f"{self._out / name}: {whole.width}x{whole.height}, {(self._out / name).stat().st_size // 1000} kB")
 
 
@@ -142,7 +147,7 @@ def whole_editor(maker: Maker) -> Image.Image:
     for text, selector in above.items():
         x, y, width, _ = box(editor, selector)
         marks.append({"x": x + min(width, 46) / 2, "y": y - 15, "text": text, "color": _DARK})
-    x, y, _, height = box(editor, ".lsf-toolbar__group > button.lsf-tool_smart")
+    x, y, _, height = box(editor, SMART_TOOL)
     marks.append({"x": x - 18, "y": y + height / 2, "text": "3", "color": _DARK})
     _, y, _, height = box(editor, ".lsf-bottombar")
     picture = look(editor, marks, clip={"x": 0, "y": 0, "width": 940, "height": y + height})
@@ -151,14 +156,31 @@ def whole_editor(maker: Maker) -> Image.Image:
 
 
 def rectangle(maker: Maker) -> list[Image.Image]:
-    """The mask of a rectangle around the eye of the cat, and the mask after the check mark."""
+    """The menu with the rectangle, the mask of one around the cat's eye, and the mask after the check mark."""
     editor = maker.open("cat", ("Eye", "Nose", "Ear"), *_HALF, tool="rectangle-tool")
+    left, top, _, height = box(editor, ".konvajs-content")
+    photograph = {"x": left, "y": top, "width": 400, "height": height}
+    corner = (EYE[2], EYE[1])
+    pictures = [menu_of_tools(editor, top, height)]
     editor.drag(*EYE, "Eye")
-    first = photograph_and_labels(editor, [mark(editor, (EYE[2], EYE[1]), "rectangle", _GREEN, ring=False)])
+    pictures.append(look(editor, [mark(editor, corner, "rectangle", _GREEN, ring=False)], clip=photograph))
     editor.accept()
-    second = photograph_and_labels(editor, [mark(editor, (EYE[2], EYE[1]), "after ✓", _GREEN, ring=False)])
+    pictures.append(look(editor, [mark(editor, corner, "after ✓", _GREEN, ring=False)], clip=photograph))
     editor.close()
-    return [first, second]
+    return pictures
+
+
+def menu_of_tools(editor: Editor, top: float, height: float) -> Image.Image:
+    """The toolbar, with the menu that opens under the mouse; ``top`` and ``height`` are those of the photograph."""
+    editor.page.locator(SMART_TOOL).hover()
+    button = ".lsf-toolbar__smart button[aria-label=rectangle-tool]"
+    editor.page.locator(button).hover()
+    editor.page.wait_for_timeout(1000)  # the menu moves to its place
+    left, y, _, size = box(editor, button)
+    right, _, width, _ = box(editor, SMART_TOOL)
+    marks = [{"x": left - 118, "y": y + size / 2, "text": "the rectangle →", "color": _GREEN}]
+    clip = {"x": left - 152, "y": top, "width": right + width - left + 162, "height": height}
+    return look(editor, marks, leave=False, clip=clip)
 
 
 def mark(editor: Editor, place: tuple[int, int], text: str, color: str, *, ring: bool = True) -> dict[str, Any]:
@@ -169,10 +191,10 @@ def mark(editor: Editor, place: tuple[int, int], text: str, color: str, *, ring:
 
 def photograph_and_labels(editor: Editor, marks: Sequence[dict[str, Any]]) -> Image.Image:
     """The row of labels, and the photograph, cut off at the right."""
-    view = editor.page.evaluate("m2n2.view()")
-    left, top = view["left"] - 6, box(editor, ".lsf-labels")[1] - 4
-    bottom = view["top"] + view["height"] + 6
-    return look(editor, marks, clip={"x": left, "y": top, "width": _CUT, "height": bottom - top})
+    left, top, _, _ = box(editor, ".lsf-labels")
+    _, top_of_photograph, _, height = box(editor, ".konvajs-content")
+    clip = {"x": left, "y": top - 4, "width": _CUT, "height": top_of_photograph + height - top + 4}
+    return look(editor, marks, clip=clip)
 
 
 def box(editor: Editor, selector: str) -> tuple[float, float, float, float]:
@@ -182,9 +204,10 @@ def box(editor: Editor, selector: str) -> tuple[float, float, float, float]:
     return found["x"], found["y"], found["width"], found["height"]
 
 
-def look(editor: Editor, marks: Sequence[dict[str, Any]], **more: Any) -> Image.Image:
-    """A picture of the page with marks on it, when the masks are drawn."""
-    editor.page.mouse.move(0, 0)
+def look(editor: Editor, marks: Sequence[dict[str, Any]], *, leave: bool = True, **more: Any) -> Image.Image:
+    """A picture of the page with marks on it, when the masks are drawn and the mouse has left them."""
+    if leave:
+        editor.page.mouse.move(0, 0)
     editor.page.evaluate(_DRAW, list(marks))
     now, before = editor.page.screenshot(**more), b""
     while now != before:  # suggestions are drawn some frames after the page knows them
