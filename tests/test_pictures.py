@@ -10,7 +10,10 @@ from PIL import Image
 from repository import ROOT
 
 PICTURES = ROOT / "label_config" / "pictures"
-PAGES = [ROOT / "README.md", *(page for folder in ("docker", "label_config") for page in (ROOT / folder).glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in ("docker", "label_config") for page in (ROOT / folder).glob("*.md")),
+]
 SHOWN = re.compile(r"!\[[^\]]*\]\(([^)]+)\)|<img [^>]*src=\"([^\"]+)\"")
 
 

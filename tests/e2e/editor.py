@@ -62,7 +62,7 @@ class Editor:
             browser: The running browser.
             base: Address of Label Studio.
             login: Cookies of a user.
-            window: Of another size or sharpness, in Playwright's words: ``viewport``, ``device_scale_factor``.
+            window: Another size or sharpness, in Playwright's words: ``viewport``, ``device_scale_factor``.
         """
         self._base = base
         window = {"viewport": {"width": 1440, "height": 1150}, **window}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from editor import Editor, iou
+from markdown_it import MarkdownIt
+from numpy.typing import NDArray
 from pictures import DISC, disc, mask_of, plate, save_scene
 from rig import Backend, Studio
 from test_browser_annotator import ON_DISC, ON_PLATE, boxed, click, masks, start, state
@@ -15,12 +20,17 @@ from m2n2_backend.resources import label_config
 CROSS, SMART_TOOL = "bottombar-reject-suggestions-button", "KeyPointTool-dynamic"
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "script"])
+EDITORS = [("brush", False), ("brush", True)]
+"""Labeling configs, with the browser script or without."""
+
+
+@pytest.fixture(params=EDITORS, ids=["plain", "script"])
 def hand(request: pytest.FixtureRequest, editor: Editor, studio: Studio, backend: Backend, tmp_path: Path) -> Editor:
     """A task with Auto-Annotation on, the label Object and the smart tool chosen."""
-    if request.param:
+    config, script = request.param
+    if script:
         editor.page.add_init_script(path=label_config("brush").with_name("careful_clicks.user.js"))
-    start(editor, studio, backend, tmp_path)
+    start(editor, studio, backend, tmp_path, config)
     return editor
 
 
@@ -59,15 +69,17 @@ def test_a_finished_mask_is_deleted_and_begun_again_with_a_rectangle(hand: Edito
     assert iou(mask, disc()) > 0.95
 
 
-def test_brush_and_eraser_change_the_selected_mask(hand: Editor) -> None:
+@pytest.mark.parametrize("hand", [*EDITORS, ("bitmask", False)], indirect=True, ids=["plain", "script", "bitmask"])
+def test_brush_and_eraser_are_the_first_tools_and_change_the_selected_mask(hand: Editor) -> None:
+    brush, eraser = (hand.page.locator(".lsf-toolbar__group > button").nth(number) for number in (0, 1))
     click(hand, ON_DISC)
     hand.accept()
     select(hand, ON_DISC)
-    hand.choose_tool("brush-tool")
+    brush.click()
     hand.stroke([(320, 430), (345, 430), (360, 440)])
     painted = changed(hand, disc())
     assert painted[430, 345]
-    hand.choose_tool("eraser")
+    eraser.click()
     hand.stroke([ON_DISC, (ON_DISC[0] + 30, ON_DISC[1])])
     erased = changed(hand, painted)
     assert erased[430, 345]
@@ -82,12 +94,12 @@ def test_brush_and_eraser_change_the_selected_mask(hand: Editor) -> None:
     assert len(masks(hand.regions())) == 2
 
 
-def changed(editor: Editor, before: object) -> object:
+def changed(editor: Editor, before: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The only mask, as soon as it is not ``before`` any more."""
     for _ in range(100):
         ((_, mask),) = masks(editor.regions())
         if iou(mask, before) < 0.999:
-            return mask
+            return np.asarray(mask)
         editor.page.wait_for_timeout(100)
     raise AssertionError("the stroke changes nothing")
 
@@ -118,6 +130,20 @@ def test_a_click_in_a_finished_mask_selects_it_and_ctrl_click_begins_another_obj
     assert [one["is_positive"] for one in prompts] == [True, False]
 
 
+def test_a_finished_mask_gets_the_label_whose_number_is_pressed_and_esc_ends_that(hand: Editor) -> None:
+    click(hand, ON_DISC)
+    hand.accept()
+    select(hand, ON_DISC)
+    hand.page.keyboard.press("3")
+    hand.page.keyboard.press("Escape")
+    hand.page.wait_for_function("!m2n2.annotation().hasSelection")
+    assert state(hand) == (SMART_TOOL, [])
+    hand.page.keyboard.press("1")
+    click(hand, ON_PLATE)
+    hand.accept()
+    assert [label for label, _ in masks(hand.regions())] == ["Vehicle", "Object"]
+
+
 def test_switch_and_tool_stay_for_the_next_picture_and_the_label_does_not(
     editor: Editor, studio: Studio, backend: Backend, tmp_path: Path
 ) -> None:
@@ -131,3 +157,17 @@ def test_switch_and_tool_stay_for_the_next_picture_and_the_label_does_not(
     editor.page.wait_for_function("id => m2n2.ready() && Htx.task.id === id", arg=tasks[1])
     assert editor.page.evaluate("Htx.autoAnnotation")
     assert state(editor) == (SMART_TOOL, [])
+
+
+def test_the_page_prints_on_one_sheet_with_its_pictures(chromium: Any, tmp_path: Path) -> None:
+    source = label_config("brush").with_name("ANNOTATORS.md").resolve()
+    html = tmp_path / "page.html"
+    style = "body {font: 13px/1.4 sans-serif}"
+    rendered = MarkdownIt().render(source.read_text(encoding="utf-8"))
+    html.write_text(f'<meta charset="utf-8"><base href="{source.as_uri()}"><style>{style}</style>{rendered}', "utf-8")
+    page = chromium.new_page()
+    page.goto(html.as_uri())
+    assert page.evaluate("[...document.images].every(each => each.naturalWidth > 900)")
+    sheets = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "12mm"))
+    page.close()
+    assert len(re.findall(rb"/Type /Page\b", sheets)) == 1
