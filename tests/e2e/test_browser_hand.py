@@ -174,7 +174,7 @@ def test_switch_and_tool_stay_for_the_next_picture_and_the_label_does_not(
 def test_the_page_prints_on_one_sheet_with_its_pictures(chromium: Any, tmp_path: Path) -> None:
     source = label_config("brush").with_name("ANNOTATORS.md").resolve()
     html = tmp_path / "page.html"
-    style = "body {font: 13px/1.4 sans-serif}"
+    style = "body {font: 12px/1.4 sans-serif}"
     rendered = MarkdownIt().render(source.read_text(encoding="utf-8"))
     html.write_text(f'<meta charset="utf-8"><base href="{source.as_uri()}"><style>{style}</style>{rendered}', "utf-8")
     page = chromium.new_page()
