@@ -55,16 +55,18 @@ _CHANGED = 6
 class Editor:
     """One annotator's page."""
 
-    def __init__(self, browser: Browser, base: str, login: Any) -> None:
+    def __init__(self, browser: Browser, base: str, login: Any, **window: Any) -> None:
         """Open a window.
 
         Args:
             browser: The running browser.
             base: Address of Label Studio.
             login: Cookies of a user.
+            window: Another size or sharpness, in Playwright's words: ``viewport``, ``device_scale_factor``.
         """
         self._base = base
-        self._context = browser.new_context(viewport={"width": 1440, "height": 1150}, storage_state=login)
+        window = {"viewport": {"width": 1440, "height": 1150}, **window}
+        self._context = browser.new_context(storage_state=login, **window)
         self._context.add_init_script(_HELPERS)
         self._context.set_default_timeout(_MILLISECONDS)
         self.page: Page = self._context.new_page()
@@ -78,9 +80,13 @@ class Editor:
             screenshot.write_bytes(self._submitted or self.page.screenshot())
         self._context.close()
 
-    def open(self, project: int, task: int, *, tool: str | None = "key-point-tool") -> None:
-        """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``."""
-        self.page.goto(f"{self._base}/projects/{project}/data?task={task}", wait_until="commit")
+    def open(self, project: int, task: int | None, *, tool: str | None = "key-point-tool") -> None:
+        """Show a task with Auto-Annotation on and a smart tool chosen: ``key-point-tool`` or ``rectangle-tool``.
+
+        Without a task, the editor shows the next one, as after a click on *Label All Tasks*.
+        """
+        shown = "labeling=1" if task is None else f"task={task}"
+        self.page.goto(f"{self._base}/projects/{project}/data?{shown}", wait_until="commit")
         self.page.wait_for_function("window.m2n2 && m2n2.ready()")
         # Label Studio loads the task again after it was shown, and forgets what was done until then.
         self.page.wait_for_load_state("networkidle")
@@ -118,10 +124,10 @@ class Editor:
 
     def stroke(self, points: Sequence[tuple[int, int]]) -> None:
         """Drag the mouse through pixels of the image, without waiting for an answer."""
-        self.page.mouse.move(*self._window(*points[0]))
+        self.page.mouse.move(*self.in_window(*points[0]))
         self.page.mouse.down()
         for point in points[1:]:
-            self.page.mouse.move(*self._window(*point), steps=5)
+            self.page.mouse.move(*self.in_window(*point), steps=5)
         self.page.mouse.up()
 
     @contextmanager
@@ -157,10 +163,10 @@ class Editor:
     def drag(self, x0: int, y0: int, x1: int, y1: int, label: str = "Object") -> Response:
         """Draw a rectangle and wait until the answer's regions are shown."""
         with self.answering(label, "rectangle") as answer:
-            self.page.mouse.move(*self._window(x0, y0))
+            self.page.mouse.move(*self.in_window(x0, y0))
             self.page.mouse.down()
-            self.page.mouse.move(*self._window((x0 + x1) // 2, (y0 + y1) // 2))
-            self.page.mouse.move(*self._window(x1, y1))
+            self.page.mouse.move(*self.in_window((x0 + x1) // 2, (y0 + y1) // 2))
+            self.page.mouse.move(*self.in_window(x1, y1))
             self.page.mouse.up()
         return self.shown(answer())
 
@@ -177,7 +183,7 @@ class Editor:
         """Click on a pixel of the image, with Alt if it is background, without waiting for an answer."""
         if not positive:
             self.page.keyboard.down("Alt")
-        self.page.mouse.click(*self._window(x, y))
+        self.page.mouse.click(*self.in_window(x, y))
         if not positive:
             self.page.keyboard.up("Alt")
 
@@ -238,7 +244,7 @@ class Editor:
             self.page.get_by_test_id("bottombar-submit-button").click()
         return int(info.value.json()["id"])
 
-    def _window(self, x: int, y: int) -> tuple[float, float]:
+    def in_window(self, x: int, y: int) -> tuple[float, float]:
         """The center of a pixel of the image, in the window."""
         view = self.page.evaluate("m2n2.view()")
         width, height = view["natural"]

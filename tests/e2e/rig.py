@@ -145,12 +145,12 @@ def running_studio(folder: Path) -> Iterator[Studio]:
 
 
 @contextmanager
-def running_backend(studio: Studio, token: str, port: int | None = None) -> Iterator[Backend]:
-    """Run the backend with the color backbone and a token."""
+def running_backend(studio: Studio, token: str, port: int | None = None, **more: str) -> Iterator[Backend]:
+    """Run the backend with a token, and with the color backbone unless ``more`` variables name another."""
     port = port or free_port()
     log = OUT / "logs" / f"backend-{port}.log"
     settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
-    settings |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token}
+    settings |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token, **more}
     with start_backend(port, log, settings) as program:
         url = f"http://127.0.0.1:{port}"
         wait_for_backend(program, url)

@@ -29,10 +29,10 @@ def drag_corner(editor: Editor, label: str, start: tuple[int, int], end: tuple[i
     editor.choose_tool("move-tool")
     editor.page.locator(".lsf-outliner-item__title", has_text=label).first.click()
     editor.page.wait_for_function("m2n2.annotation().highlightedNode")
-    editor.page.mouse.move(*editor._window(*start))
+    editor.page.mouse.move(*editor.in_window(*start))
     editor.page.mouse.down()
-    editor.page.mouse.move(*editor._window((start[0] + end[0]) // 2, (start[1] + end[1]) // 2))
-    editor.page.mouse.move(*editor._window(*end))
+    editor.page.mouse.move(*editor.in_window((start[0] + end[0]) // 2, (start[1] + end[1]) // 2))
+    editor.page.mouse.move(*editor.in_window(*end))
     editor.page.mouse.up()
     editor.page.wait_for_function(
         "before => JSON.stringify(m2n2.regions().map(one => one.value)) !== before",
