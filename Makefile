@@ -14,11 +14,13 @@ PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootst
 IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 # Options for `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
+# Options for `make demo`, such as DEMO="--backbone vit --model DIR"
+DEMO ?=
 
 .PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test podman studio serve bench install clean
 
-demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
-	$(BIN)/python -m m2n2_backend.commands.demo out
+demo: $(VENV)/installed  ## a server on the embedded default, clicks on three photographs, out/demo.png
+	$(BIN)/python -m m2n2_backend.commands.demo out $(DEMO)
 
 test: $(VENV)/installed  ## style, types, all tests; Label Studio and Chromium are installed meanwhile
 	$(MAKE) --jobs 2 check $(STUDIO_VENV)/installed chromium
