@@ -45,9 +45,9 @@ def demo(
     before_and_after(labeled).save(path)
     count = sum(len(each.clicks) for each in labeled)
     console.print(_table(labeled))
-    console.print(f"The server was ready after {ready:.1f} s. {count} clicks were made, and each changed its mask.")
-    console.print(f"Before and after: {path}", soft_wrap=True)
-    console.print("Next, click yourself in Label Studio: make studio")
+    console.print(f"ready after {ready:.1f} s; {count} clicks, each of which changed its mask")
+    console.print(f"before and after: {path}", soft_wrap=True)
+    console.print("next: make studio, to click yourself in Label Studio")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The picture of the demonstration: a row for each photograph, its first mask on the left and its last on the right."""
+"""The picture of the demonstration: a row for each photograph, its first mask beside its last one."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Sample:
 
 SAMPLES = (
     Sample("helmet", "astronaut", Click(440, 390)),
-    Sample("eyes", "cat", Click(170, 132)),
+    Sample("eyes", "cat", Click(170, 112)),
     Sample("drink", "coffee", Click(290, 160)),
 )
 
