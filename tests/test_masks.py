@@ -3,7 +3,7 @@
 ``masks.json`` holds a hash of each mask with the embedded default, and the minor version that it belongs to. The bits
 were the same with one and two threads, with PyTorch's kernels for AVX-512, for AVX2 and for plain CPUs, and with
 OpenCV, NumPy and Numba without AVX. So hashes are enough, and not one pixel may differ. Other versions of the
-libraries than those of ``constraints.txt`` may round differently.
+libraries than those of ``constraints.txt`` may round differently. A change that none of these prompts meets is not noticed.
 """
 
 from __future__ import annotations
