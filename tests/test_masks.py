@@ -1,9 +1,9 @@
 """The masks of one minor version never change: people compare masks, and reproduce them, by the version.
 
-``masks.npz`` holds masks that the embedded default made, and the minor version that they belong to. They are masks and
-not hashes, as processors round differently: with PyTorch's kernels for AVX2 instead of AVX-512, 53 of the 54,803 pixels
-of one mask are others (the number of threads changes nothing). So one pixel in 200 may differ. That excuses no real
-change: a limit of 9.5 circles instead of 10 for a click is noticed. What none of these prompts meets is not noticed.
+``masks.npz`` holds masks that the embedded default made, and the minor version that they belong to. They are masks
+and not hashes, as processors round differently: with PyTorch's kernels for AVX2 instead of AVX-512, 53 of the 54,803
+pixels of one mask are others (the number of threads changes nothing). So one pixel in 200 may differ. That excuses no
+real change: a limit of 9.5 circles instead of 10 for a click is noticed. What no prompt here meets is not noticed.
 """
 
 from __future__ import annotations
