@@ -17,7 +17,7 @@ from repository import ROOT
 
 from m2n2_backend.commands.demo.clicking import MOST_CLICKS, label, server
 from m2n2_backend.commands.demo.picture import before_and_after
-from m2n2_backend.commands.demo.samples import SAMPLES, Labeled
+from m2n2_backend.commands.demo.subjects import SUBJECTS, Labeled
 from m2n2_backend.resources import sample_photographs
 
 
@@ -30,15 +30,15 @@ def labeled() -> list[Labeled]:
     """What the embedded default answers in a server of its own."""
     with server() as (base, health):
         assert health["backbone"].startswith("color")
-        return [label(base, sample) for sample in SAMPLES]
+        return [label(base, subject) for subject in SUBJECTS]
 
 
 def test_each_shipped_photograph_has_an_object_that_was_drawn() -> None:
-    assert [sample.path for sample in SAMPLES] == sample_photographs()
-    for sample in SAMPLES:
-        with Image.open(sample.path) as image:
-            assert sample.drawn.shape == (image.height, image.width)
-        assert sample.drawn[sample.first.y, sample.first.x]
+    assert [subject.path for subject in SUBJECTS] == sample_photographs()
+    for subject in SUBJECTS:
+        with Image.open(subject.path) as image:
+            assert subject.drawn.shape == (image.height, image.width)
+        assert subject.drawn[subject.first.y, subject.first.x]
 
 
 def test_every_click_of_the_demonstration_changes_the_mask_and_brings_it_nearer_to_the_drawn_one(
@@ -48,17 +48,17 @@ def test_every_click_of_the_demonstration_changes_the_mask_and_brings_it_nearer_
         assert 2 <= len(each.clicks) == len(each.masks) == len(each.seconds) <= MOST_CLICKS
         assert not any(np.array_equal(before, after) for before, after in pairwise(each.masks))
         assert each.overlaps == sorted(each.overlaps)
-        assert each.overlaps[-1] > 0.8, each.sample.name
+        assert each.overlaps[-1] > 0.8, each.subject.name
     assert {click.positive for each in labeled for click in each.clicks} == {True, False}
 
 
 def test_a_click_that_changes_nothing_ends_the_clicks_and_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = SAMPLES[0]
-    still = np.zeros_like(sample.drawn)
+    subject = SUBJECTS[0]
+    still = np.zeros_like(subject.drawn)
     still[390:400, 430:450] = True
     monkeypatch.setattr("m2n2_backend.commands.demo.clicking.predict", lambda *_: {})
     monkeypatch.setattr("m2n2_backend.commands.demo.clicking.mask_of", lambda _: still)
-    assert label("", sample).clicks == [sample.first]
+    assert label("", subject).clicks == [subject.first]
 
 
 def test_the_picture_has_a_row_for_each_photograph_with_the_first_mask_beside_the_last(

@@ -17,7 +17,7 @@ from m2n2_backend.backbones.weights.names import check_backbone
 from m2n2_backend.commands.arguments import BACKBONE, with_settings
 from m2n2_backend.commands.demo.clicking import label, server
 from m2n2_backend.commands.demo.picture import before_and_after
-from m2n2_backend.commands.demo.samples import SAMPLES, Labeled
+from m2n2_backend.commands.demo.subjects import SUBJECTS, Labeled
 from m2n2_backend.errors import SettingsError
 from m2n2_backend.settings import Settings
 
@@ -40,7 +40,7 @@ def demo(
     with server(**environment) as (base, health):
         ready = time.perf_counter() - started
         console.print(f"server: {base}  backbone: {health['backbone']}", soft_wrap=True)
-        labeled = [label(base, sample) for sample in SAMPLES]
+        labeled = [label(base, subject) for subject in SUBJECTS]
     path = folder / "demo.png"
     before_and_after(labeled).save(path)
     count = sum(len(each.clicks) for each in labeled)
@@ -75,7 +75,7 @@ def _table(labeled: Sequence[Labeled]) -> Table:
     for each in labeled:
         first, *further = (f"{1000 * seconds:.0f} ms" for seconds in each.seconds)
         overlaps = " → ".join(f"{overlap:.0%}" for overlap in each.overlaps)
-        table.add_row(each.sample.name, str(len(each.clicks)), first, ", ".join(further), overlaps)
+        table.add_row(each.subject.name, str(len(each.clicks)), first, ", ".join(further), overlaps)
     return table
 
 

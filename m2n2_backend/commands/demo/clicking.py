@@ -17,7 +17,7 @@ import numpy as np
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
-from m2n2_backend.commands.demo.samples import Labeled, Mask, Sample
+from m2n2_backend.commands.demo.subjects import Labeled, Mask, Subject
 from m2n2_backend.commands.programs import free_port, start_backend, wait_for_backend
 from m2n2_backend.evaluation.clicker import OBJECT, Clicker
 from m2n2_backend.prompts import Click
@@ -48,14 +48,14 @@ def server(**environment: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield base, wait_for_backend(program, base)
 
 
-def label(base: str, sample: Sample) -> Labeled:
+def label(base: str, subject: Subject) -> Labeled:
     """Click until the mask is good, three clicks are made, or a click changes nothing; that click is left out."""
-    drawn, done = sample.drawn, Labeled(sample)
+    drawn, done = subject.drawn, Labeled(subject)
     person = Clicker(np.where(drawn, OBJECT, 0).astype(np.uint8))
-    click, mask = sample.first, np.zeros_like(drawn)
+    click, mask = subject.first, np.zeros_like(drawn)
     while len(done.clicks) < MOST_CLICKS:
         started = time.perf_counter()
-        answer = mask_of(predict(base, sample.path, [*done.clicks, click]))
+        answer = mask_of(predict(base, subject.path, [*done.clicks, click]))
         seconds = time.perf_counter() - started
         if np.array_equal(answer, mask):
             break

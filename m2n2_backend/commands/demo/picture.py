@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from m2n2_backend.commands.demo.samples import Labeled
+from m2n2_backend.commands.demo.subjects import Labeled
 from m2n2_backend.overlay import draw_overlay
 
 _WIDTH = 600
@@ -30,7 +30,7 @@ def before_and_after(labeled: Sequence[Labeled]) -> Image.Image:
 
 def _panel(labeled: Labeled, count: int) -> Image.Image:
     """A photograph with the mask of the first ``count`` clicks."""
-    with Image.open(labeled.sample.path) as image:
+    with Image.open(labeled.subject.path) as image:
         rgb = np.asarray(image.convert("RGB"))
     drawn = Image.fromarray(draw_overlay(rgb, labeled.masks[count - 1], labeled.clicks[:count]))
     height = round(drawn.height * _WIDTH / drawn.width)
@@ -38,6 +38,6 @@ def _panel(labeled: Labeled, count: int) -> Image.Image:
     panel.paste(drawn.resize((_WIDTH, height), Image.Resampling.LANCZOS), (0, _CAPTION))
     removing = sum(not click.positive for click in labeled.clicks[:count])
     clicks = f"{count} click{'s' * (count > 1)}" + f" ({removing} with Alt, red)" * bool(removing)
-    words = f"{labeled.sample.name}: {clicks}, {labeled.overlaps[count - 1]:.0%} overlap with a drawn mask"
+    words = f"{labeled.subject.name}: {clicks}, {labeled.overlaps[count - 1]:.0%} overlap with a drawn mask"
     ImageDraw.Draw(panel).text((4, 4), words, "black", ImageFont.load_default(18))
     return panel

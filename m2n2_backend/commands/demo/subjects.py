@@ -1,4 +1,4 @@
-"""The objects of the demonstration, and what happened to each of them."""
+"""The objects that the demonstration clicks on, and what happened to each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Sample:
+class Subject:
     """One object of a shipped photograph, and the place where a person clicks first."""
 
     name: str
@@ -36,10 +36,10 @@ class Sample:
             return np.asarray(image.convert("1"))
 
 
-SAMPLES = (
-    Sample("helmet", "astronaut", Click(440, 390)),
-    Sample("eyes", "cat", Click(170, 112)),
-    Sample("drink", "coffee", Click(290, 160)),
+SUBJECTS = (
+    Subject("helmet", "astronaut", Click(440, 390)),
+    Subject("eyes", "cat", Click(170, 112)),
+    Subject("drink", "coffee", Click(290, 160)),
 )
 
 
@@ -54,7 +54,7 @@ class Labeled:
         seconds: From each request to its mask.
     """
 
-    sample: Sample
+    subject: Subject
     clicks: list[Click] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
