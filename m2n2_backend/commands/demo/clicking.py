@@ -17,7 +17,7 @@ import numpy as np
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
-from m2n2_backend.commands.demo.subjects import Labeled, Mask, Subject
+from m2n2_backend.commands.demo.subjects import DrawnObject, Labeled, Mask
 from m2n2_backend.commands.programs import free_port, start_backend, wait_for_backend
 from m2n2_backend.evaluation.clicker import OBJECT, Clicker
 from m2n2_backend.prompts import Click
@@ -48,7 +48,7 @@ def server(**environment: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield base, wait_for_backend(program, base)
 
 
-def label(base: str, subject: Subject) -> Labeled:
+def label(base: str, subject: DrawnObject) -> Labeled:
     """Click until the mask is good, three clicks are made, or a click changes nothing; that click is left out."""
     drawn, done = subject.drawn, Labeled(subject)
     person = Clicker(np.where(drawn, OBJECT, 0).astype(np.uint8))

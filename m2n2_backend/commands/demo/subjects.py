@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Subject:
+class DrawnObject:
     """One object of a shipped photograph, and the place where a person clicks first."""
 
     name: str
@@ -37,9 +37,9 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("helmet", "astronaut", Click(440, 390)),
-    Subject("eyes", "cat", Click(170, 112)),
-    Subject("drink", "coffee", Click(290, 160)),
+    DrawnObject("helmet", "astronaut", Click(440, 390)),
+    DrawnObject("eyes", "cat", Click(170, 112)),
+    DrawnObject("drink", "coffee", Click(290, 160)),
 )
 
 
@@ -54,7 +54,7 @@ class Labeled:
         seconds: From each request to its mask.
     """
 
-    subject: Subject
+    subject: DrawnObject
     clicks: list[Click] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
