@@ -8,17 +8,21 @@ LOWEST_VENV ?= .venv-lowest
 # Ray has pins of its own too, and one machine does not need it.
 CLUSTER_VENV ?= .venv-cluster
 LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
+# Python compiles a module when it is first used. Compiling all of them beforehand tripled the installation's processor time (86 s, not 28).
+INSTALL := pip install --quiet --no-compile
 # Packages of Debian that `make compose-test` needs.
 PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
 # At most four processes with one thread each; one that is done takes over tests of another.
 IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 # Options for `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
+# Options for `make demo`, such as DEMO="--backbone vit --model DIR"
+DEMO ?=
 
 .PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test podman studio serve bench install clean
 
-demo: $(VENV)/installed  ## a server on the embedded default, three clicks, out/demo.png
-	$(BIN)/python -m m2n2_backend.commands.demo out
+demo: $(VENV)/installed  ## a server on the embedded default, clicks on three photographs, out/demo.png
+	$(BIN)/python -m m2n2_backend.commands.demo out $(DEMO)
 
 test: $(VENV)/installed  ## style, types, all tests; Label Studio and Chromium are installed meanwhile
 	$(MAKE) --jobs 2 check $(STUDIO_VENV)/installed chromium
@@ -82,28 +86,28 @@ install: $(VENV)/installed
 # torch comes first and by itself: as its version is pinned, a CPU build is used if there is one, and no later step replaces it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,e2e]'
+	$(BIN)/python -m $(INSTALL) --upgrade pip
+	$(BIN)/python -m $(INSTALL) $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m $(INSTALL) --constraint constraints.txt --editable '.[test,e2e]'
 	touch $@
 
 $(LOWEST_VENV)/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST_VENV)
-	$(LOWEST_VENV)/bin/python -m pip install --quiet $$(grep '^torch==' constraints-lowest.txt)
-	$(LOWEST_VENV)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	$(LOWEST_VENV)/bin/python -m $(INSTALL) $$(grep '^torch==' constraints-lowest.txt)
+	$(LOWEST_VENV)/bin/python -m $(INSTALL) --constraint constraints-lowest.txt --editable '.[test]'
 	touch $@
 
 $(STUDIO_VENV)/installed: constraints-studio.txt
 	$(PYTHON) -m venv $(STUDIO_VENV)
-	$(STUDIO_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(STUDIO_VENV)/bin/python -m pip install --quiet --constraint $< label-studio
+	$(STUDIO_VENV)/bin/python -m $(INSTALL) --upgrade pip
+	$(STUDIO_VENV)/bin/python -m $(INSTALL) --constraint $< label-studio
 	touch $@
 
 $(CLUSTER_VENV)/installed: pyproject.toml constraints-cluster.txt
 	$(PYTHON) -m venv $(CLUSTER_VENV)
-	$(CLUSTER_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(CLUSTER_VENV)/bin/python -m pip install --quiet $$(grep '^torch==' constraints-cluster.txt)
-	$(CLUSTER_VENV)/bin/python -m pip install --quiet --constraint constraints-cluster.txt --editable '.[cluster-test]'
+	$(CLUSTER_VENV)/bin/python -m $(INSTALL) --upgrade pip
+	$(CLUSTER_VENV)/bin/python -m $(INSTALL) $$(grep '^torch==' constraints-cluster.txt)
+	$(CLUSTER_VENV)/bin/python -m $(INSTALL) --constraint constraints-cluster.txt --editable '.[cluster-test]'
 	touch $@
 
 clean:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from m2n2_backend.m2n2.segmenter import Segmenter
     from m2n2_backend.prompts import Box, Click, Polygon, Scribble
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Box",

@@ -39,7 +39,7 @@ def test_the_installed_wheel_works_away_from_the_source_tree(wheel: Path, tmp_pa
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, timeout=900)
     program = (
-        "import m2n2_backend, m2n2_backend.commands.demo as demo;"
+        "import m2n2_backend, m2n2_backend.commands.demo.__main__ as demo;"
         f"assert m2n2_backend.__file__.startswith({str(site)!r}), m2n2_backend.__file__;"
         "import sys; sys.argv = ['demo', 'out']; demo.main()"
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from processes import is_running, wait_until_ready
 from typer.testing import CliRunner
 
 from m2n2_backend.cli import app
-from m2n2_backend.commands import demo
+from m2n2_backend.commands.demo.clicking import mask_of, predict, server
+from m2n2_backend.prompts import Click
 from m2n2_backend.resources import sample_photograph
+
+CLICKS = (Click(228, 276), Click(228, 205), Click(60, 60, positive=False))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,9 +31,7 @@ def picture(path: Path) -> np.ndarray:
 
 def segment(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     clicks = [
-        text
-        for click in demo.CLICKS
-        for text in ("--click", f"{click.x},{click.y},{'fg' if click.positive else 'bg'}")
+        text for click in CLICKS for text in ("--click", f"{click.x},{click.y},{'fg' if click.positive else 'bg'}")
     ]
     return run("segment", str(sample_photograph()), "--backbone", "color", *clicks, "--out", str(out), *more)
 
@@ -47,23 +45,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 def test_predict_answers_with_the_mask_that_segment_writes(written: tuple[Path, dict]) -> None:
-    with demo.server() as (base, health):
-        prediction = demo.predict(base, demo.CLICKS)
-    assert np.array_equal(demo.mask_of(prediction).astype(np.uint8) * 255, picture(written[0] / "mask.png"))
+    with server() as (base, health):
+        prediction = predict(base, sample_photograph(), CLICKS)
+    assert np.array_equal(mask_of(prediction).astype(np.uint8) * 255, picture(written[0] / "mask.png"))
     assert prediction["model_version"] == health["model_version"]
     assert prediction["score"] == pytest.approx(written[1]["score"])
-
-
-def test_a_demo_that_is_ended_by_a_signal_takes_its_server_along(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "m2n2_backend.commands.demo", str(tmp_path)]
-    with subprocess.Popen(command, env={**os.environ, "M2N2_BACKBONE": "color"}) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_until_ready(process, children.read_text)
-        server = int(children.read_text().split()[0])
-        process.terminate()
-
-    assert process.returncode == 128 + signal.SIGTERM
-    assert not is_running(server)
 
 
 def test_segment_writes_an_8_bit_mask_of_the_photographs_size(written: tuple[Path, dict]) -> None:
@@ -77,7 +63,7 @@ def test_segment_prints_the_documented_figures(written: tuple[Path, dict]) -> No
     folder, figures = written
     assert (figures["width"], figures["height"], figures["grid"]) == (512, 512, 40)
     assert figures["area"] == int((picture(folder / "mask.png") > 0).sum())
-    assert len(figures["thresholds"]) == len(figures["timings_ms"]["clicks"]) == len(demo.CLICKS)
+    assert len(figures["thresholds"]) == len(figures["timings_ms"]["clicks"]) == len(CLICKS)
 
 
 def test_segment_prints_what_it_wrote_and_what_was_read(written: tuple[Path, dict]) -> None:
