@@ -19,7 +19,7 @@ STUDIO ?=
 # Options for `make demo`, such as DEMO="--backbone vit --model DIR"
 DEMO ?=
 
-.PHONY: demo test check test-gpu test-lowest e2e chromium latency compose-test cluster-test podman studio serve bench install clean
+.PHONY: demo test check test-gpu test-lowest e2e chromium pictures latency compose-test cluster-test podman studio serve bench install clean
 
 demo: $(VENV)/installed  ## a server on the embedded default, clicks on three photographs, out/demo.png
 	$(BIN)/python -m m2n2_backend.commands.demo out $(DEMO)
@@ -43,6 +43,9 @@ test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest v
 
 e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python -m pytest tests/e2e
+
+pictures: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## label_config/pictures, with real clicks; PICTURES="--backbone vit --model DIR"
+	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python tests/e2e/make_pictures.py $(PICTURES)
 
 latency: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## from click to painted mask, beside a backend that answers at once
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) $(BIN)/python tests/e2e/latency.py
