@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment that these targets make; `make clean` removes it.
+# Everything runs in a virtual environment that these targets make; `make clean` removes it, but not out/: it holds the work done in `make studio`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -114,4 +114,4 @@ $(CLUSTER_VENV)/installed: pyproject.toml constraints-cluster.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(STUDIO_VENV) $(LOWEST_VENV) $(CLUSTER_VENV) out build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(STUDIO_VENV) $(LOWEST_VENV) $(CLUSTER_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

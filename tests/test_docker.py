@@ -31,6 +31,14 @@ TARGETS = ["cpu", "cuda"]
 FILLED = files.example() | {"LABEL_STUDIO_PASSWORD": "secret", "LABEL_STUDIO_USER_TOKEN": "0123456789abcdef"}
 
 # What Label Studio 1.23.2 reads of its environment; beside it, what only the compose files read.
+SENDS_NOTHING = {
+    "COLLECT_ANALYTICS": "False",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    "LATEST_VERSION_CHECK": "0",
+}
+"""With these, Label Studio tells its maker nothing."""
+
 LABEL_STUDIO = {
     "LABEL_STUDIO_USERNAME",
     "LABEL_STUDIO_PASSWORD",
@@ -39,6 +47,7 @@ LABEL_STUDIO = {
     "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS",
     "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS",
     "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK",
+    *SENDS_NOTHING,
 }
 ONLY_COMPOSE = {
     "LABEL_STUDIO_BIND",
@@ -126,6 +135,12 @@ def test_the_example_lacks_only_what_must_be_secret() -> None:
         "LABEL_STUDIO_PASSWORD",
         "LABEL_STUDIO_USER_TOKEN",
     }
+
+
+@pytest.mark.parametrize("names", COMPOSE)
+def test_label_studio_sends_no_figures_to_its_maker(names: tuple[str, ...]) -> None:
+    environment = files.compose(*names)["services"]["label-studio"]["environment"]
+    assert {name: environment[name] for name in SENDS_NOTHING} == SENDS_NOTHING
 
 
 @pytest.mark.parametrize("names", COMPOSE)

@@ -223,7 +223,7 @@ def flood(markov: Floats, row: int, col: int) -> Floats:
     try:
         from skimage.morphology import reconstruction
     except ModuleNotFoundError as error:
-        message = "the reference's flood fill needs scikit-image: pip install 'm2n2-backend[eval]'"
+        message = "the reference's flood fill needs scikit-image: pip install '.[eval]' in a checkout"
         raise ModuleNotFoundError(message) from error
     cost = np.abs(markov - markov[row, col]).astype(np.float64)
     marker = np.full_like(cost, cost.max())

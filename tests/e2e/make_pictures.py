@@ -4,7 +4,7 @@ E2E_LABEL_STUDIO=.venv-studio/bin/label-studio .venv/bin/python tests/e2e/make_p
 E2E_LABEL_STUDIO=.venv-studio/bin/label-studio .venv/bin/python tests/e2e/make_pictures.py --backbone vit --model DIR
 
 The first command makes those with the embedded backbone, the second ``one_click_vit.jpg`` alone. Clicks, masks and
-editor are real; rings, numbers and captions are drawn on the page, because a picture has no mouse.
+editor are real; rings, letters and captions are drawn on the page, because a picture has no mouse.
 """
 
 from __future__ import annotations
@@ -133,22 +133,22 @@ def one_click(maker: Maker, wrong: tuple[int, int]) -> list[Image.Image]:
 
 
 def whole_editor(maker: Maker) -> Image.Image:
-    """The editor with a mask on it, and a number at each part that an annotator needs."""
+    """The editor with a mask on it, and a letter at each part that an annotator needs."""
     editor = maker.open("coffee", ("Coffee", "Cup", "Spoon"), 940, 800)
     editor.click(*COFFEE, "Coffee")
     editor.click(*SIDE_OF_THE_CUP["color"], "Coffee", positive=False)
     above = {
-        "1": "[data-testid=bottombar-auto-annotation-toggle]",
-        "2": ".lsf-labels",
-        "5": "[data-testid=bottombar-accept-suggestions-button]",
-        "6": "[data-testid=bottombar-submit-button]",
+        "A": "[data-testid=bottombar-auto-annotation-toggle]",
+        "B": ".lsf-labels",
+        "E": "[data-testid=bottombar-accept-suggestions-button]",
+        "F": "[data-testid=bottombar-submit-button]",
     }
-    marks = [mark(editor, (288, 150), "4", _DARK, ring=False)]
+    marks = [mark(editor, (288, 150), "D", _DARK, ring=False)]
     for text, selector in above.items():
         x, y, width, _ = box(editor, selector)
         marks.append({"x": x + min(width, 46) / 2, "y": y - 15, "text": text, "color": _DARK})
     x, y, _, height = box(editor, SMART_TOOL)
-    marks.append({"x": x - 18, "y": y + height / 2, "text": "3", "color": _DARK})
+    marks.append({"x": x - 18, "y": y + height / 2, "text": "C", "color": _DARK})
     _, y, _, height = box(editor, ".lsf-bottombar")
     picture = look(editor, marks, clip={"x": 0, "y": 0, "width": 940, "height": y + height})
     editor.close()

@@ -80,7 +80,7 @@ def measure_model(
         SettingsError: scikit-image, which the reference needs, is missing.
     """
     if importlib.util.find_spec("skimage") is None:
-        raise SettingsError("the plain reference needs scikit-image: pip install 'm2n2-backend[eval]'")
+        raise SettingsError("the plain reference needs scikit-image: pip install '.[eval]' in a checkout")
     method = settings.method()
     measured = {}
     most = max_grid or (CPU_GRID if backbone.device.type == "cpu" else max(GRIDS))

@@ -84,7 +84,7 @@ def prepare_data(dataset: str, root: Path, console: Console, sources: Mapping[st
     if dataset not in sources:
         raise DatasetError(f"no archive of {dataset} is known: there are {', '.join(sources)}")
     if dataset == "sbd" and importlib.util.find_spec("scipy") is None:
-        raise DatasetError("SBD's label files need scipy: pip install 'm2n2-backend[eval]'")
+        raise DatasetError("SBD's label files need scipy: pip install '.[eval]' in a checkout")
     source = sources[dataset]
     there = [root / folder for folder in source.folders.values() if (root / folder).exists()]
     if not there:

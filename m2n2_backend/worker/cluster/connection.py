@@ -36,7 +36,7 @@ def import_ray() -> ModuleType:
         import ray
         import ray.serve
     except ImportError as error:
-        raise SettingsError(f'a cluster needs Ray Serve ({error}): pip install "m2n2-backend[cluster]"') from error
+        raise SettingsError(f'a cluster needs Ray Serve ({error}): pip install ".[cluster]" in a checkout') from error
     return ray  # type: ignore[no-any-return]
 
 

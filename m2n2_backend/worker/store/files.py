@@ -218,7 +218,7 @@ def open_files(address: str) -> Files:
         file_system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise SettingsError(
-            f'M2N2_STORE={address}: {error}; s3:// comes with pip install "m2n2-backend[cluster]"'
+            f'M2N2_STORE={address}: {error}; s3:// comes with pip install ".[cluster]" in a checkout'
         ) from error
     if isinstance(file_system, LocalFileSystem):
         return FolderFiles(Path(root))

@@ -66,7 +66,7 @@ def test_an_address_that_is_none_is_named_with_its_setting(address: str) -> None
 def test_each_command_says_so_and_ends_with_1(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command])
     assert result.exit_code == 1
-    assert "m2n2-backend[cluster]" in result.output
+    assert ".[cluster]" in result.output
 
 
 def generation(name: str, at: float, state: str, running: int) -> Deployed:
