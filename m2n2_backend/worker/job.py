@@ -29,6 +29,7 @@ class Job:
         is_long: Whether it was put off with prompts left to answer.
         is_cold: Whether its image was not in memory when it came.
         turn: Grows with what was done before the job came, or for its project since: the least goes first.
+        has_missed: Whether it was put off as it needed a view that was not prepared.
     """
 
     work: Work
@@ -40,6 +41,7 @@ class Job:
     is_long: bool = False
     is_cold: bool = False
     turn: int = 0
+    has_missed: bool = False
 
     @property
     def key(self) -> str:

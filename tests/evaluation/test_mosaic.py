@@ -47,6 +47,12 @@ def test_a_mosaic_of_one_photograph_or_of_far_too_many_is_refused(side: int, tmp
         mosaics(load_samples("folder", write_data(tmp_path / "data")), side)
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_leaves_no_mosaic_is_refused(limit: int, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="leaves nothing"):
+        mosaics(load_samples("folder", write_data(tmp_path / "data")), 2, limit)
+
+
 def test_an_evaluation_of_mosaics_says_so_and_repeats(tmp_path: Path) -> None:
     options = options_for(write_data(tmp_path / "data"), mosaic=2, limit=2)
     first, second = quietly(options), quietly(options)

@@ -128,6 +128,16 @@ def test_a_foreground_click_outside_of_the_view_widens_it(segmenter: Segmenter, 
     assert both.mask[900, 1500]
 
 
+def test_a_click_outside_of_a_view_as_high_as_a_panorama_widens_it_to_a_part_of_the_panorama(
+    segmenter: Segmenter,
+) -> None:
+    state, post = segmenter.encode(np.tile(photograph()[:600], (1, 3, 1))), Box(460, 80, 540, 520)
+    assert view_of(segmenter.segment(state, (), post)).height == 600
+    widened = view_of(segmenter.segment(state, Click(1000, 300), post))
+    assert widened.left + widened.width > 1000
+    assert widened.width < 3 * SIZE[1] / 2
+
+
 def test_a_view_is_encoded_once_and_neighbors_share_it() -> None:
     backbone = Counting()
     segmenter = Segmenter(backbone, REFINED)

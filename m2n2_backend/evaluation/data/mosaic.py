@@ -61,10 +61,13 @@ def mosaics(samples: Sequence[Sample], side: int, limit: int | None = None) -> l
         side: Photographs in a row, and rows.
 
     Raises:
-        DatasetError: ``side`` is not from 2 to ``MOST``, or the first photograph cannot be read.
+        DatasetError: ``side`` is not from 2 to ``MOST``, ``limit`` is not positive, or the first photograph cannot be
+            read.
     """
     if not 2 <= side <= MOST:
         raise DatasetError(f"a mosaic of {side} × {side} photographs: choose from 2 to {MOST}")
+    if limit is not None and limit < 1:
+        raise DatasetError(f"a limit of {limit} mosaics leaves nothing to evaluate")
     height, width = sorted(samples[0].rgb().shape[:2])
     generator = np.random.default_rng(0)
     made: list[Sample] = []

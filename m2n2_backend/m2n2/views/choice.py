@@ -141,6 +141,6 @@ def _widened(size: tuple[int, int], choice: Choice, prompts: Prompts) -> Choice:
     bounds = joined([*prompts.boxes, *(each for each in prompts.clicks if each.positive)], size)
     for level in range(finest_level(size), 0, -1):
         view = view_about(size, bounds, level)
-        if view.height > choice.view.height and view.holds(bounds):
+        if view.area > choice.view.area and view.holds(bounds):
             return Choice(view, "widened to hold all foreground prompts", choice.looks)
     return Choice(View.whole(size), "widened to hold all foreground prompts", choice.looks)

@@ -69,6 +69,11 @@ class View:
         return self.height, self.width
 
     @property
+    def area(self) -> int:
+        """Number of its pixels."""
+        return self.height * self.width
+
+    @property
     def corner_and_size(self) -> list[int]:
         """Left, top, width and height."""
         return [self.left, self.top, self.width, self.height]

@@ -112,7 +112,7 @@ class Agenda:
                 if job.work.to_disk:
                     photo.timings.clear()  # the image's next job in line has not run the model
                 self._forget(photo)
-            elif step in steps and not photo.busy and self._may_be_taken(job, step):
+            elif step in steps and not photo.busy and self._may_be_taken(job, photo, step):
                 urgency = (job.work.is_prefetch, coldness(job, step), job.is_long, job.turn, job.number)
                 found.append((urgency, Task(job, photo, step)))
         return min(found, key=lambda each: each[0])[1] if found else None
@@ -123,7 +123,10 @@ class Agenda:
             return step > Step.ENCODE and not photo.busy and job.key not in self._writer.unwritten
         return step.is_click
 
-    def _may_be_taken(self, job: Job, step: Step) -> bool:
+    def _may_be_taken(self, job: Job, photo: Photo, step: Step) -> bool:
+        turned_for = photo.turned_for
+        if job.has_missed and turned_for is not job and any(each is turned_for for each in self.queue):
+            return False  # if the tier has room for one view, both would turn the photograph for ever
         if step is Step.LOAD:
             return self._may_open(job)
         if job.work.to_disk:  # the model waits for the disk, and the writer does the rest
@@ -159,6 +162,8 @@ class Agenda:
 
     def _put_off(self, job: Job, photo: Photo) -> None:
         """Let the rest of a job wait."""
+        if photo.is_missed:
+            photo.turned_for, job.has_missed = job, True
         if photo.state is not None:
             job.is_long = True
             if sum(each.state is not None for each in self.photos.values()) > _LONG_AT_ONCE:

@@ -15,6 +15,7 @@ from m2n2_backend.m2n2.paper.upsample import JointBilateral
 from m2n2_backend.m2n2.state import EncodedImage, ImageState
 from m2n2_backend.m2n2.views.view import View
 from m2n2_backend.worker.interface import SourceImage
+from m2n2_backend.worker.job import Job
 
 Timings = dict[str, float]
 
@@ -57,6 +58,7 @@ class Photo:
         state: What the first clicks of a long request made, while the rest waits.
         timings: Milliseconds of the parts that ran and that are in no answer yet.
         busy: Whether a thread takes a step of it now.
+        turned_for: The job that needs the view.
     """
 
     image: SourceImage
@@ -69,6 +71,7 @@ class Photo:
     state: ImageState | None = None
     timings: Timings = field(default_factory=dict)
     busy: bool = False
+    turned_for: Job | None = None
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ from m2n2_backend.m2n2.segmentation import Segmentation
 from m2n2_backend.m2n2.segmenter import Segmenter
 from m2n2_backend.prompts import Box, Click, Prompts
 from m2n2_backend.settings import load_settings
-from m2n2_backend.worker.interface import SourceImage, Work
+from m2n2_backend.worker.interface import SourceImage, Subject, Work
 from m2n2_backend.worker.messages import Done
 from m2n2_backend.worker.replica.engine import Engine
 from m2n2_backend.worker.replica.steps import Replica
@@ -142,4 +142,23 @@ def test_two_objects_of_one_photograph_at_once_are_both_answered(tmp_path: Path)
         replica.close()
     for reply, (row, col) in zip(replies, ((200, 300), (500, 700), (200, 300)), strict=True):
         assert isinstance(reply, Done)
+        assert reply.unpacked()[row, col]
+
+
+def test_clicks_of_several_projects_on_one_photograph_do_not_take_the_only_room_from_each_other_for_ever(
+    tmp_path: Path,
+) -> None:
+    made, image = engine(tmp_path, device_cache=0), source()
+    made.warm_up()
+    replica = Replica(made, capacity=8)
+    try:
+        waiting = [
+            replica.submit(Work(image, prompts, 20.0, Subject(f"project {number}", "1", None, frozenset({"a"}))))
+            for number, prompts in enumerate((BOX, ELSEWHERE, CLICK, Prompts((Click(700, 500),))))
+        ]
+        replies = [each.result(timeout=60.0).result for each in waiting]
+    finally:
+        replica.close()
+    for reply, (row, col) in zip(replies, ((200, 300), (500, 700)) * 2, strict=True):
+        assert isinstance(reply, Done), "projects take turns, and each turned the photograph to its own view"
         assert reply.unpacked()[row, col]
