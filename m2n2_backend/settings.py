@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     device_cache: int | None = Field(
         None,
         ge=0,
-        description="Bytes for matrices and maps of images in work; 192 MB on a CPU, most of a free GPU if unset",
+        description="Bytes for matrices and maps of images in work; 256 MB on a CPU, most of a free GPU if unset",
     )
     memory_cache: int | None = Field(
         None,

@@ -15,6 +15,8 @@ from m2n2_backend.resources import sample_photograph
 Mask = NDArray[np.bool_]
 """bool [H, W], the size of the photograph."""
 
+_DRAWN = Path(__file__).parent / "drawn"
+
 
 @dataclass(frozen=True)
 class DrawnObject:
@@ -32,7 +34,7 @@ class DrawnObject:
     @property
     def drawn(self) -> Mask:
         """The object as it was drawn by hand."""
-        with Image.open(self.path.with_name(f"{self.photograph}_{self.name}.png")) as image:
+        with Image.open(_DRAWN / f"{self.photograph}_{self.name}.png") as image:
             return np.asarray(image.convert("1"))
 
 

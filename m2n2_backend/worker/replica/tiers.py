@@ -21,7 +21,7 @@ from m2n2_backend.worker.replica.photo import VIEW_MARK, Photo
 
 logger = logging.getLogger(__name__)
 
-CPU_CACHES = (192 * 1024**2, 256 * 1024**2)
+CPU_CACHES = (256 * 1024**2, 256 * 1024**2)
 """Defaults of the first and the second tier on a CPU, where both are the same memory as the model's."""
 
 ACCELERATOR_MEMORY = 2 * 1024**3
