@@ -32,7 +32,7 @@ from m2n2_backend.prompts import Click, PointPrompt, Prompts, Region
 from m2n2_backend.rasters import reduced
 
 VIEW_BYTES = 256 * 1024**2
-"""Bytes of the states of one photograph's views that ``encode`` keeps: three to five at grid 40, with the maps of their clicks."""
+"""Bytes of the states of one photograph's views that ``encode`` keeps: three to five at grid 40."""
 
 
 class Segmenter:
