@@ -45,7 +45,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_missing_ray_is_an_error_that_names_the_extra() -> None:
-    with pytest.raises(SettingsError, match=r'pip install "m2n2-backend\[cluster\]"'):
+    with pytest.raises(SettingsError, match=r'pip install ".\[cluster\]"'):
         connect(None)
 
 
