@@ -20,7 +20,7 @@ def first_run() -> rig.FirstRun:
     reason = rig.missing()
     if reason:
         pytest.skip(reason)
-    return rig.first_run(rig.OUT / "studio")
+    return rig.first_run(rig.PLACE / "studio")
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CHROMIUM = Path("/usr/bin/chromium")
 OUT = Path("out/e2e")
+PLACE = OUT / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+"""What Label Studio and the backends of one of several test processes write."""
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -118,7 +120,7 @@ def first_run(folder: Path) -> FirstRun:
     ports = [str(free_port()), str(free_port())]
     command = [sys.executable, "-m", "m2n2_backend.commands.studio", "--folder", str(folder), "--port", ports[0]]
     command += ["--backend-port", ports[1], "--label-studio", os.environ["E2E_LABEL_STUDIO"]]
-    environment = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
+    environment = {**os.environ, "M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((PLACE / "cache").resolve())}
     printed = ""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -149,7 +151,7 @@ def running_backend(studio: Studio, token: str, port: int | None = None, **more:
     """Run the backend with a token, and with the color backbone unless ``more`` variables name another."""
     port = port or free_port()
     log = OUT / "logs" / f"backend-{port}.log"
-    settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((OUT / "cache").resolve())}
+    settings = {"M2N2_BACKBONE": "color", "M2N2_CACHE_DIR": str((PLACE / "cache").resolve())}
     settings |= {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token, **more}
     with start_backend(port, log, settings) as program:
         url = f"http://127.0.0.1:{port}"
