@@ -12,7 +12,7 @@ LABEL_STUDIO := $(STUDIO_VENV)/bin/label-studio
 INSTALL := pip install --quiet --no-compile
 # Packages of Debian that `make compose-test` needs.
 PODMAN_PACKAGES := podman runc netavark aardvark-dns iptables catatonit debootstrap jq openssl python3-venv
-# At most four processes with one thread each, of the scenes in a browser two with a Label Studio each; one that is done takes over tests of another.
+# At most four processes with one thread each; one that is done takes over tests of another.
 IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 # Options for `make studio`, such as STUDIO="--port 8081 --images ~/photographs"
 STUDIO ?=
@@ -41,7 +41,7 @@ test-gpu: $(VENV)/installed  ## the tests that need a CUDA device and are skippe
 test-lowest: $(LOWEST_VENV)/installed  ## backbones and method with the lowest versions that pyproject.toml allows
 	$(LOWEST_VENV)/bin/python -m pytest -W default tests/m2n2 tests/backbones tests/test_prompts.py tests/test_python_api.py
 
-e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio, real backend, real browser; out/e2e/*.png
+e2e: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## real Label Studio (one in each of two processes), backend and browser; out/e2e/*.png
 	E2E_LABEL_STUDIO=$(LABEL_STUDIO) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/e2e
 
 pictures: $(VENV)/installed $(STUDIO_VENV)/installed chromium  ## label_config/pictures, with real clicks; PICTURES="--backbone vit --model DIR"
