@@ -89,7 +89,7 @@ def _small(
     small[labels[prompted]] = False
     if keep_largest and count > 1:
         small[1 + int(area[1:].argmax())] = False
-    return np.asarray(small[labels])
+    return np.asarray(small[labels]) if small.any() else np.zeros(mask.shape, np.bool_)
 
 
 def distance_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -143,10 +143,12 @@ def object_at(distance: NDArray[np.float32], size: tuple[int, int]) -> NDArray[n
     step = max(1, _BLOCK // cols.low.size)
     for first in range(0, rows.low.size, step):
         part = slice(first, first + step)
-        low, high = across[rows.low[part] - rows.low[0]], across[rows.high[part] - rows.low[0]]
-        weight = rows.weight[part, np.newaxis]
+        low, between = across[rows.low[part] - rows.low[0]], across[rows.high[part] - rows.low[0]]
+        between -= low
+        between *= rows.weight[part, np.newaxis]
+        between += low
         mask[rows.first + first : rows.first + first + len(low), cols.first : cols.first + cols.low.size] = (
-            low * (1 - weight) + high * weight <= 1.0
+            between <= 1
         )
     return mask
 
