@@ -75,11 +75,11 @@ def ask(pool: RayPool, number: int, prompts: Prompts = ONE) -> Answer:
     return pool.segment(Work(image(number), prompts, PATIENCE))
 
 
-def alone(settings: Settings, number: int) -> np.ndarray:
+def alone(settings: Settings, number: int, prompts: Prompts = ONE, *, size: tuple[int, int] = SIZE) -> np.ndarray:
     segmenter = Segmenter(backbone_loader(settings)(), settings.method())
-    data = image(number).data
+    data = image(number, size=size).data
     assert data is not None
-    return segmenter.segment(segmenter.encode(decode_image(data, max_pixels=10**7)), ONE.clicks).mask
+    return segmenter.segment(segmenter.encode(decode_image(data, max_pixels=10**7)), prompts.clicks).mask
 
 
 def test_twenty_simultaneous_first_clicks_on_one_image_run_the_model_once(pool: RayPool, settings: Settings) -> None:
@@ -96,11 +96,8 @@ def test_twenty_simultaneous_first_clicks_on_one_image_run_the_model_once(pool: 
 def test_a_large_photograph_is_answered_in_views_which_the_next_click_finds_again(
     pool: RayPool, settings: Settings
 ) -> None:
-    photographed = image(5, size=(1500, 1100))
-    data = photographed.data
-    assert data is not None
-    segmenter = Segmenter(backbone_loader(settings)(), settings.method())
-    state = segmenter.encode(decode_image(data, max_pixels=10**7))
+    size = (1500, 1100)
+    photographed = image(5, size=size)
     first, second = Prompts((Click(700, 500),)), Prompts((Click(700, 500), Click(720, 540)))
 
     before = model_runs(settings.cache_dir).total()
@@ -108,10 +105,10 @@ def test_a_large_photograph_is_answered_in_views_which_the_next_click_finds_agai
     encoded = model_runs(settings.cache_dir).total() - before
     assert 2 <= encoded <= 3, "the whole photograph and one view or two"
     assert answer.view.startswith("view "), answer.view
-    assert np.array_equal(answer.mask, segmenter.segment(state, first.clicks).mask)
+    assert np.array_equal(answer.mask, alone(settings, 5, first, size=size))
 
     answer = pool.segment(Work(photographed, second, PATIENCE))
-    assert np.array_equal(answer.mask, segmenter.segment(state, second.clicks).mask)
+    assert np.array_equal(answer.mask, alone(settings, 5, second, size=size))
     assert model_runs(settings.cache_dir).total() - before == encoded, "a further click in the view encodes nothing"
 
 

@@ -265,3 +265,8 @@ OpenEditor = Callable[..., Editor]
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Intersection over union of two masks."""
     return float((one & other).sum() / (one | other).sum())
+
+
+def sent(answer: Response) -> list[dict[str, Any]]:
+    """The prompts of a request, without the items that repeat them with their labels."""
+    return [item for item in answer.request.post_data_json["context"]["result"] if item["type"] != "labels"]

@@ -1,28 +1,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from editor import Editor, iou
+from editor import Editor, iou, sent
 from pictures import DISC, PLATE, disc, mask_of, plate, save_scene
 from rig import Backend, Studio
 
 from m2n2_backend.resources import sample_photograph
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Response
+    pass
 
 
 @pytest.fixture
 def scene_task(studio: Studio, backend: Backend, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[int, int]:
     number, tasks = studio.project(request.node.name[:50], "brush", [save_scene(tmp_path)], backend.url)
     return number, tasks[0]
-
-
-def sent(answer: Response) -> list[dict[str, Any]]:
-    """The prompts of a request, without the items that repeat them with their labels."""
-    return [item for item in answer.request.post_data_json["context"]["result"] if item["type"] != "labels"]
 
 
 def test_the_first_click_paints_a_mask_on_the_object(editor: Editor, scene_task: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from editor import Editor, iou
+from editor import Editor, iou, sent
 from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 from pictures import DISC, disc, mask_of, plate, save_scene
@@ -131,11 +131,9 @@ def test_a_click_in_a_finished_mask_selects_it_and_ctrl_click_begins_another_obj
     hand.page.keyboard.press("Escape")
     hand.page.keyboard.press("1")
     answer = click(hand, ON_DISC, "Control")
-    prompts = [one for one in answer.request.post_data_json["context"]["result"] if one["type"] != "labels"]
-    assert [one["is_positive"] for one in prompts] == [True]
+    assert [one["is_positive"] for one in sent(answer)] == [True]
     answer = click(hand, ON_PLATE, "Control", "Alt")
-    prompts = [one for one in answer.request.post_data_json["context"]["result"] if one["type"] != "labels"]
-    assert [one["is_positive"] for one in prompts] == [True, False]
+    assert [one["is_positive"] for one in sent(answer)] == [True, False]
 
 
 def test_a_finished_mask_gets_the_label_whose_number_is_pressed_and_esc_ends_that(hand: Editor) -> None:

@@ -18,7 +18,7 @@ from m2n2_backend.backbones.registry import backbone_loader
 from m2n2_backend.backbones.weights.names import check_backbone
 from m2n2_backend.commands.progress import run_with_progress
 from m2n2_backend.errors import DatasetError, M2N2Error
-from m2n2_backend.evaluation.data.datasets import Sample
+from m2n2_backend.evaluation.data.datasets import Sample, check_limit
 from m2n2_backend.evaluation.report.comparison import HEAD, Row, cells, write_comparison
 from m2n2_backend.evaluation.run import EvaluationOptions, evaluate, write_json
 from m2n2_backend.evaluation.workers import in_fresh_process
@@ -55,8 +55,7 @@ def evaluate_project(
     Raises:
         M2N2Error: Label Studio cannot be asked, a backbone's weights are missing, or there is no accepted mask.
     """
-    if limit is not None and limit < 1:
-        raise DatasetError(f"a limit of {limit} objects leaves nothing to evaluate")
+    check_limit(limit, "objects")
     if options["method"].hyperparameters is None:
         backbones = backbones[:1]  # a classic reads no backbone
     else:

@@ -97,6 +97,16 @@ class Sample:
         return label
 
 
+def check_limit(limit: int | None, of: str) -> None:
+    """Refuse a limit that leaves nothing; ``of`` says in the plural what it limits.
+
+    Raises:
+        DatasetError: The limit is not positive. None, for all, is right.
+    """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"a limit of {limit} {of} leaves nothing to evaluate")
+
+
 def load_samples(dataset: str, root: Path, limit: int | None = None, protocol: ProtocolName = "ritm") -> list[Sample]:
     """Find all objects of a data set.
 
@@ -117,8 +127,7 @@ def load_samples(dataset: str, root: Path, limit: int | None = None, protocol: P
     """
     if dataset not in DATASETS:
         raise DatasetError(f"unknown data set {dataset}: there are {', '.join(DATASETS)}")
-    if limit is not None and limit < 1:
-        raise DatasetError(f"a limit of {limit} samples leaves nothing to evaluate")
+    check_limit(limit, "samples")
     if dataset == "sbd":
         return _sbd(root, "class" if protocol == "released" else "instance")[:limit]
     layout = LAYOUTS[dataset]

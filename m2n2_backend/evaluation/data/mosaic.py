@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2n2_backend.errors import DatasetError
-from m2n2_backend.evaluation.data.datasets import Sample
+from m2n2_backend.evaluation.data.datasets import Sample, check_limit
 
 MOST = 16
 """Most photographs in a row: of 640 × 480 pixels they make 79 megapixels."""
@@ -66,8 +66,7 @@ def mosaics(samples: Sequence[Sample], side: int, limit: int | None = None) -> l
     """
     if not 2 <= side <= MOST:
         raise DatasetError(f"a mosaic of {side} × {side} photographs: choose from 2 to {MOST}")
-    if limit is not None and limit < 1:
-        raise DatasetError(f"a limit of {limit} mosaics leaves nothing to evaluate")
+    check_limit(limit, "mosaics")
     height, width = sorted(samples[0].rgb().shape[:2])
     generator = np.random.default_rng(0)
     made: list[Sample] = []
